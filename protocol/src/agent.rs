@@ -1,0 +1,377 @@
+//! What the daemon says to a guest, and what a guest says back.
+//!
+//! A guest has two speakers. The **agent** (PID 1) talks over vsock from boot on, and at the door of a runtime template. The **language host** of runtime
+//! `python` talks through the door from the moment its task's code is loaded; for runtime `exec` the agent does that as well.
+//!
+//! ```text
+//! daemon                       guest
+//!                     <-  Hello                 (vsock, once, at boot)
+//!                     <-  (waits at the door)   runtime template is taken here
+//! Load                ->                        (door)
+//!                     <-  Loaded | LoadFailed   (vsock; then the program's host waits at the door)
+//!                         (waits at the door)   task template is taken here
+//! Start               ->                        (door)
+//!                     <-  Started               (door)
+//!                     <-  Log *                 (door or vsock)
+//!                     <-  Result | Failed       (door, or vsock when the program's host is gone)
+//!                     <-  Drained               (vsock, after a Result or Failed that said so)
+//! ```
+
+use crate::frame::{Frame, FrameError};
+use crate::limits::{MAX_FAILURE_TEXT, MAX_INPUT, MAX_LOG_CHUNK, MAX_RESULT};
+use serde::{Deserialize, Serialize};
+
+/// Version of these messages; an agent of another is refused at [`GuestMessage::Hello`].
+pub const VERSION: u32 = 1;
+/// vsock port of the host (CID 2) that the agent connects to.
+pub const VSOCK_PORT: u32 = 1024;
+
+const LOAD: u8 = 1;
+const START: u8 = 2;
+const HELLO: u8 = 64;
+const LOADED: u8 = 65;
+const LOAD_FAILED: u8 = 66;
+const STARTED: u8 = 67;
+const LOG: u8 = 68;
+const RESULT: u8 = 69;
+const FAILED: u8 = 70;
+const DRAINED: u8 = 71;
+
+/// A program's language host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Runtime {
+    /// Python 3: `entry` is `FILE.py:FUNCTION`.
+    Python,
+    /// Any program: `entry` is a file in the task's folder.
+    Exec,
+}
+
+impl Runtime {
+    /// Its name in manifests, folders and messages.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Python => "python",
+            Self::Exec => "exec",
+        }
+    }
+}
+
+/// Body of [`HostMessage::Load`]: the task's code is on the code disk, make it ready to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Load {
+    /// What the manifest says, see [`Runtime`].
+    pub entry: String,
+    /// Name of the task, for `context` and the environment.
+    pub task: String,
+    /// Version of the task, lower-case hex.
+    pub version: String,
+}
+
+/// Header of [`HostMessage::Start`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// Id of the execution.
+    pub execution: String,
+    /// Entropy for random number generators in user mode (32 bytes, lower-case hex). The kernel's gets its own through the door's kernel page.
+    pub seed: String,
+}
+
+/// Which of a program's outputs a log line came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error, and Python's `logging`.
+    Stderr,
+}
+
+/// What kind of failure a guest reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The handler raised; `exception` and `traceback` are set.
+    Exception,
+    /// The program ended with a non-zero status; `exit_code` is set.
+    Exit,
+    /// The program was ended by a signal; `signal` is set.
+    Signal,
+    /// The guest's kernel ended the program because memory was short.
+    OutOfMemory,
+    /// What the program returned is not JSON.
+    InvalidResult,
+    /// The result is larger than allowed.
+    ResultTooLarge,
+    /// The code could not be loaded: entry missing, import failed.
+    Load,
+}
+
+/// Why a program did not give a result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What happened.
+    pub kind: FailureKind,
+    /// For people.
+    pub message: String,
+    /// Type of the exception.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exception: Option<String>,
+    /// Where it was raised, as the language prints it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceback: Option<String>,
+    /// Exit status of the program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// Number of the signal that ended the program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// A [`GuestMessage::Drained`] follows, with log output before it.
+    #[serde(default)]
+    pub drain: bool,
+}
+
+/// Daemon to guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostMessage {
+    /// To the agent of a runtime template.
+    Load(Load),
+    /// To the program's host of a task template.
+    Start {
+        /// The header.
+        start: Start,
+        /// JSON text.
+        input: Vec<u8>,
+    },
+}
+
+/// Body of [`GuestMessage::Hello`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`VERSION`] of the agent.
+    pub protocol: u32,
+    /// The runtime that this root file system is for.
+    pub runtime: Runtime,
+    /// The agent's package version.
+    pub agent: String,
+    /// The guest kernel's release.
+    pub kernel: String,
+}
+
+/// Guest to daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GuestMessage {
+    /// First frame after boot.
+    Hello(Hello),
+    /// The code is loaded; the program's host is about to wait at the door.
+    Loaded,
+    /// The code can't be loaded.
+    LoadFailed(Failure),
+    /// The program's host took the input.
+    Started,
+    /// Output of the program, not cut at lines.
+    Log {
+        /// Where it was written.
+        stream: Stream,
+        /// At most [`MAX_LOG_CHUNK`] bytes.
+        bytes: Vec<u8>,
+    },
+    /// The program gave a result.
+    Result {
+        /// A [`GuestMessage::Drained`] follows, with log output before it.
+        drain: bool,
+        /// JSON text by the guest's word; the daemon checks it.
+        json: Vec<u8>,
+    },
+    /// The program failed.
+    Failed(Failure),
+    /// All output that the program wrote before its end has been sent.
+    Drained,
+}
+
+/// Why a frame is not a message.
+#[derive(Debug, thiserror::Error)]
+pub enum MessageError {
+    /// Not a frame.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// A kind that the sender may not use, or that does not exist.
+    #[error("unknown message kind {0}")]
+    Kind(u8),
+    /// The body does not parse.
+    #[error("{what}: {source}")]
+    Json {
+        /// Which message.
+        what: &'static str,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// The body is cut off, too long or holds what it must not.
+    #[error("{0}")]
+    Body(&'static str),
+}
+
+fn json<T: Serialize>(kind: u8, what: &'static str, value: &T) -> Result<Frame, MessageError> {
+    let body = serde_json::to_vec(value).map_err(|source| MessageError::Json { what, source })?;
+    Ok(Frame { kind, body })
+}
+
+fn parse<'a, T: Deserialize<'a>>(what: &'static str, body: &'a [u8]) -> Result<T, MessageError> {
+    serde_json::from_slice(body).map_err(|source| MessageError::Json { what, source })
+}
+
+fn empty(body: &[u8], message: GuestMessage) -> Result<GuestMessage, MessageError> {
+    if body.is_empty() { Ok(message) } else { Err(MessageError::Body("a message without a body has one")) }
+}
+
+fn failure(what: &'static str, body: &[u8]) -> Result<Failure, MessageError> {
+    let failure: Failure = parse(what, body)?;
+    let traceback = failure.traceback.as_ref().map_or(0, String::len);
+    if failure.message.len() > MAX_FAILURE_TEXT || traceback > MAX_FAILURE_TEXT {
+        return Err(MessageError::Body("a failure's text is longer than allowed"));
+    }
+    Ok(failure)
+}
+
+impl HostMessage {
+    /// As a frame. `Start`: `u32 header length, header (JSON), input`.
+    pub fn to_frame(&self) -> Result<Frame, MessageError> {
+        match self {
+            Self::Load(load) => json(LOAD, "Load", load),
+            Self::Start { start, input } => {
+                let head = serde_json::to_vec(start).map_err(|source| MessageError::Json { what: "Start", source })?;
+                let len = u32::try_from(head.len()).map_err(|_| MessageError::Body("Start header too long"))?;
+                let mut body = len.to_le_bytes().to_vec();
+                body.extend_from_slice(&head);
+                body.extend_from_slice(input);
+                Ok(Frame { kind: START, body })
+            }
+        }
+    }
+
+    /// From a frame.
+    pub fn from_frame(frame: Frame) -> Result<Self, MessageError> {
+        match frame.kind {
+            LOAD => Ok(Self::Load(parse("Load", &frame.body)?)),
+            START => {
+                let (len, rest) = frame.body.split_first_chunk::<4>().ok_or(MessageError::Body("Start is cut off"))?;
+                let len = u32::from_le_bytes(*len) as usize;
+                let (head, input) = rest.split_at_checked(len).ok_or(MessageError::Body("Start is cut off"))?;
+                if input.len() > MAX_INPUT {
+                    return Err(MessageError::Body("input is larger than allowed"));
+                }
+                Ok(Self::Start { start: parse("Start", head)?, input: input.to_vec() })
+            }
+            kind => Err(MessageError::Kind(kind)),
+        }
+    }
+}
+
+impl GuestMessage {
+    /// As a frame. `Log`: `u8 stream (1 stdout, 2 stderr), bytes`. `Result`: `u8 drain (0 or 1), JSON`.
+    pub fn to_frame(&self) -> Result<Frame, MessageError> {
+        let bare = |kind| Ok(Frame { kind, body: Vec::new() });
+        let tagged = |kind, tag: u8, bytes: &[u8]| {
+            let mut body = Vec::with_capacity(bytes.len() + 1);
+            body.push(tag);
+            body.extend_from_slice(bytes);
+            Ok(Frame { kind, body })
+        };
+        match self {
+            Self::Hello(hello) => json(HELLO, "Hello", hello),
+            Self::Loaded => bare(LOADED),
+            Self::LoadFailed(failure) => json(LOAD_FAILED, "LoadFailed", failure),
+            Self::Started => bare(STARTED),
+            Self::Log { stream: Stream::Stdout, bytes } => tagged(LOG, 1, bytes),
+            Self::Log { stream: Stream::Stderr, bytes } => tagged(LOG, 2, bytes),
+            Self::Result { drain, json } => tagged(RESULT, u8::from(*drain), json),
+            Self::Failed(failure) => json(FAILED, "Failed", failure),
+            Self::Drained => bare(DRAINED),
+        }
+    }
+
+    /// From a frame of a hostile guest: sizes and shapes are checked here, once.
+    pub fn from_frame(frame: Frame) -> Result<Self, MessageError> {
+        let body = frame.body.as_slice();
+        match frame.kind {
+            HELLO => Ok(Self::Hello(parse("Hello", body)?)),
+            LOADED => empty(body, Self::Loaded),
+            LOAD_FAILED => Ok(Self::LoadFailed(failure("LoadFailed", body)?)),
+            STARTED => empty(body, Self::Started),
+            LOG => {
+                let (tag, bytes) = body.split_first().ok_or(MessageError::Body("Log is cut off"))?;
+                if bytes.len() > MAX_LOG_CHUNK {
+                    return Err(MessageError::Body("a piece of log is larger than allowed"));
+                }
+                let stream = match tag {
+                    1 => Stream::Stdout,
+                    2 => Stream::Stderr,
+                    _ => return Err(MessageError::Body("Log names no stream")),
+                };
+                Ok(Self::Log { stream, bytes: bytes.to_vec() })
+            }
+            RESULT => {
+                let (tag, json) = body.split_first().ok_or(MessageError::Body("Result is cut off"))?;
+                if json.len() > MAX_RESULT {
+                    return Err(MessageError::Body("result is larger than allowed"));
+                }
+                match tag {
+                    0 | 1 => Ok(Self::Result { drain: *tag == 1, json: json.to_vec() }),
+                    _ => Err(MessageError::Body("Result has an unknown flag")),
+                }
+            }
+            FAILED => Ok(Self::Failed(failure("Failed", body)?)),
+            DRAINED => empty(body, Self::Drained),
+            kind => Err(MessageError::Kind(kind)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn messages_survive_the_wire() {
+        let failure = Failure {
+            kind: FailureKind::Exception,
+            message: "no".into(),
+            exception: Some("ValueError".into()),
+            traceback: Some("Traceback".into()),
+            exit_code: None,
+            signal: None,
+            drain: true,
+        };
+        let hello = Hello { protocol: VERSION, runtime: Runtime::Exec, agent: "0.1.0".into(), kernel: "6.1".into() };
+        for message in [
+            GuestMessage::Hello(hello),
+            GuestMessage::Loaded,
+            GuestMessage::LoadFailed(failure.clone()),
+            GuestMessage::Started,
+            GuestMessage::Log { stream: Stream::Stderr, bytes: b"x\n".to_vec() },
+            GuestMessage::Result { drain: false, json: b"{}".to_vec() },
+            GuestMessage::Failed(failure),
+            GuestMessage::Drained,
+        ] {
+            assert_eq!(GuestMessage::from_frame(message.to_frame().unwrap()).unwrap(), message);
+        }
+        let start = Start { execution: "e1".into(), seed: "00".repeat(32) };
+        for message in [
+            HostMessage::Load(Load { entry: "main.py:handler".into(), task: "t".into(), version: "ab".into() }),
+            HostMessage::Start { start, input: b"[1]".to_vec() },
+        ] {
+            assert_eq!(HostMessage::from_frame(message.to_frame().unwrap()).unwrap(), message);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_frame_is_refused_or_taken(kind in any::<u8>(), body in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = GuestMessage::from_frame(Frame { kind, body: body.clone() });
+            let _ = HostMessage::from_frame(Frame { kind, body });
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The sandbox that a monitor locks itself into.

@@ -1,0 +1,2 @@
+//! Snapshot format, integrity and stores.
+#![forbid(unsafe_code)]

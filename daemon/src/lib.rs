@@ -1,1 +1,4 @@
-//! Placeholder until its modules land.
+//! Control API, scheduler and engine of torpord.
+#![forbid(unsafe_code)]
+
+pub mod engine;

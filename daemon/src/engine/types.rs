@@ -1,0 +1,300 @@
+//! What goes into the engine and what comes out of it: tasks to run, progress, outcomes, errors.
+//!
+//! Plain values without behaviour of their own; everything here has been checked by whoever made it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::path::PathBuf;
+use std::time::Duration;
+use torpor_protocol::agent::{Runtime, Stream};
+
+/// Where the engine finds what it needs, and how much it keeps ready.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// The `torpor-vmm` binary.
+    pub monitor: PathBuf,
+    /// The guest kernel, an ELF `vmlinux`.
+    pub kernel: PathBuf,
+    /// Folder of root disks, one a runtime: `python.erofs`, `exec.erofs`.
+    pub images: PathBuf,
+    /// Folder of templates; made if missing, owned by the engine.
+    pub templates: PathBuf,
+    /// Most warm monitors kept at once, of all sizes together.
+    pub warm: usize,
+}
+
+/// One immutable version of a task, as far as a VM is concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskVersion {
+    /// Name of the task.
+    pub task: String,
+    /// Content hash of the version, lower-case hex.
+    pub version: String,
+    /// Its language host.
+    pub runtime: Runtime,
+    /// What the manifest says, see [`Runtime`].
+    pub entry: String,
+    /// RAM of its VMs.
+    pub memory_mib: u32,
+    /// Image of its code; read-only and never changed once the version exists.
+    pub code: PathBuf,
+}
+
+/// One execution to run.
+#[derive(Debug, Clone)]
+pub struct RunRequest {
+    /// Id of the execution.
+    pub execution: String,
+    /// What to run.
+    pub task: TaskVersion,
+    /// JSON text, at most `MAX_INPUT` bytes.
+    pub input: Vec<u8>,
+    /// How long the guest may run, counted from its vCPU's start.
+    pub timeout: Duration,
+}
+
+/// What happens while an execution runs, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// The task had no template yet: one was made.
+    TemplateMade {
+        /// How long that took, a runtime template included where that was missing too.
+        micros: u64,
+    },
+    /// The VM is restored, its vCPU runs.
+    Restored {
+        /// Since the engine began to look for a monitor.
+        micros: u64,
+        /// The monitor was a warm one.
+        warm: bool,
+    },
+    /// The program's host took the input.
+    Started {
+        /// Since the engine began to look for a monitor.
+        micros: u64,
+    },
+    /// Output of the program, not cut at lines.
+    Log {
+        /// Where it was written.
+        stream: Stream,
+        /// As the program wrote it.
+        bytes: Vec<u8>,
+    },
+}
+
+/// How an execution ended.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// With a result, checked to be JSON.
+    Succeeded {
+        /// As the program wrote it.
+        result: Box<RawValue>,
+    },
+    /// Without one.
+    Failed(ExecutionError),
+    /// The policy's timeout passed; the VM is gone.
+    TimedOut,
+    /// Cancelled by its caller; the VM is gone.
+    Cancelled,
+}
+
+/// Kinds of failure of an execution: a closed list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    /// The handler raised; `exception` and `traceback` say what and where.
+    Exception,
+    /// The program ended with a non-zero status; `exit_code` says which.
+    Exit,
+    /// The program was ended by a signal; `signal` says which.
+    Signal,
+    /// The program needed more memory than its policy gives; `limit` says how much that is.
+    OutOfMemory,
+    /// What the program returned is not JSON.
+    InvalidResult,
+    /// The result is larger than allowed; `limit` says what is.
+    ResultTooLarge,
+    /// The task's code could not be loaded.
+    Load,
+    /// The policy's timeout passed.
+    Timeout,
+    /// Cancelled by its caller.
+    Cancelled,
+    /// The guest went down: kernel panic, triple fault, agent killed, unexpected power-off; `console` has its last lines.
+    GuestCrashed,
+    /// The guest broke the rules of a device or of the protocol.
+    GuestProtocol,
+    /// The daemon went away while the execution ran.
+    Interrupted,
+    /// Monitor, disk or KVM failed; the message says what to do.
+    Host,
+}
+
+impl ErrorKind {
+    /// Its name in JSON and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Exception => "exception",
+            Self::Exit => "exit",
+            Self::Signal => "signal",
+            Self::OutOfMemory => "out_of_memory",
+            Self::InvalidResult => "invalid_result",
+            Self::ResultTooLarge => "result_too_large",
+            Self::Load => "load",
+            Self::Timeout => "timeout",
+            Self::Cancelled => "cancelled",
+            Self::GuestCrashed => "guest_crashed",
+            Self::GuestProtocol => "guest_protocol",
+            Self::Interrupted => "interrupted",
+            Self::Host => "host",
+        }
+    }
+}
+
+/// Why an execution has no result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema, thiserror::Error)]
+#[error("{}: {message}", kind.name())]
+pub struct ExecutionError {
+    /// What kind of failure it is.
+    pub kind: ErrorKind,
+    /// For people: what happened, and what to do where there is something to do.
+    pub message: String,
+    /// Type of the exception.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exception: Option<String>,
+    /// Where it was raised, as the language prints it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceback: Option<String>,
+    /// Exit status of the program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// Number of the signal that ended the program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// Last lines of the guest's console.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub console: Option<String>,
+    /// The limit that was hit, with its unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<String>,
+}
+
+impl ExecutionError {
+    /// An error that has nothing but a kind and a message.
+    #[must_use]
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), exception: None, traceback: None, exit_code: None, signal: None, console: None, limit: None }
+    }
+}
+
+/// Whether a task version's template is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TemplateState {
+    /// Not made yet.
+    None,
+    /// Being made.
+    Preparing,
+    /// On disk.
+    Ready,
+    /// The last attempt failed; the next execution tries again.
+    Failed,
+}
+
+/// Counters and gauges of the engine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct EngineStats {
+    /// Monitors that wait with a prepared VM.
+    pub warm_monitors: usize,
+    /// Monitor processes that exist, whatever they do.
+    pub monitors: usize,
+    /// Monitors started since the daemon's start.
+    pub monitors_started: u64,
+    /// Warm monitors that died while they waited.
+    pub warm_monitors_lost: u64,
+    /// VMs restored for executions with a warm monitor, and their microseconds up to the vCPU's start.
+    pub restores_warm: u64,
+    /// See [`Self::restores_warm`].
+    pub restore_warm_micros: u64,
+    /// VMs restored for executions with a new monitor, and their microseconds up to the vCPU's start.
+    pub restores_new: u64,
+    /// See [`Self::restores_new`].
+    pub restore_new_micros: u64,
+    /// Runtime templates made, and the microseconds from boot to the agent's first frame.
+    pub boots: u64,
+    /// See [`Self::boots`].
+    pub boot_micros: u64,
+    /// Templates made.
+    pub templates_made: u64,
+    /// Templates that could not be made.
+    pub templates_failed: u64,
+    /// Templates on disk or being made that this daemon has used.
+    pub templates: Vec<TemplateInfo>,
+}
+
+/// One template, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TemplateInfo {
+    /// Hash of everything that it was made from.
+    pub id: String,
+    /// Name of the runtime that it holds.
+    pub runtime: String,
+    /// RAM of its VMs.
+    pub memory_mib: u32,
+    /// Task whose code it holds; none for a runtime template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    /// Version of that task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Whether it is there.
+    pub state: TemplateState,
+    /// Bytes of guest memory that it holds.
+    pub memory_bytes: u64,
+}
+
+/// Why the engine can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// `/dev/kvm` is missing or may not be opened.
+    #[error("can't open /dev/kvm: {0}; load the kvm module, or give this user access to it (group `kvm`)")]
+    Kvm(std::io::Error),
+    /// The monitor binary is not there.
+    #[error("can't read the monitor {path}: {source}; build it with `cargo build --release -p torpor-vmm` or name it with --monitor")]
+    Monitor {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The guest kernel is not there.
+    #[error("can't read the guest kernel {path}: {source}; make it with `scripts/build-kernel` or name it with --kernel")]
+    Kernel {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A runtime's root disk is not there.
+    #[error("can't read the root disk {path}: {source}; make it with `scripts/build-rootfs {runtime}` or name its folder with --images")]
+    Image {
+        /// Which runtime's.
+        runtime: &'static str,
+        /// Where it was looked for.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The folder of templates can't be used.
+    #[error("can't use the template folder {path}: {source}; it must be writable by torpord")]
+    Templates {
+        /// Which folder.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The processor can't be told from others.
+    #[error("can't read /proc/cpuinfo: {0}; is /proc mounted?")]
+    Cpu(std::io::Error),
+}

@@ -1,2 +1,43 @@
-//! Placeholder until its modules land.
-fn main() {}
+//! `torpor`: the command line of a Torpor host. It speaks HTTP to torpord's Unix socket and knows nothing else of the daemon.
+//!
+//! - [`args`]: what may be said on the command line
+//! - [`client`]: requests, answers and refusals; [`sse`]: streams of events
+//! - [`api`]: the part of the answers that tables show; JSON output is the daemon's own text
+//! - [`commands`]: one file for each group of commands; [`pack`]: a folder as a tar
+//! - [`output`]: tables, JSON, sizes and times; [`error`]: every way to fail and its exit code
+#![forbid(unsafe_code)]
+
+mod api;
+mod args;
+mod client;
+mod commands;
+mod error;
+mod output;
+mod pack;
+mod sse;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args = args::Args::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("torpor: can't start: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let result = runtime.block_on(commands::dispatch(args));
+    // A read of stdin that nobody waits for any more must not keep the process.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if let Some(text) = error.text() {
+                eprintln!("torpor: {text}");
+            }
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The part of the daemon's answers that tables and decisions need. Fields that are not named here are kept in the raw text, which is what
+//! `--json` prints.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+use std::fmt;
+
+/// Body of every answer that is not a success.
+#[derive(Debug, Deserialize)]
+pub(crate) struct RefusalBody {
+    pub(crate) error: Refusal,
+}
+
+/// Why the daemon said no.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Refusal {
+    pub(crate) code: String,
+    pub(crate) message: String,
+    pub(crate) file: Option<String>,
+    pub(crate) line: Option<u64>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = match (&self.file, self.line) {
+            (Some(file), Some(line)) => format!("{file}:{line}: "),
+            (Some(file), None) => format!("{file}: "),
+            _ => String::new(),
+        };
+        // The daemon may have put the place into the message as well.
+        let place = if self.message.starts_with(&place) { "" } else { &place };
+        write!(f, "{place}{} [{}]", self.message, self.code)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Tasks {
+    pub(crate) tasks: Vec<Task>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Task {
+    pub(crate) name: String,
+    pub(crate) latest: String,
+    pub(crate) runtime: String,
+    pub(crate) created_at: String,
+    #[serde(default)]
+    pub(crate) versions: Vec<Version>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Version {
+    pub(crate) task: String,
+    pub(crate) version: String,
+    pub(crate) runtime: String,
+    pub(crate) entry: String,
+    pub(crate) policy: Map<String, Value>,
+    pub(crate) code_bytes: u64,
+    pub(crate) created_at: String,
+    pub(crate) template: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Executions {
+    pub(crate) executions: Vec<Execution>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Execution {
+    pub(crate) id: String,
+    pub(crate) task: String,
+    pub(crate) version: String,
+    pub(crate) state: State,
+    pub(crate) created_at: String,
+    pub(crate) started_at: Option<String>,
+    pub(crate) finished_at: Option<String>,
+    pub(crate) result: Option<Box<RawValue>>,
+    pub(crate) error: Option<ExecutionError>,
+    #[serde(default)]
+    pub(crate) attempts: u64,
+    #[serde(default)]
+    pub(crate) timeline: Vec<Event>,
+}
+
+/// The daemon's enum; one from a newer daemon counts as not ended.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "String")]
+pub(crate) struct State(pub(crate) String);
+
+impl From<String> for State {
+    fn from(name: String) -> Self {
+        Self(name)
+    }
+}
+
+impl State {
+    pub(crate) fn succeeded(&self) -> bool {
+        self.0 == "succeeded"
+    }
+
+    pub(crate) fn ended(&self) -> bool {
+        matches!(self.0.as_str(), "succeeded" | "failed" | "timed_out" | "cancelled")
+    }
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct ExecutionError {
+    pub(crate) kind: String,
+    pub(crate) message: String,
+    pub(crate) exception: Option<String>,
+    pub(crate) traceback: Option<String>,
+    pub(crate) exit_code: Option<i64>,
+    pub(crate) signal: Option<i64>,
+    pub(crate) console: Option<String>,
+    pub(crate) limit: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Event {
+    pub(crate) at: String,
+    pub(crate) event: String,
+    #[serde(flatten)]
+    pub(crate) figures: Map<String, Value>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Logs {
+    pub(crate) entries: Vec<LogEntry>,
+    #[serde(default)]
+    pub(crate) truncated: bool,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct LogEntry {
+    pub(crate) text: String,
+}

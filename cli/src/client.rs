@@ -1,0 +1,153 @@
+//! HTTP/1.1 over torpord's Unix socket: one connection for each request. Every answer is bounded in size, every wait in time, except for
+//! streams that follow an execution.
+
+use crate::api::RefusalBody;
+use crate::error::CliError;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long an answer may take beyond what the request itself asks the daemon to wait.
+const ANSWER: Duration = Duration::from_secs(120);
+const MAX_ANSWER: usize = 128 << 20;
+
+/// The way to one daemon.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    socket: PathBuf,
+}
+
+/// An answer: its status, the daemon's own text, and what of it this program understands.
+#[derive(Debug)]
+pub(crate) struct Reply<T> {
+    pub(crate) status: StatusCode,
+    pub(crate) text: String,
+    pub(crate) value: T,
+}
+
+/// Body of a request.
+pub(crate) enum Payload {
+    None,
+    Json(Vec<u8>),
+    Tar(Vec<u8>),
+}
+
+impl Client {
+    pub(crate) const fn new(socket: PathBuf) -> Self {
+        Self { socket }
+    }
+
+    pub(crate) fn socket(&self) -> &std::path::Path {
+        &self.socket
+    }
+
+    /// A request whose answer is JSON. `wait`: how long the request asks the daemon to wait.
+    pub(crate) async fn json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        payload: Payload,
+        wait: Duration,
+    ) -> Result<Reply<T>, CliError> {
+        let request = format!("{method} {path}");
+        let (status, text) = self.text(method, path, payload, wait).await?;
+        let value = serde_json::from_str(&text).map_err(|error| CliError::Answer { request, why: error.to_string() })?;
+        Ok(Reply { status, text, value })
+    }
+
+    /// GET of JSON.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Reply<T>, CliError> {
+        self.json(Method::GET, path, Payload::None, Duration::ZERO).await
+    }
+
+    /// A request whose answer is text of any kind.
+    pub(crate) async fn text(
+        &self,
+        method: Method,
+        path: &str,
+        payload: Payload,
+        wait: Duration,
+    ) -> Result<(StatusCode, String), CliError> {
+        let request = format!("{method} {path}");
+        let exchange = async {
+            let response = self.open(method, path, payload).await?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+            let bytes = body.map_err(|error| self.lost(error))?.to_bytes();
+            let text = String::from_utf8(bytes.to_vec()).map_err(|_| CliError::Answer { request, why: "it is not UTF-8".into() })?;
+            Ok((status, text))
+        };
+        timeout(wait + ANSWER, exchange).await.map_err(|_| self.lost("no answer in time"))?
+    }
+
+    /// A request whose answer is read piece by piece. Refusals are read here and become errors.
+    pub(crate) async fn open(&self, method: Method, path: &str, payload: Payload) -> Result<Response<Incoming>, CliError> {
+        let (content_type, body) = match payload {
+            Payload::None => (None, Vec::new()),
+            Payload::Json(body) => (Some("application/json"), body),
+            Payload::Tar(body) => (Some("application/x-tar"), body),
+        };
+        let mut request = Request::builder().method(method.clone()).uri(path).header(header::HOST, "torpord");
+        if let Some(content_type) = content_type {
+            request = request.header(header::CONTENT_TYPE, content_type);
+        }
+        let request =
+            request.body(Full::new(Bytes::from(body))).map_err(|error| CliError::Usage(format!("can't ask for {path:?}: {error}")))?;
+        let stream = timeout(CONNECT, UnixStream::connect(&self.socket)).await.map_err(|_| self.lost("can't connect in time"))?;
+        let stream = stream.map_err(|source| CliError::NoDaemon { socket: self.socket.clone(), source })?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.lost(error))?;
+        tokio::spawn(connection);
+        let response = sender.send_request(request).await.map_err(|error| self.lost(error))?;
+        if response.status().is_success() { Ok(response) } else { Err(self.refusal(&method, path, response).await) }
+    }
+
+    async fn refusal(&self, method: &Method, path: &str, response: Response<Incoming>) -> CliError {
+        let status = response.status();
+        let body = match Limited::new(response.into_body(), 1 << 20).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) => return self.lost(error),
+        };
+        match serde_json::from_slice::<RefusalBody>(&body) {
+            Ok(body) => CliError::Refused(body.error),
+            Err(_) => CliError::Answer { request: format!("{method} {path}"), why: format!("status {status} without a reason") },
+        }
+    }
+
+    /// The connection broke.
+    pub(crate) fn lost(&self, why: impl ToString) -> CliError {
+        CliError::Lost { socket: self.socket.clone(), why: why.to_string() }
+    }
+}
+
+/// One segment of a path or one value of a query: everything but letters, digits and `-._~@` is escaped.
+pub(crate) fn escape(segment: &str) -> String {
+    let mut out = String::with_capacity(segment.len());
+    for byte in segment.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~@".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::escape;
+
+    #[test]
+    fn segments_can_not_leave_their_place() {
+        assert_eq!(escape("wordcount@0123abcd"), "wordcount@0123abcd");
+        assert_eq!(escape("a/../b?c=d#e f"), "a%2F..%2Fb%3Fc%3Dd%23e%20f");
+        assert_eq!(escape("é"), "%C3%A9");
+    }
+}

@@ -1,0 +1,233 @@
+//! `doctor`: looks at everything that an execution needs on this host, and says what to do about what is missing. It works without a daemon;
+//! with one, the daemon's own word about its kernel, images and state folder counts.
+
+use crate::args::DoctorArgs;
+use crate::client::Client;
+use crate::error::CliError;
+use crate::output::{Output, size, table};
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::statvfs::statvfs;
+use serde_json::{Value, json};
+use std::fs::{self, OpenOptions};
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+const KVM: &str = "/dev/kvm";
+/// Below this a few task templates fill the disk.
+const LOW_DISK: u64 = 2 << 30;
+/// Below this not even a handful of VMs fit.
+const LOW_MEMORY: u64 = 512 << 20;
+/// A VM takes about ten descriptors of the daemon.
+const LOW_FILES: u64 = 1024;
+/// A monitor maps its VM's memory in a few hundred pieces at most.
+const LOW_MAPS: u64 = 65_530;
+
+/// How a check came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Ok,
+    /// Works, but someone should know.
+    Note,
+    /// Executions can't run.
+    Wrong,
+}
+
+impl Verdict {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Note => "note",
+            Self::Wrong => "WRONG",
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Check {
+    what: &'static str,
+    verdict: Verdict,
+    found: String,
+    todo: Option<String>,
+}
+
+impl Check {
+    fn ok(what: &'static str, found: impl Into<String>) -> Self {
+        Self { what, verdict: Verdict::Ok, found: found.into(), todo: None }
+    }
+
+    fn not(verdict: Verdict, what: &'static str, found: impl Into<String>, todo: impl Into<String>) -> Self {
+        Self { what, verdict, found: found.into(), todo: Some(todo.into()) }
+    }
+}
+
+pub(super) async fn doctor(client: &Client, output: Output, args: DoctorArgs) -> Result<(), CliError> {
+    let host = client.get::<Value>("/v1/host").await;
+    let told = host.as_ref().ok().map(|reply| &reply.value);
+    let path_of = |field: &str| told.and_then(|host| host.get(field)).and_then(path_in);
+    let kernel = path_of("kernel").or(args.kernel);
+    let images = path_of("images").or(args.images);
+    let state_dir = path_of("state_dir").unwrap_or(args.state_dir);
+
+    let mut checks = vec![kvm(), processor(), file("kernel", kernel.as_deref(), "--kernel", "scripts/build-kernel")];
+    checks.extend(image_checks(images.as_deref()));
+    checks.extend([disk(&state_dir), memory(), files(), maps(), daemon(client, &host)]);
+
+    let wrong = checks.iter().any(|check| check.verdict == Verdict::Wrong);
+    if output.wants_json() {
+        let list: Vec<Value> = checks.iter().map(as_json).collect();
+        output.json(&json!({"ok": !wrong, "checks": list, "host": told}).to_string())?;
+    } else {
+        let row = |check: &Check| vec![check.verdict.name().to_owned(), check.what.to_owned(), check.found.clone()];
+        output.line(&table(&["", "CHECK", "FOUND"], &checks.iter().map(row).collect::<Vec<_>>()))?;
+        for check in &checks {
+            if let Some(todo) = &check.todo {
+                output.line(&format!("{}: {todo}", check.what))?;
+            }
+        }
+    }
+    if wrong { Err(CliError::Failed) } else { Ok(()) }
+}
+
+fn as_json(check: &Check) -> Value {
+    json!({"check": check.what, "verdict": check.verdict.name().to_lowercase(), "found": check.found, "todo": check.todo})
+}
+
+/// A path, or an object with one.
+fn path_in(value: &Value) -> Option<PathBuf> {
+    value.as_str().or_else(|| value.get("path").and_then(Value::as_str)).map(PathBuf::from)
+}
+
+fn kvm() -> Check {
+    let what = "kvm";
+    match OpenOptions::new().read(true).write(true).open(KVM) {
+        Ok(_) => Check::ok(what, format!("{KVM} can be opened")),
+        Err(error) => {
+            let todo = match error.kind() {
+                ErrorKind::NotFound => {
+                    "load the module: `modprobe kvm_intel`, `kvm_amd` or `kvm_pvm`; in a VM, its host must allow nested virtualization or offer PVM"
+                }
+                ErrorKind::PermissionDenied => "add the user to the group that owns it: `usermod -aG kvm USER`, then log in again",
+                _ => "see `dmesg | grep -i kvm`",
+            };
+            Check::not(Verdict::Wrong, what, format!("{KVM}: {error}"), todo)
+        }
+    }
+}
+
+fn processor() -> Check {
+    let what = "processor";
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = info.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    match ["vmx", "svm"].into_iter().find(|flag| flags.split_whitespace().any(|have| have == *flag)) {
+        Some(flag) => Check::ok(what, format!("hardware virtualization ({flag})")),
+        None => Check::not(
+            Verdict::Note,
+            what,
+            "no hardware virtualization",
+            "works where /dev/kvm does without it (kvm_pvm); programs run at full speed, their system calls are slow",
+        ),
+    }
+}
+
+fn file(what: &'static str, path: Option<&Path>, option: &str, maker: &str) -> Check {
+    let Some(path) = path else {
+        let todo = format!("start torpord, or name it with {option}; `{maker}` makes it and prints where it is");
+        return Check::not(Verdict::Note, what, "not known without a daemon", todo);
+    };
+    let first = fs::File::open(path).and_then(|mut file| file.read(&mut [0; 1]));
+    match first {
+        Ok(1..) => Check::ok(what, path.display().to_string()),
+        Ok(_) => Check::not(Verdict::Wrong, what, format!("{} is empty", path.display()), format!("make it anew: `{maker}`")),
+        Err(error) => {
+            let found = format!("{}: {error}", path.display());
+            Check::not(Verdict::Wrong, what, found, format!("`{maker}` makes it and prints where it is"))
+        }
+    }
+}
+
+fn image_checks(images: Option<&Path>) -> Vec<Check> {
+    let path = |name: &str| images.map(|dir| dir.join(name));
+    vec![
+        file("image python", path("python.erofs").as_deref(), "--images", "scripts/build-rootfs python"),
+        file("image exec", path("exec.erofs").as_deref(), "--images", "scripts/build-rootfs exec"),
+    ]
+}
+
+fn disk(state_dir: &Path) -> Check {
+    let what = "disk";
+    // A state folder that is not there yet will be made in the nearest parent that is.
+    let Some(place) = state_dir.ancestors().find(|dir| dir.exists()) else {
+        return Check::not(Verdict::Wrong, what, format!("no folder above {}", state_dir.display()), "name another with --state-dir");
+    };
+    match statvfs(place) {
+        Ok(stat) => {
+            let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+            let found = format!("{} free at {}", size(free), state_dir.display());
+            if free < LOW_DISK {
+                let todo = "templates take up to a VM's memory for each task version: make room, or move the state folder (--state-dir)";
+                Check::not(Verdict::Wrong, what, found, todo)
+            } else {
+                Check::ok(what, found)
+            }
+        }
+        Err(error) => Check::not(Verdict::Wrong, what, format!("{}: {error}", place.display()), "look at the file system"),
+    }
+}
+
+fn memory() -> Check {
+    let what = "memory";
+    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let available = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = available.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    match kib {
+        Some(kib) if kib * 1024 < LOW_MEMORY => {
+            let found = format!("{} available", size(kib * 1024));
+            Check::not(Verdict::Wrong, what, found, "free some: each VM may take its policy's memory (128 MiB by default)")
+        }
+        Some(kib) => Check::ok(what, format!("{} available", size(kib * 1024))),
+        None => Check::not(Verdict::Note, what, "/proc/meminfo does not say", "mount /proc"),
+    }
+}
+
+fn files() -> Check {
+    let what = "open files";
+    match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((_, hard)) if hard < LOW_FILES => {
+            let todo = "raise it for torpord: LimitNOFILE= in its unit, or `ulimit -Hn`";
+            Check::not(Verdict::Wrong, what, format!("limit {hard}"), todo)
+        }
+        Ok((soft, hard)) => Check::ok(what, format!("limit {soft}, may be raised to {hard}")),
+        Err(error) => Check::not(Verdict::Note, what, error.to_string(), "see `ulimit -n`"),
+    }
+}
+
+fn maps() -> Check {
+    let what = "memory maps";
+    let limit = fs::read_to_string("/proc/sys/vm/max_map_count").ok().and_then(|text| text.trim().parse::<u64>().ok());
+    match limit {
+        Some(limit) if limit < LOW_MAPS => Check::not(
+            Verdict::Wrong,
+            what,
+            format!("vm.max_map_count is {limit}"),
+            "`sysctl vm.max_map_count=65530`, the kernel's default",
+        ),
+        Some(limit) => Check::ok(what, format!("vm.max_map_count is {limit}")),
+        None => Check::not(Verdict::Note, what, "not known", "mount /proc"),
+    }
+}
+
+fn daemon(client: &Client, host: &Result<crate::client::Reply<Value>, CliError>) -> Check {
+    let what = "daemon";
+    match host {
+        Ok(reply) => {
+            let version = reply.value.get("version").and_then(Value::as_str).unwrap_or("?");
+            let count = |field: &str| reply.value.get(field).map_or_else(|| "?".to_owned(), Value::to_string);
+            let found = format!("torpord {version}, {} running, {} queued", count("running"), count("queued"));
+            Check::ok(what, found)
+        }
+        Err(error) => {
+            let todo = format!("start one: `torpord --socket {}`, or `systemctl start torpord`", client.socket().display());
+            Check::not(Verdict::Wrong, what, error.to_string(), todo)
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! One function for each command.
+
+mod doctor;
+mod executions;
+mod logs;
+mod run;
+mod task;
+mod version;
+
+use crate::args::{Args, Command};
+use crate::client::Client;
+use crate::error::CliError;
+use crate::output::Output;
+use clap::CommandFactory;
+
+/// Does what the command line says.
+pub(crate) async fn dispatch(args: Args) -> Result<(), CliError> {
+    let client = Client::new(args.socket);
+    let output = Output::new(args.json);
+    match args.command {
+        Command::Task(command) => task::task(&client, output, command).await,
+        Command::Run(run) => run::run(&client, output, run).await,
+        Command::Ps(ps) => executions::ps(&client, output, ps).await,
+        Command::Inspect { id } => executions::inspect(&client, output, &id).await,
+        Command::Logs { id, follow } => logs::logs(&client, output, &id, follow).await,
+        Command::Cancel { id } => executions::cancel(&client, output, &id).await,
+        Command::Doctor(doctor) => doctor::doctor(&client, output, doctor).await,
+        Command::Version => version::version(&client, output).await,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "torpor", &mut script);
+            output.bytes(&script)
+        }
+    }
+}

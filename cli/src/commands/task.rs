@@ -1,0 +1,87 @@
+//! `task push`, `ls`, `inspect` and `rm`.
+
+use crate::api::{Task, Tasks, Version};
+use crate::args::TaskCommand;
+use crate::client::{Client, Payload, escape};
+use crate::error::CliError;
+use crate::output::{Output, ago, short, size, table};
+use crate::pack::pack;
+use hyper::{Method, StatusCode};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::Duration;
+
+pub(super) async fn task(client: &Client, output: Output, command: TaskCommand) -> Result<(), CliError> {
+    match command {
+        TaskCommand::Push { dir } => push(client, output, &dir).await,
+        TaskCommand::Ls => ls(client, output).await,
+        TaskCommand::Inspect { name } => inspect(client, output, &name).await,
+        TaskCommand::Rm { name } => rm(client, output, &name).await,
+    }
+}
+
+async fn push(client: &Client, output: Output, dir: &Path) -> Result<(), CliError> {
+    let packed = pack(dir)?;
+    let reply = client.json::<Version>(Method::POST, "/v1/tasks", Payload::Tar(packed.tar), Duration::ZERO).await?;
+    if output.wants_json() {
+        return output.json(&reply.text);
+    }
+    let version = reply.value;
+    let what = if reply.status == StatusCode::CREATED { "new version" } else { "unchanged" };
+    let name = format!("{}@{}", version.task, short(&version.version));
+    output.line(&format!("{name}  {what}: {} files, {}", packed.files, size(packed.bytes)))
+}
+
+async fn ls(client: &Client, output: Output) -> Result<(), CliError> {
+    let reply = client.get::<Tasks>("/v1/tasks").await?;
+    if output.wants_json() {
+        return output.json(&reply.text);
+    }
+    if reply.value.tasks.is_empty() {
+        return output.line("no tasks; `torpor task push DIR` makes one");
+    }
+    let row = |task: &Task| {
+        vec![
+            task.name.clone(),
+            short(&task.latest).to_owned(),
+            task.runtime.clone(),
+            task.versions.len().to_string(),
+            ago(task.versions.iter().find(|version| version.version == task.latest).map_or(&task.created_at, |v| &v.created_at)),
+        ]
+    };
+    let rows: Vec<_> = reply.value.tasks.iter().map(row).collect();
+    output.line(&table(&["NAME", "LATEST", "RUNTIME", "VERSIONS", "PUSHED"], &rows))
+}
+
+async fn inspect(client: &Client, output: Output, name: &str) -> Result<(), CliError> {
+    let reply = client.get::<Task>(&format!("/v1/tasks/{}", escape(name))).await?;
+    if output.wants_json() {
+        return output.json(&reply.text);
+    }
+    let task = reply.value;
+    output.line(&format!("{}  {}  made {}", task.name, task.runtime, ago(&task.created_at)))?;
+    let row = |version: &Version| {
+        let policy = version.policy.iter().map(|(key, value)| format!("{key}={}", plain(value)));
+        vec![
+            format!("{}{}", short(&version.version), if version.version == task.latest { " *" } else { "" }),
+            version.runtime.clone(),
+            version.entry.clone(),
+            size(version.code_bytes),
+            version.template.clone(),
+            ago(&version.created_at),
+            policy.collect::<Vec<_>>().join(" "),
+        ]
+    };
+    let rows: Vec<_> = task.versions.iter().map(row).collect();
+    output.line(&table(&["VERSION", "RUNTIME", "ENTRY", "CODE", "TEMPLATE", "PUSHED", "POLICY"], &rows))
+}
+
+async fn rm(client: &Client, output: Output, name: &str) -> Result<(), CliError> {
+    client.text(Method::DELETE, &format!("/v1/tasks/{}", escape(name)), Payload::None, Duration::ZERO).await?;
+    if output.wants_json() { output.json(&json!({ "removed": name }).to_string()) } else { output.line(&format!("removed {name}")) }
+}
+
+/// A JSON value without quotes.
+pub(super) fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}

@@ -1,0 +1,63 @@
+//! Every way to fail, what is said then, and the exit code.
+
+use crate::api::Refusal;
+use std::io;
+use std::path::PathBuf;
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    /// The command line or what it points to can't be used.
+    #[error("{0}")]
+    Usage(String),
+    /// A local file can't be read.
+    #[error("{what} {}: {source}", path.display())]
+    File {
+        /// What was done to it.
+        what: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    /// The daemon said no.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// Nobody listens at the socket.
+    #[error("no torpord at {} ({source}); start it, or name its socket with --socket or TORPOR_SOCKET", socket.display())]
+    NoDaemon { socket: PathBuf, source: io::Error },
+    /// The daemon was there and went away, or did not answer in time.
+    #[error("lost torpord at {}: {why}", socket.display())]
+    Lost { socket: PathBuf, why: String },
+    /// An answer that is not what the API promises.
+    #[error("torpord's answer to {request} makes no sense: {why}; are torpor and torpord of the same version?")]
+    Answer { request: String, why: String },
+    /// Standard output can't be written.
+    #[error("can't write the output: {0}")]
+    Output(#[source] io::Error),
+    /// The execution, or a check of the doctor, failed; what there is to say has been said.
+    #[error("failed")]
+    Failed,
+    /// Interrupted a second time while waiting.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl CliError {
+    /// 1: the execution failed. 2: usage, or refused by the daemon. 3: no daemon. 130: interrupted.
+    pub(crate) const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Failed => 1,
+            Self::Usage(_) | Self::File { .. } | Self::Refused(_) | Self::Answer { .. } | Self::Output(_) => 2,
+            Self::NoDaemon { .. } | Self::Lost { .. } => 3,
+            Self::Interrupted => 130,
+        }
+    }
+
+    /// What goes to standard error; nothing where the reader of a pipe went away or all has been said.
+    pub(crate) fn text(&self) -> Option<String> {
+        match self {
+            Self::Failed | Self::Interrupted => None,
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => None,
+            other => Some(other.to_string()),
+        }
+    }
+}

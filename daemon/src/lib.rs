@@ -1,4 +1,16 @@
 //! Control API, scheduler and engine of torpord.
+//!
+//! - [`api`]: HTTP on a Unix socket
+//! - [`manifest`], [`code`]: what a client pushes, parsed into types that can't be wrong
+//! - [`catalog`]: tasks and their versions, in memory, as the store has them
+//! - [`state`]: what outlives the daemon; the state machine of an execution
+//! - [`schedule`]: who runs next, and the life of an execution from submission to its end
+//! - [`logs`]: what programs print
+//! - [`engine`]: VMs
+//! - [`config`], [`daemon`], [`lock`], [`metrics`]: the process around all that
 #![forbid(unsafe_code)]
 
+pub mod code;
 pub mod engine;
+pub mod manifest;
+pub mod state;

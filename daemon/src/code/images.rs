@@ -1,0 +1,106 @@
+//! Images of code on disk: `state-dir/code/VERSION.erofs`.
+//!
+//! The commit point of an image is its rename: before it there is only a temporary file, which the next start removes; after it and
+//! the sync of the folder the image is whole.
+
+use super::check::Checked;
+use super::{CodeError, erofs};
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+/// The two folders that images live in.
+#[derive(Debug, Clone)]
+pub struct Images {
+    code: PathBuf,
+    tmp: PathBuf,
+}
+
+const WRITE: &str = "can't write the image of the code";
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+impl Images {
+    /// Opens the folders in a state folder, makes them where they are missing and removes what an earlier daemon left half-done.
+    pub fn open(state_dir: &Path) -> io::Result<Self> {
+        let images = Self { code: state_dir.join("code"), tmp: state_dir.join("tmp") };
+        match fs::remove_dir_all(&images.tmp) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        fs::create_dir_all(&images.tmp)?;
+        fs::create_dir_all(&images.code)?;
+        Ok(images)
+    }
+
+    /// A new file for an archive; it has no name, so nothing of it is left whatever happens.
+    pub fn spool(&self) -> io::Result<File> {
+        let path = self.tmp.join(format!("spool-{}", unique()?));
+        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+        fs::remove_file(&path)?;
+        Ok(file)
+    }
+
+    /// Where the image of a version is, or would be.
+    #[must_use]
+    pub fn path(&self, version: &str) -> PathBuf {
+        self.code.join(format!("{version}.erofs"))
+    }
+
+    /// Keeps the image of checked code; durable when it returns. An image that is already there is left as it is.
+    pub fn keep(&self, code: &Checked, spool: &File) -> Result<PathBuf, CodeError> {
+        let path = self.path(&code.version);
+        if path.try_exists().map_err(CodeError::io(WRITE))? {
+            return Ok(path);
+        }
+        let tmp = self.tmp.join(format!("{}-{}", code.version, unique().map_err(CodeError::io(WRITE))?));
+        let written = Self::fill(&tmp, code, spool).and_then(|()| {
+            fs::rename(&tmp, &path).and_then(|()| sync_folder(&self.code)).map_err(CodeError::io(WRITE))
+        });
+        if written.is_err() {
+            let _ = fs::remove_file(&tmp);
+        }
+        written.map(|()| path)
+    }
+
+    fn fill(tmp: &Path, code: &Checked, spool: &File) -> Result<(), CodeError> {
+        let file = File::options().write(true).create_new(true).open(tmp).map_err(CodeError::io(WRITE))?;
+        let mut out = BufWriter::with_capacity(256 << 10, file);
+        erofs::write(&code.tree, spool, &mut out)?;
+        out.flush().map_err(CodeError::io(WRITE))?;
+        let file = out.into_inner().map_err(|e| CodeError::Io { what: WRITE, source: e.into_error() })?;
+        let read_only = std::os::unix::fs::PermissionsExt::from_mode(0o444);
+        file.set_permissions(read_only).and_then(|()| file.sync_all()).map_err(CodeError::io(WRITE))
+    }
+
+    /// Removes the image of a version that no task has any more.
+    pub fn remove(&self, version: &str) -> io::Result<()> {
+        match fs::remove_file(self.path(version)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes images of versions that `known` does not name: pushes that ended between image and record.
+    pub fn sweep(&self, known: impl Fn(&str) -> bool) -> io::Result<usize> {
+        let mut removed = 0;
+        for entry in fs::read_dir(&self.code)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let version = name.to_str().and_then(|name| name.strip_suffix(".erofs"));
+            if !version.is_some_and(&known) {
+                fs::remove_file(entry.path())?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+}
+
+fn unique() -> io::Result<String> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(format!("{:016x}", u64::from_le_bytes(bytes)))
+}

@@ -1,0 +1,31 @@
+//! What outlives the daemon: tasks, versions, executions, their inputs, results and timelines.
+//!
+//! - [`machine`]: the states of an execution and the steps between them
+//! - [`record`]: an execution and a version as clients and the store see them
+//! - [`id`], [`time`]: ids that sort by age; moments
+//! - [`store`]: the database, and [`writer`], the only one who writes to it
+//!
+//! # What a crash means
+//!
+//! The daemon can die between any two lines of this list; after it, a restart finds:
+//!
+//! 1. before the commit of a submission: nothing. No client has the id. A VM may have begun with it, since the commit and the restore
+//!    overlap; it is gone with the daemon.
+//! 2. after it, still `queued`: the execution waits again, in the order of ids.
+//! 3. after the commit of `starting`, which comes before the program gets its input (or is the submission itself): the attempt counts.
+//!    It is queued again if `retries` allows another, otherwise failed as `interrupted`. `running` is not written by itself: it differs from
+//!    `starting` in nothing that a restart could use.
+//! 4. before the commit of its end: as 3, although a result may have existed; nobody has been told of it.
+//! 5. after it: the end, with result, error and timeline. Waiting clients are only told now.
+//!
+//! Each of these commits is one SQLite transaction with `synchronous=FULL`.
+
+pub mod id;
+pub mod machine;
+pub mod record;
+pub mod store;
+pub mod time;
+pub mod writer;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,272 @@
+//! The database of a state folder: opens it, answers questions, hands changes to the [`super::writer`].
+//!
+//! SQLite in WAL mode with `synchronous=FULL`: readers never wait for the writer, and a commit is on disk. The SQL is what SQLite and
+//! PostgreSQL both take.
+
+use super::id::ExecutionId;
+use super::machine::State;
+use super::record::{Execution, TimelineEntry, Version};
+use super::time::Timestamp;
+use super::writer::{self, Change, Request};
+use crate::manifest::{Entry, Policy, TaskName};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
+use sqlx::{Connection, Row, SqliteConnection};
+use std::path::Path;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use torpor_protocol::agent::Runtime;
+
+/// Changes that may wait for the writer; more wait in their senders.
+const QUEUE: usize = 1024;
+
+/// Why something could not be stored or read.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No room.
+    #[error("the disk of the state folder is full; make room and try again")]
+    DiskFull,
+    /// The database is not in the state that the change was made for.
+    #[error("execution {id} is not {} in the database", expected.name())]
+    Conflict {
+        /// Which execution.
+        id: ExecutionId,
+        /// What was expected.
+        expected: State,
+    },
+    /// A row that can't be what this program wrote.
+    #[error("the database is damaged: {what}: {why}")]
+    Damaged {
+        /// Which part.
+        what: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+    /// The schema could not be brought up to date.
+    #[error("the database's schema does not fit this torpord: {0}; was a newer torpord used on this state folder?")]
+    Schema(#[from] sqlx::migrate::MigrateError),
+    /// Anything else that SQLite says.
+    #[error("database: {0}")]
+    Database(sqlx::Error),
+    /// The writer has ended.
+    #[error("the daemon is stopping")]
+    Closed,
+}
+
+impl StoreError {
+    pub(super) fn damaged<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> Self {
+        move |error| Self::Damaged { what, why: error.to_string() }
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        // SQLITE_FULL, and the ways in which a full disk shows while the log, its index or a sync grows: IOERR_WRITE, IOERR_FSYNC,
+        // IOERR_TRUNCATE, IOERR_SHMSIZE.
+        const FULL: [&str; 5] = ["13", "778", "1034", "1546", "4874"];
+        let code = error.as_database_error().and_then(|e| e.code().map(|code| code.into_owned()));
+        if code.is_some_and(|code| FULL.contains(&code.as_str())) { Self::DiskFull } else { Self::Database(error) }
+    }
+}
+
+/// Which executions to list, newest first.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Of this task only.
+    pub task: Option<String>,
+    /// In this state only.
+    pub state: Option<State>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// The database.
+#[derive(Debug, Clone)]
+pub struct Store {
+    reads: SqlitePool,
+    changes: mpsc::Sender<Request>,
+}
+
+fn uint(value: i64, what: &'static str) -> Result<u64, StoreError> {
+    u64::try_from(value).map_err(StoreError::damaged(what))
+}
+
+fn small(value: i64, what: &'static str) -> Result<u32, StoreError> {
+    u32::try_from(value).map_err(StoreError::damaged(what))
+}
+
+fn name(text: String) -> Result<TaskName, StoreError> {
+    TaskName::try_from(text).map_err(StoreError::damaged("task name"))
+}
+
+fn execution(row: &SqliteRow) -> Result<Execution, StoreError> {
+    let id: String = row.try_get("id")?;
+    let state: String = row.try_get("state")?;
+    let error: Option<String> = row.try_get("error")?;
+    Ok(Execution {
+        id: ExecutionId::parse(&id).ok_or_else(|| StoreError::damaged("execution id")(&id))?,
+        task: name(row.try_get("task")?)?,
+        version: row.try_get::<String, _>("version")?.into(),
+        state: State::from_name(&state).ok_or_else(|| StoreError::damaged("state")(&state))?,
+        created_at: Timestamp(row.try_get("created_at")?),
+        started_at: row.try_get::<Option<i64>, _>("started_at")?.map(Timestamp),
+        finished_at: row.try_get::<Option<i64>, _>("finished_at")?.map(Timestamp),
+        result: None,
+        error: error.map(|text| serde_json::from_str(&text)).transpose().map_err(StoreError::damaged("error"))?,
+        attempts: small(row.try_get("attempts")?, "attempts")?,
+        timeline: Vec::new(),
+    })
+}
+
+fn version(row: &SqliteRow) -> Result<Version, StoreError> {
+    let runtime = match row.try_get::<String, _>("runtime")?.as_str() {
+        "python" => Runtime::Python,
+        "exec" => Runtime::Exec,
+        other => return Err(StoreError::damaged("runtime")(other)),
+    };
+    Ok(Version {
+        task: name(row.try_get("task")?)?,
+        version: row.try_get::<String, _>("version")?.into(),
+        entry: Entry::parse(runtime, &row.try_get::<String, _>("entry")?).map_err(StoreError::damaged("entry"))?,
+        policy: Policy {
+            memory_mib: small(row.try_get("memory_mib")?, "memory")?,
+            timeout_ms: uint(row.try_get("timeout_ms")?, "timeout")?,
+            retries: small(row.try_get("retries")?, "retries")?,
+            log_cap: uint(row.try_get("log_cap")?, "log cap")?,
+        },
+        code_bytes: uint(row.try_get("code_bytes")?, "code size")?,
+        created_at: Timestamp(row.try_get("created_at")?),
+    })
+}
+
+/// A task as it is stored.
+#[derive(Debug)]
+pub struct StoredTask {
+    /// Its name.
+    pub name: TaskName,
+    /// Hash of the version that was pushed last.
+    pub latest: String,
+    /// When it was pushed first.
+    pub created_at: Timestamp,
+    /// All versions, oldest first.
+    pub versions: Vec<Version>,
+}
+
+impl Store {
+    /// Opens or makes the database at `path`. `committed` is told of each transaction: how many changes, how long.
+    pub async fn open(path: &Path, committed: impl Fn(usize, Duration) + Send + Sync + 'static) -> Result<Self, StoreError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .foreign_keys(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(5));
+        let mut db = SqliteConnection::connect_with(&options).await?;
+        sqlx::migrate!("./migrations").run_direct(&mut db).await?;
+        let reads = SqlitePoolOptions::new().max_connections(4).connect_with(options.create_if_missing(false)).await?;
+        let (changes, requests) = mpsc::channel(QUEUE);
+        tokio::spawn(writer::run(db, requests, committed));
+        Ok(Self { reads, changes })
+    }
+
+    /// Carries out a change; it is durable when this returns.
+    pub async fn commit(&self, change: Change) -> Result<(), StoreError> {
+        let (done, answer) = oneshot::channel();
+        self.changes.send(Request { change, done }).await.map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// One execution with result and timeline.
+    pub async fn execution(&self, id: &ExecutionId) -> Result<Option<Execution>, StoreError> {
+        let row = sqlx::query("SELECT * FROM executions WHERE id = $1").bind(id.as_str()).fetch_optional(&self.reads).await?;
+        let Some(row) = row else { return Ok(None) };
+        let mut execution = execution(&row)?;
+        self.add_timeline(&mut execution).await?;
+        let body = sqlx::query("SELECT body FROM results WHERE execution = $1").bind(id.as_str()).fetch_optional(&self.reads).await?;
+        if let Some(row) = body {
+            let text = String::from_utf8(row.try_get("body")?).map_err(StoreError::damaged("result"))?;
+            let raw = serde_json::value::RawValue::from_string(text).map_err(StoreError::damaged("result"))?;
+            execution.result = Some(raw.into());
+        }
+        Ok(Some(execution))
+    }
+
+    async fn add_timeline(&self, execution: &mut Execution) -> Result<(), StoreError> {
+        let rows = sqlx::query("SELECT at, event FROM timeline WHERE execution = $1 ORDER BY seq")
+            .bind(execution.id.as_str())
+            .fetch_all(&self.reads)
+            .await?;
+        for row in rows {
+            let event: String = row.try_get("event")?;
+            let what = serde_json::from_str(&event).map_err(StoreError::damaged("timeline"))?;
+            execution.timeline.push(TimelineEntry { at: Timestamp(row.try_get("at")?), what });
+        }
+        Ok(())
+    }
+
+    /// Executions that ended, newest first, without their results.
+    pub async fn ended(&self, filter: &Filter) -> Result<Vec<Execution>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT * FROM executions WHERE finished_at IS NOT NULL AND ($1 IS NULL OR task = $1) AND ($2 IS NULL OR state = $2) \
+             ORDER BY id DESC LIMIT $3",
+        )
+        .bind(filter.task.as_deref())
+        .bind(filter.state.map(State::name))
+        .bind(i64::from(filter.limit))
+        .fetch_all(&self.reads)
+        .await?;
+        let mut executions = rows.iter().map(execution).collect::<Result<Vec<_>, _>>()?;
+        for execution in &mut executions {
+            self.add_timeline(execution).await?;
+        }
+        Ok(executions)
+    }
+
+    /// All executions that have not ended, oldest first.
+    pub async fn unfinished(&self) -> Result<Vec<Execution>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM executions WHERE finished_at IS NULL ORDER BY id").fetch_all(&self.reads).await?;
+        let mut executions = rows.iter().map(execution).collect::<Result<Vec<_>, _>>()?;
+        for execution in &mut executions {
+            self.add_timeline(execution).await?;
+        }
+        Ok(executions)
+    }
+
+    /// The largest id that exists.
+    pub async fn last_id(&self) -> Result<Option<ExecutionId>, StoreError> {
+        let row = sqlx::query("SELECT max(id) AS id FROM executions").fetch_one(&self.reads).await?;
+        Ok(row.try_get::<Option<String>, _>("id")?.as_deref().and_then(ExecutionId::parse))
+    }
+
+    /// The input of an execution that has not ended.
+    pub async fn input(&self, id: &ExecutionId) -> Result<Vec<u8>, StoreError> {
+        let row = sqlx::query("SELECT body FROM inputs WHERE execution = $1").bind(id.as_str()).fetch_optional(&self.reads).await?;
+        let row = row.ok_or_else(|| StoreError::damaged("inputs")(format!("{id} has none")))?;
+        Ok(row.try_get("body")?)
+    }
+
+    /// All tasks with their versions.
+    pub async fn tasks(&self) -> Result<Vec<StoredTask>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM versions ORDER BY created_at, version").fetch_all(&self.reads).await?;
+        let mut versions = rows.iter().map(version).collect::<Result<Vec<_>, _>>()?;
+        let rows = sqlx::query("SELECT * FROM tasks ORDER BY name").fetch_all(&self.reads).await?;
+        let mut tasks = Vec::with_capacity(rows.len());
+        for row in rows {
+            let name = name(row.try_get("name")?)?;
+            let own;
+            (own, versions) = versions.into_iter().partition(|version| version.task == name);
+            tasks.push(StoredTask {
+                name,
+                latest: row.try_get("latest")?,
+                created_at: Timestamp(row.try_get("created_at")?),
+                versions: own,
+            });
+        }
+        Ok(tasks)
+    }
+
+    /// Ends the readers. The writer ends with the last copy of this handle.
+    pub async fn close(&self) {
+        self.reads.close().await;
+    }
+}

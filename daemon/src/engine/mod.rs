@@ -2,6 +2,9 @@
 //!
 //! It owns monitors, templates and nothing else: it knows neither the database nor who asks.
 
+mod link;
+mod monitor;
+mod stats;
 mod types;
 
 pub use types::{

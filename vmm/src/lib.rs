@@ -1,1 +1,23 @@
-//! Placeholder until its modules land.
+//! Torpor's monitor: one process is one microVM.
+//!
+//! - [`monitor`], [`control`]: the event loop and its socket to the daemon
+//! - [`vcpu`]: the thread that runs the guest
+//! - [`machine`]: a VM from making to saving
+//! - [`cpu`], [`boot`], [`memory`], [`paging`]: processor, kernel, memory
+//! - [`devices`], [`virtio`]: what the guest can touch
+//!
+//! The monitor never knows what a task is, and opens nothing: every descriptor comes from the daemon.
+
+pub mod boot;
+pub mod control;
+pub mod cpu;
+pub mod devices;
+pub mod entropy;
+pub mod error;
+pub mod layout;
+pub mod machine;
+pub mod memory;
+pub mod monitor;
+pub mod paging;
+pub mod vcpu;
+pub mod virtio;

@@ -1,2 +1,37 @@
-//! Placeholder until its modules land.
-fn main() {}
+//! `torpor-vmm`: `monitor` serves one VM over its control socket, `boot` runs one VM by hand.
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+mod by_hand;
+
+/// Torpor's monitor. One process is one microVM.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Serve one VM for a daemon, over the socket that is descriptor 3.
+    #[command(hide = true)]
+    Monitor,
+    /// Boot one VM by hand and say how it ended.
+    Boot(by_hand::Boot),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Action::Monitor => by_hand::serve(),
+        Action::Boot(boot) => boot.run(),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("torpor-vmm: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

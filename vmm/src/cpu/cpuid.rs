@@ -1,0 +1,72 @@
+//! The CPUID table that a guest is given: what KVM supports, with what only the monitor knows put in.
+//!
+//! Where guest kernel mode is emulated, KVM offers no XSAVE, though guest user mode sees and uses the host's vector
+//! registers natively. There the monitor completes XSAVE and XRSTOR itself ([`super::vector`]) and so can tell the guest's kernel
+//! about the vector state that its programs use.
+
+use crate::error::VmmError;
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use kvm_ioctls::Kvm;
+use std::arch::x86_64::__cpuid_count;
+
+const LEAF1_ECX_XSAVE: u32 = 1 << 26;
+const LEAF1_ECX_AVX: u32 = 1 << 28;
+const LEAF1_ECX_HYPERVISOR: u32 = 1 << 31;
+const LEAF7_EBX_VECTOR: u32 = (1 << 5) | (1 << 16) | (1 << 17) | (1 << 28) | (1 << 30) | (1 << 31);
+
+/// x87, SSE, AVX and the three parts of AVX-512: what `KVM_GET_XSAVE` returns and the monitor can move.
+pub const VECTOR_STATE: u64 = 0xe7;
+
+/// The table for a VM on this host.
+pub fn table(kvm: &Kvm, emulated: bool) -> Result<CpuId, VmmError> {
+    let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(VmmError::kvm("KVM_GET_SUPPORTED_CPUID"))?;
+    let host_state = host_vector_state();
+    for entry in cpuid.as_mut_slice() {
+        match (entry.function, entry.index) {
+            (0x1, _) => {
+                // One processor with APIC id 0: bits 31..16 of EBX count and number it.
+                entry.ebx &= 0xffff;
+                entry.ebx |= 1 << 16;
+                entry.ecx |= LEAF1_ECX_HYPERVISOR;
+                if emulated && host_state.is_some() {
+                    entry.ecx |= LEAF1_ECX_XSAVE | (__cpuid_count(1, 0).ecx & LEAF1_ECX_AVX);
+                }
+            }
+            (0x7, 0) if emulated && host_state.is_some() => entry.ebx |= __cpuid_count(7, 0).ebx & LEAF7_EBX_VECTOR,
+            (0xb | 0x1f, _) => (entry.eax, entry.ebx, entry.edx) = (0, 0, 0),
+            (0xd, 0) if emulated => {
+                if let Some((mask, size)) = host_state {
+                    (entry.eax, entry.edx) = (mask, 0);
+                    (entry.ebx, entry.ecx) = (size, size);
+                }
+            }
+            // No XSAVEOPT, XSAVEC, XSAVES: the monitor completes the plain forms only.
+            (0xd, 1) if emulated => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
+            _ => {}
+        }
+    }
+    Ok(cpuid)
+}
+
+/// Low half of the state components that user mode has here and the monitor can move, and the bytes that they take in standard format.
+/// `None` where the host has no XSAVE.
+fn host_vector_state() -> Option<(u32, u32)> {
+    if __cpuid_count(1, 0).ecx & LEAF1_ECX_XSAVE == 0 {
+        return None;
+    }
+    let mask = u64::from(__cpuid_count(0xd, 0).eax) & VECTOR_STATE;
+    let mut size = 576;
+    for component in 2..8 {
+        if mask & (1 << component) != 0 {
+            let leaf = __cpuid_count(0xd, component);
+            size = size.max(leaf.ebx.saturating_add(leaf.eax));
+        }
+    }
+    u32::try_from(mask).ok().map(|mask| (mask, size))
+}
+
+/// The table as plain values, to be kept with a snapshot.
+#[must_use]
+pub fn entries(cpuid: &CpuId) -> Vec<kvm_cpuid_entry2> {
+    cpuid.as_slice().to_vec()
+}

@@ -1,0 +1,50 @@
+//! The processes that the agent, as PID 1, has to reap: those that it started, and every orphan.
+
+use crate::error::AgentError;
+use crate::verdict::Ended;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// Readable when a child may have ended.
+#[derive(Debug)]
+pub(crate) struct Children(SignalFd);
+
+impl Children {
+    /// From here on `SIGCHLD` comes through the descriptor only.
+    pub(crate) fn watch() -> Result<Self, AgentError> {
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGCHLD);
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&mask), None).map_err(AgentError::sys("block SIGCHLD"))?;
+        SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map(Self).map_err(AgentError::sys("watch for SIGCHLD"))
+    }
+
+    /// Forgets a `SIGCHLD` that is pending already, so that it wakes nobody later.
+    pub(crate) fn clear(&self) {
+        let _ = self.0.read_signal();
+    }
+
+    /// Reaps all that ended, and says how `main` did if it is among them.
+    pub(crate) fn reap(&self, main: Pid) -> Option<Ended> {
+        self.clear();
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(status) if status.pid() == Some(main) => {
+                    if let Some(ended) = Ended::from_status(status) {
+                        return Some(ended);
+                    }
+                }
+                Ok(status) if status.pid().is_some() => {}
+                _ => return None,
+            }
+        }
+    }
+}
+
+impl AsFd for Children {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -1,0 +1,62 @@
+//! The agent's vsock connection to the host.
+
+use crate::error::AgentError;
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, VsockAddr, connect, send, socket};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+use torpor_protocol::agent::{GuestMessage, VSOCK_PORT};
+
+/// The host's context id.
+const HOST_CID: u32 = 2;
+/// How often a connection is tried, with [`RETRY`] between: the host may still be taking its end up.
+const TRIES: u32 = 100;
+const RETRY: Duration = Duration::from_millis(50);
+/// Long enough for the kernel's threads to do what a system call has left them, on the slowest host.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// The connection. Sends block: the host's window is the program's back-pressure.
+#[derive(Debug)]
+pub(crate) struct Link(OwnedFd);
+
+impl Link {
+    /// Connects to the host.
+    pub(crate) fn connect() -> Result<Self, AgentError> {
+        let mut last = Errno::UnknownErrno;
+        for _ in 0..TRIES {
+            let fd = socket(AddressFamily::Vsock, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).map_err(AgentError::NoHost)?;
+            match connect(fd.as_raw_fd(), &VsockAddr::new(HOST_CID, VSOCK_PORT)) {
+                Ok(()) => return Ok(Self(fd)),
+                Err(errno) => last = errno,
+            }
+            std::thread::sleep(RETRY);
+        }
+        Err(AgentError::NoHost(last))
+    }
+
+    /// Sends a message.
+    pub(crate) fn send(&mut self, message: &GuestMessage) -> Result<(), AgentError> {
+        let bytes = message.to_frame()?.encode()?;
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            match send(self.0.as_raw_fd(), rest, MsgFlags::MSG_NOSIGNAL) {
+                Ok(sent) => rest = &rest[sent..],
+                Err(Errno::EINTR) => {}
+                Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => return Err(AgentError::HostGone),
+                Err(source) => return Err(AgentError::Sys { what: "send to the host", source }),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Lets the kernel's threads finish: what was sent leaves the machine, and a template does not hold half-done work.
+pub(crate) fn settle() {
+    std::thread::sleep(SETTLE);
+}

@@ -130,7 +130,9 @@ impl Writer {
                 Ok(n) => rest = rest.get(n..).unwrap_or(&[]),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait()?,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => return Err(VmmError::DaemonGone),
+                Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                    return Err(VmmError::DaemonGone);
+                }
                 Err(source) => return Err(VmmError::Io { what: "writing the control socket", source }),
             }
         }

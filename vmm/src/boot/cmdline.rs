@@ -8,7 +8,8 @@ use torpor_protocol::door;
 use vm_memory::GuestAddress;
 
 /// For every host. `reboot=k`: a reset is a write to the keyboard controller. `panic=-1`: no wait before it.
-const COMMON: &str = "console=ttyS0 reboot=k panic=-1 tsc=reliable no_timer_check root=/dev/vda rootfstype=erofs ro init=/sbin/torpor-agent";
+const COMMON: &str =
+    "console=ttyS0 reboot=k panic=-1 tsc=reliable no_timer_check root=/dev/vda rootfstype=erofs ro init=/sbin/torpor-agent";
 /// Hosts with hardware virtualization: all of the kernel's own defences stay on.
 const HARDWARE: &str = "quiet random.trust_cpu=on";
 /// Hosts that emulate kernel mode: each defence is paid in emulated instructions, and the processor runs none of the code that they defend.

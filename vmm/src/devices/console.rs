@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use torpor_protocol::limits::CONSOLE_TAIL;
-use vm_superio::serial::{NoEvents, Serial};
 use vm_superio::Trigger;
+use vm_superio::serial::{NoEvents, Serial};
 
 /// Keeps the last [`CONSOLE_TAIL`] bytes.
 #[derive(Debug, Default)]

@@ -72,7 +72,7 @@ impl Index {
 }
 
 fn block_count(size: u64) -> Result<usize, SnapshotError> {
-    if size == 0 || size > MAX_MEMORY || size % PAGE as u64 != 0 {
+    if size == 0 || size > MAX_MEMORY || !size.is_multiple_of(PAGE as u64) {
         return Err(SnapshotError::Damaged("memory of an impossible size"));
     }
     usize::try_from(size.div_ceil(BLOCK as u64)).map_err(|_| SnapshotError::Damaged("memory of an impossible size"))

@@ -52,6 +52,9 @@ pub enum VmmError {
     /// The guest was dropped.
     #[error(transparent)]
     Guest(torpor_protocol::monitor::StopReason),
+    /// The sandbox is not closed.
+    #[error(transparent)]
+    Sandbox(#[from] torpor_seccomp::SandboxError),
     /// The daemon's side of the control socket is closed.
     #[error("the daemon is gone")]
     DaemonGone,

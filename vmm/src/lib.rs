@@ -5,10 +5,12 @@
 //! - [`machine`]: a VM from making to saving
 //! - [`cpu`], [`boot`], [`memory`], [`paging`]: processor, kernel, memory
 //! - [`devices`], [`virtio`]: what the guest can touch
+//! - [`client`]: the other end of the control socket, for running one by hand, tests and benches
 //!
 //! The monitor never knows what a task is, and opens nothing: every descriptor comes from the daemon.
 
 pub mod boot;
+pub mod client;
 pub mod control;
 pub mod cpu;
 pub mod devices;

@@ -30,6 +30,8 @@ const STACK: usize = 256 << 10;
 pub struct Options {
     /// Copy the guest's console to standard output and standard input to it.
     pub console: bool,
+    /// Close the sandbox before the first command is read. Not for a monitor that shares its process.
+    pub sandbox: bool,
 }
 
 enum Phase {
@@ -56,6 +58,9 @@ struct Monitor {
 
 /// Serves one VM over a control socket until it is over.
 pub fn run(socket: UnixStream, options: Options) -> Result<(), VmmError> {
+    if options.sandbox {
+        torpor_seccomp::enter()?;
+    }
     let (mut reader, writer) = control::split(socket)?;
     let failed = VmmError::io;
     let mut poll = Poll::new().map_err(failed("epoll"))?;
@@ -154,11 +159,11 @@ impl Monitor {
         let machine = Machine::new(kvm, memory_mib, self.options.console)?;
         let (devices, lines) = (Arc::clone(&machine.devices), Arc::clone(&machine.vm));
         let (orders, inbox) = channel();
-        let (writer, bell) = (self.writer.clone(), self.bell.clone());
+        let (writer, bell, sandbox) = (self.writer.clone(), self.bell.clone(), self.options.sandbox);
         let thread = std::thread::Builder::new()
             .name("vcpu".into())
             .stack_size(STACK)
-            .spawn(move || vcpu::thread(machine, &inbox, &writer, &bell))
+            .spawn(move || vcpu::thread(machine, &inbox, &writer, &bell, sandbox))
             .map_err(VmmError::io("starting the vCPU thread"))?;
         self.phase = Phase::Prepared(Vm { orders, devices, lines, thread });
         self.writer.send(&Event::Prepared)

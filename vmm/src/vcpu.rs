@@ -97,9 +97,10 @@ enum Next {
     Stop(StopReason),
 }
 
-/// The thread's body: from the first order to the machine's end.
-pub fn thread(mut machine: Machine, orders: &Receiver<Order>, writer: &Writer, bell: &Bell) {
-    let reason = match live(&mut machine, orders, writer, bell) {
+/// The thread's body: from the first order to the machine's end. `sandbox`: narrow the thread's system calls first.
+pub fn thread(mut machine: Machine, orders: &Receiver<Order>, writer: &Writer, bell: &Bell, sandbox: bool) {
+    let narrowed = if sandbox { torpor_seccomp::narrow(torpor_seccomp::Role::Vcpu).map_err(VmmError::from) } else { Ok(()) };
+    let reason = match narrowed.and_then(|()| live(&mut machine, orders, writer, bell)) {
         Ok(reason) => reason,
         Err(VmmError::DaemonGone) => StopReason::Asked,
         Err(error) => StopReason::Failed(error.to_string()),

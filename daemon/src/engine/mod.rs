@@ -1,59 +1,99 @@
 //! The engine: turns a task version and an input into an outcome, by way of a microVM.
 //!
+//! - [`types`]: what goes in and comes out
+//! - [`host`], [`fingerprint`]: KVM, kernel, root disks, and the identity of templates
+//! - [`link`], [`monitor`], [`vm`]: one monitor process, its control socket, its state machine
+//! - [`pool`]: warm monitors
+//! - [`template`]: snapshots that VMs start from, made once
+//! - [`run`], [`guest`], [`verdict`]: one execution, what its guest says, and what that means
+//!
 //! It owns monitors, templates and nothing else: it knows neither the database nor who asks.
+#![allow(clippy::result_large_err, reason = "an execution fails at most once; its error is moved, not copied along hot paths")]
 
+mod fingerprint;
+mod guest;
+mod host;
 mod link;
 mod monitor;
+mod pool;
+mod run;
 mod stats;
+mod template;
 mod types;
+mod verdict;
+mod vm;
 
 pub use types::{
     EngineConfig, EngineError, EngineStats, ErrorKind, ExecutionError, Outcome, Progress, RunRequest, TaskVersion, TemplateInfo,
     TemplateState,
 };
 
+use host::{Host, Spec};
+use monitor::Launcher;
+use pool::Pool;
+use stats::Stats;
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use std::time::Duration;
+use template::Templates;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use torpor_protocol::door::WINDOW_SIZE;
 
 /// What a monitor costs beside the memory of its guest.
 const MONITOR_OVERHEAD: u64 = 8 << 20;
+/// For killed monitors to be gone.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs executions in microVMs.
 #[derive(Debug)]
 pub struct Engine {
-    config: EngineConfig,
+    launcher: Arc<Launcher>,
+    pool: Arc<Pool>,
+    templates: Arc<Templates>,
+    stats: Arc<Stats>,
+    closing: CancellationToken,
 }
 
 impl Engine {
-    /// Checks that everything is there that a VM needs, and makes warm monitors in the background.
+    /// Checks that everything is there that a VM needs, removes half-made templates, and begins to make warm monitors.
     pub async fn start(config: EngineConfig) -> Result<Arc<Self>, EngineError> {
-        Ok(Arc::new(Self { config }))
+        let (stats, closing, wake) = (Arc::new(Stats::default()), CancellationToken::new(), Arc::new(Notify::new()));
+        let launcher = Arc::new(Launcher::new(config.monitor.clone(), stats.clone(), closing.clone(), wake.clone()));
+        let (counters, starter, warm) = (stats.clone(), launcher.clone(), config.warm);
+        let opened = tokio::task::spawn_blocking(move || {
+            let host = Arc::new(Host::open(&config)?);
+            let pool = Pool::new(starter, host.kvm.clone(), counters.clone(), warm, wake);
+            let templates = Templates::open(&config.templates, host, pool.clone(), counters)
+                .map_err(|source| EngineError::Templates { path: config.templates, source })?;
+            Ok((pool, Arc::new(templates)))
+        });
+        let (pool, templates) = opened.await.map_err(|error| EngineError::Broken(error.to_string()))??;
+        tokio::spawn(pool.clone().keep(closing.clone()));
+        Ok(Arc::new(Self { launcher, pool, templates, stats, closing }))
     }
 
     /// Runs one execution to its end. The timeout counts from the start of the vCPU; the VM is dead or dying when this returns.
     pub async fn run(&self, request: RunRequest, progress: mpsc::Sender<Progress>, cancel: CancellationToken) -> Outcome {
-        let _ = (request, progress, cancel, &self.config);
-        Outcome::Failed(ExecutionError::new(ErrorKind::Host, "this build has no engine yet"))
+        let outcome = run::run(self, request, &progress, &cancel).await;
+        self.pool.settled();
+        outcome
     }
 
     /// Makes a task's template where it is missing; many callers at once share one attempt.
     pub async fn prepare(&self, task: &TaskVersion) -> Result<(), ExecutionError> {
-        let _ = task;
-        Err(ExecutionError::new(ErrorKind::Host, "this build has no engine yet"))
+        let made = self.templates.get(&Spec::Task(task.clone())).await;
+        made.map(drop).map_err(|error| self.interrupted_or(error))
     }
 
     /// Whether a task's template is there.
     #[must_use]
     pub fn template_state(&self, task: &TaskVersion) -> TemplateState {
-        let _ = task;
-        TemplateState::None
+        self.templates.state(task)
     }
 
     /// Drops a task's template, from disk too: the task was removed.
     pub fn forget(&self, task: &TaskVersion) {
-        let _ = task;
+        self.templates.forget(task);
     }
 
     /// What a VM of this size is charged against a memory budget: its RAM, the door's window and its monitor.
@@ -65,9 +105,25 @@ impl Engine {
     /// Counters and gauges as they are now.
     #[must_use]
     pub fn stats(&self) -> EngineStats {
-        EngineStats::default()
+        EngineStats { templates: self.templates.list(), ..self.stats.snapshot() }
     }
 
-    /// Ends all monitors and waits until they are gone.
-    pub async fn shutdown(&self) {}
+    /// Ends all monitors and waits until they are gone. What still runs ends as interrupted.
+    pub async fn shutdown(&self) {
+        self.closing.cancel();
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.launcher.join()).await.is_err() {
+            tracing::error!("monitors are still there {SHUTDOWN_TIMEOUT:?} after they were killed");
+        }
+    }
+
+    /// A failure while everything is being ended is not the execution's own.
+    fn interrupted_or(&self, error: ExecutionError) -> ExecutionError {
+        if self.closing.is_cancelled() && error.kind == ErrorKind::Host { verdict::interrupted() } else { error }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.closing.cancel();
+    }
 }

@@ -297,4 +297,7 @@ pub enum EngineError {
     /// The processor can't be told from others.
     #[error("can't read /proc/cpuinfo: {0}; is /proc mounted?")]
     Cpu(std::io::Error),
+    /// The start itself broke off.
+    #[error("starting the engine broke off: {0}")]
+    Broken(String),
 }

@@ -1,0 +1,11 @@
+//! Everything that a person or a hostile program can do to a Torpor host, done to a real one. The tests share one daemon, except those that end
+//! theirs or need it set up otherwise.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::process::ExitCode;
+
+mod usage;
+
+fn main() -> ExitCode {
+    torpor_tests::suite(&[usage::TESTS])
+}

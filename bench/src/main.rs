@@ -1,0 +1,60 @@
+//! Measures Torpor: `scripts/bench` builds what this needs and starts it. Nothing here judges; it prints a table, or JSON.
+#![forbid(unsafe_code)]
+
+mod code;
+mod restore;
+mod stats;
+mod vm;
+
+use clap::Parser;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+pub(crate) type Failed = Box<dyn std::error::Error>;
+
+/// Measures Torpor and prints a table.
+#[derive(Parser)]
+struct Cli {
+    /// JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Guest kernel.
+    #[arg(long)]
+    kernel: PathBuf,
+    /// Folder of `python.erofs` and `exec.erofs`.
+    #[arg(long)]
+    images: PathBuf,
+    /// Folder of `torpor-vmm`, `torpord` and `torpor`.
+    #[arg(long)]
+    bin: PathBuf,
+    /// Restores of each kind.
+    #[arg(long, default_value_t = 30)]
+    runs: usize,
+    /// Only these runtimes.
+    #[arg(long, default_values = ["exec", "python"])]
+    runtime: Vec<String>,
+}
+
+/// Templates lie on a real file system: a tmpfs has no large page cache mappings.
+pub(crate) fn scratch() -> PathBuf {
+    PathBuf::from("/var/tmp")
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("torpor-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<(), Failed> {
+    let mut table = stats::Table::new(cli.json);
+    let paths = vm::Paths { monitor: cli.bin.join("torpor-vmm"), kernel: cli.kernel.clone(), images: cli.images.clone() };
+    for runtime in &cli.runtime {
+        restore::run(&paths, runtime, 128, cli.runs, &mut table)?;
+    }
+    Ok(table.finish()?)
+}

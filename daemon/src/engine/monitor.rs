@@ -92,6 +92,14 @@ impl Launcher {
 }
 
 impl Monitor {
+    /// A monitor without a process: a test plays it over the other end of its control socket.
+    #[cfg(test)]
+    pub(super) fn scripted() -> io::Result<(Self, std::os::unix::net::UnixStream)> {
+        let (link, theirs) = Link::pair()?;
+        let (_, end) = watch::channel(Some("as scripted".to_owned()));
+        Ok((Self { link, pid: 0, end, _kill: CancellationToken::new().drop_guard() }, theirs.into()))
+    }
+
     /// Whether the process is gone.
     pub(super) fn is_gone(&self) -> bool {
         self.end.borrow().is_some()

@@ -230,3 +230,6 @@ impl Session<'_> {
         Ok(false)
     }
 }
+
+#[cfg(test)]
+mod tests;

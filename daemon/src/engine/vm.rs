@@ -133,6 +133,13 @@ impl Vm {
         Self { state: VmState::New, monitor, memory_mib, warm: false }
     }
 
+    /// A VM in a given state, played by a test over the other end of its control socket.
+    #[cfg(test)]
+    pub(super) fn scripted(state: VmState) -> std::io::Result<(Self, std::os::unix::net::UnixStream)> {
+        let (monitor, peer) = Monitor::scripted()?;
+        Ok((Self { state, monitor, memory_mib: 128, warm: false }, peer))
+    }
+
     /// Where it is.
     pub(super) fn state(&self) -> VmState {
         self.state

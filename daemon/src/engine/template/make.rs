@@ -165,3 +165,6 @@ fn fits(hello: &Hello, runtime: Runtime) -> Result<(), ExecutionError> {
 fn out_of_turn(message: &GuestMessage) -> ExecutionError {
     ExecutionError::new(ErrorKind::GuestProtocol, format!("the guest sent {} out of turn", message_name(message)))
 }
+
+#[cfg(test)]
+mod tests;

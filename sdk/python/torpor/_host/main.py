@@ -1,0 +1,131 @@
+"""The states of the language host::
+
+    warming --W--> waits for the agent (runtime template) --L--> loading --L--> at the door (task template) --Start--> running
+                                                                  \\--F--> ends                  ^------- result or failure --/
+
+Descriptors that the agent hands over:
+
+- ``DOOR``: ``/dev/door``
+- ``CONTROL``: a socket to the agent (``SOCK_SEQPACKET``, one message a packet, named by its first byte)
+- ``RAW``: an epoll set of the pipes behind descriptors 1 and 2: ready while they hold what the agent has not taken yet
+
+From ``Start`` to the last frame this calls the kernel twice: to set the clock, and to ask whether raw output is left behind.
+"""
+
+import json
+import os
+import select
+import socket
+import sys
+
+from torpor._host import failure, task, warm, wire
+from torpor._host.door import Door
+from torpor._host.streams import Streams
+
+_MAX_LOAD = 64 << 10
+# Texts of a load failure: they travel in one packet.
+_LOAD_MESSAGE = 4 << 10
+_LOAD_TRACEBACK = 24 << 10
+
+
+class Host:
+    """This process."""
+
+    def __init__(self, door, control, raw, mib):
+        self.door = Door(door)
+        self.control = socket.socket(fileno=control)
+        self.raw = select.epoll.fromfd(raw)
+        self.streams = Streams(self.door)
+        self.mib = mib
+        sys.stdout = sys.__stdout__ = self.streams.stdout
+        sys.stderr = sys.__stderr__ = self.streams.stderr
+        sys.dont_write_bytecode = True
+
+    def serve(self):
+        """All states, in order."""
+        self.kept = warm.everything(self.door, self.streams, self.mib)
+        self.control.send(b"W")
+        packet = self.control.recv(_MAX_LOAD)
+        if packet[:1] != b"L":
+            return
+        loaded = self.load(json.loads(packet[1:]))
+        if loaded is None:
+            return
+        # A second rehearsal: the task's imports may have replaced what the first one used.
+        warm.rehearse(self.door, self.streams)
+        warm.settle()
+        self.control.send(b"L")
+        if self.control.recv(16) != b"G":
+            return
+        self.streams.use_door(True)
+        self.door.take_over()
+        while True:
+            self.door.wait()
+            self.execute(loaded)
+
+    def load(self, message):
+        """The task, or ``None`` after the agent has been told why not."""
+        try:
+            handler = task.load(message["entry"])
+            self.streams.flush()
+            return task.Task(handler, message["task"], message["version"])
+        except task.LoadError as error:
+            what = failure.failure("load", str(error))
+        except BaseException as error:
+            what = failure.of_exception(error)
+            what["message"] = f"the task's code can't be imported: {what['exception']}: {what['message']}"
+            if what["kind"] != "out_of_memory":
+                what["kind"] = "load"
+        self.streams.flush()
+        what["message"] = wire.cut(what["message"], _LOAD_MESSAGE)
+        if "traceback" in what:
+            what["traceback"] = wire.cut(what["traceback"], _LOAD_TRACEBACK)
+        self.control.send(b"F" + failure.encode(what))
+        return None
+
+    def execute(self, loaded):
+        """One execution, from the ``Start`` in the inbox to its last frame."""
+        before = self.door.raw_output()
+        kind, body = loaded.run(self.door, self.streams)
+        drain = self._raw_output_left(before)
+        if drain:
+            drain = self._ask_to_drain()
+        if kind == wire.RESULT:
+            self.door.send_tagged(kind, int(drain), body)
+        else:
+            body["drain"] = drain
+            self.door.send(kind, failure.encode(body))
+        if drain:
+            self._wait_for_drained()
+
+    def _raw_output_left(self, before):
+        """Whether descriptors 1 and 2 were written to. The pipes are asked first: what the agent takes out of them it counts before."""
+        try:
+            left = bool(self.raw.poll(0, 1))
+        except (OSError, ValueError):
+            left = True
+        return left or self.door.raw_output() != before
+
+    def _ask_to_drain(self):
+        try:
+            self.control.send(b"D")
+        except OSError:
+            # The program has closed what is not its own.
+            return False
+        return True
+
+    def _wait_for_drained(self):
+        try:
+            self.control.recv(16)
+        except OSError:
+            pass
+
+
+def main(door, control, raw, mib):
+    """Serves one task. Never returns to the interpreter: what the task's code has registered to run at exit is not the host's."""
+    host = Host(door, control, raw, mib)
+    try:
+        host.serve()
+    finally:
+        host.streams.flush()
+    os._exit(0)

@@ -233,7 +233,7 @@ proptest! {
         buffers.push((STATUS, 1, true));
         driver.add(0, &buffers);
         driver.kick(0).unwrap();
-        let valid = total % 512 == 0 && sector * 512 + u64::from(total) <= capacity;
+        let valid = total.is_multiple_of(512) && sector * 512 + u64::from(total) <= capacity;
         prop_assert_eq!(driver.peek(STATUS, 1)[0], if valid { OK } else { IOERR });
         if valid {
             let mut whole = contents;

@@ -111,7 +111,7 @@ fn queues_are_checked_when_they_become_ready() {
     assert!(matches!(set_up(|queue| queue.descriptors += 8), Err(Broken::QueueAlign { part: "descriptor table", .. })));
     assert!(matches!(set_up(|queue| queue.avail += 1), Err(Broken::QueueAlign { part: "available ring", .. })));
     assert!(matches!(set_up(|queue| queue.used += 2), Err(Broken::QueueAlign { part: "used ring", .. })));
-    for addr in [0, RAM as u64, RAM as u64 - 16, u64::MAX & !0xf] {
+    for addr in [0, RAM as u64, RAM as u64 - 16, !0xf] {
         assert!(matches!(set_up(|queue| queue.descriptors = addr), Err(Broken::QueueRange { .. })), "{addr:#x}");
     }
     assert!(matches!(set_up(|queue| queue.used = RAM as u64 - 8), Err(Broken::QueueRange { part: "used ring", .. })));
@@ -195,7 +195,7 @@ fn a_restored_device_goes_on() {
     driver.acknowledge();
     read_request(&mut driver);
     assert!(driver.kick(0).unwrap());
-    assert_eq!(driver.take_used(0), [((5 * 3) % 64, 513)]);
+    assert_eq!(driver.take_used(0), [(15, 513)]);
     let mut capacity = [0; 8];
     driver.transport.read(CONFIG, &mut capacity);
     assert_eq!(u64::from_le_bytes(capacity), 2048);

@@ -5,9 +5,9 @@
 /// Bytes of a [`Header`].
 pub(super) const HEADER_LEN: u32 = 44;
 /// The address of the host.
-pub(super) const HOST_CID: u64 = 2;
+pub(crate) const HOST_CID: u64 = 2;
 /// A connection-oriented byte stream.
-pub(super) const STREAM: u16 = 1;
+pub(crate) const STREAM: u16 = 1;
 /// In a [`op::SHUTDOWN`]: the sender will not receive any more.
 pub(super) const SHUTDOWN_RECEIVE: u32 = 1;
 /// In a [`op::SHUTDOWN`]: the sender will not send any more.

@@ -10,7 +10,15 @@
 //! - [`config`], [`daemon`], [`lock`], [`metrics`]: the process around all that
 #![forbid(unsafe_code)]
 
+pub mod api;
+pub mod catalog;
 pub mod code;
+pub mod config;
+pub mod daemon;
 pub mod engine;
+pub mod lock;
+pub mod logs;
 pub mod manifest;
+pub mod metrics;
+pub mod schedule;
 pub mod state;

@@ -26,7 +26,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use torpor_protocol::agent::Runtime;
 use torpor_protocol::limits::{MAX_MEMORY_MIB, MIN_MEMORY_MIB};
-pub use units::{format_bytes, format_millis};
+pub use units::{bytes as parse_bytes, format_bytes, format_millis, millis as parse_millis};
 
 /// Name of the manifest in a task's folder.
 pub const FILE: &str = "torpor.toml";

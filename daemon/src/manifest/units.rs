@@ -11,12 +11,14 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 }
 
 /// `"128MiB"` in bytes; units B, KiB, MiB, GiB.
-pub(crate) fn bytes(text: &str) -> Option<u64> {
+#[must_use]
+pub fn bytes(text: &str) -> Option<u64> {
     scaled(text, &SIZES)
 }
 
 /// `"30s"` in milliseconds; units ms, s, m, h.
-pub(crate) fn millis(text: &str) -> Option<u64> {
+#[must_use]
+pub fn millis(text: &str) -> Option<u64> {
     scaled(text, &TIMES)
 }
 

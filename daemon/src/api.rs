@@ -1,0 +1,134 @@
+//! The control API: HTTP and JSON.
+//!
+//! - [`serve`]: connections on a Unix socket
+//! - `tasks`, `executions`, `logs`, `host`: one handler a route
+//! - [`error`], [`types`]: what is answered
+//!
+//! Every body has a cap and a deadline, and every answer that is not a success an [`error::ErrorBody`]. `/openapi.json` is made from the
+//! same attributes as the routes, so it can't name a route that is not there.
+
+pub mod error;
+mod executions;
+mod host;
+mod logs;
+pub mod serve;
+mod tasks;
+pub mod types;
+
+
+use crate::catalog::Catalog;
+use crate::code::images::Images;
+use crate::config::Config;
+use crate::logs::Logs;
+use crate::metrics::Metrics;
+use crate::schedule::dispatch::Dispatcher;
+use crate::schedule::runner::Runner;
+use crate::state::store::Store;
+use axum::Router;
+use axum::http::StatusCode;
+use error::ApiError;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Mutex, Semaphore};
+use tokio_util::sync::CancellationToken;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+/// Pushes that are taken in at once; more wait.
+const PUSHES: usize = 2;
+/// How long a client may take to send a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Everything that handlers use.
+#[derive(Debug)]
+pub struct App {
+    /// The scheduler.
+    pub dispatcher: Arc<Dispatcher>,
+    /// Tasks.
+    pub catalog: Catalog,
+    /// The database.
+    pub store: Store,
+    /// Code.
+    pub images: Images,
+    /// Output of programs.
+    pub logs: Logs,
+    /// Figures.
+    pub metrics: Arc<Metrics>,
+    /// Settings.
+    pub config: Config,
+    /// Ends long answers.
+    pub stopping: CancellationToken,
+    pushes: Semaphore,
+    tasks: Mutex<()>,
+}
+
+impl App {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(
+        dispatcher: Arc<Dispatcher>,
+        catalog: Catalog,
+        (store, images, logs): (Store, Images, Logs),
+        metrics: Arc<Metrics>,
+        config: Config,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            dispatcher,
+            catalog,
+            store,
+            images,
+            logs,
+            metrics,
+            config,
+            stopping: CancellationToken::new(),
+            pushes: Semaphore::new(PUSHES),
+            tasks: Mutex::new(()),
+        })
+    }
+
+    fn runner(&self) -> &dyn Runner {
+        self.dispatcher.runner()
+    }
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Torpor control API", description = "Tasks, executions and logs of one torpord, over its Unix socket."),
+    components(schemas(error::ErrorBody))
+)]
+struct Doc;
+
+fn documented() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
+    OpenApiRouter::with_openapi(Doc::openapi())
+        .routes(routes!(tasks::push, tasks::list))
+        .routes(routes!(tasks::inspect, tasks::remove))
+        .routes(routes!(executions::submit))
+        .routes(routes!(executions::list))
+        .routes(routes!(executions::inspect))
+        .routes(routes!(executions::cancel))
+        .routes(routes!(logs::read))
+        .routes(routes!(host::host))
+        .routes(routes!(host::metrics))
+        .routes(routes!(host::health))
+        .split_for_parts()
+}
+
+/// The document that `/openapi.json` answers with.
+#[must_use]
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    documented().1
+}
+
+/// All routes.
+pub fn router(app: Arc<App>) -> Router {
+    let (router, document) = documented();
+    let document = Arc::new(document);
+    router
+        .route("/openapi.json", axum::routing::get(move || async move { axum::Json(document) }))
+        .fallback(async || ApiError::request(StatusCode::NOT_FOUND, "no such path; /openapi.json lists them"))
+        .method_not_allowed_fallback(async || {
+            ApiError::request(StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method; /openapi.json lists them")
+        })
+        .with_state(app)
+}

@@ -1,0 +1,189 @@
+//! What a client gets when it gets a no: a status, a code of a closed list, a message that says what to do.
+
+use crate::catalog::LookupError;
+use crate::code::CodeError;
+use crate::manifest;
+use crate::schedule::dispatch::SubmitError;
+use crate::state::store::StoreError;
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use std::sync::Arc;
+
+/// All codes of errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// 400: `torpor.toml` is missing or wrong; `file` and `line` say where.
+    InvalidManifest,
+    /// 400: the folder holds what it may not, or lacks the entry.
+    InvalidCode,
+    /// 413: too many bytes or files.
+    CodeTooLarge,
+    /// 400: the input is not JSON.
+    InvalidInput,
+    /// 413: the input is too large.
+    InputTooLarge,
+    /// 400, 404, 405, 408: the request itself is wrong: its path, method, parameters or body.
+    InvalidRequest,
+    /// 404.
+    UnknownTask,
+    /// 404: no such version, or the digits stand for more than one.
+    UnknownVersion,
+    /// 404.
+    UnknownExecution,
+    /// 409: it has ended.
+    NotCancellable,
+    /// 409: executions of the task are queued or running.
+    TaskBusy,
+    /// 422: its VM would need more than the whole memory budget.
+    OverCapacity,
+    /// 503: the daemon is stopping.
+    Draining,
+    /// 507: nothing was stored.
+    DiskFull,
+    /// 500: a fault of the host or of torpord; its log has more.
+    Internal,
+}
+
+impl ErrorCode {
+    const fn status(self) -> StatusCode {
+        match self {
+            Self::InvalidManifest | Self::InvalidCode | Self::InvalidInput | Self::InvalidRequest => StatusCode::BAD_REQUEST,
+            Self::CodeTooLarge | Self::InputTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnknownTask | Self::UnknownVersion | Self::UnknownExecution => StatusCode::NOT_FOUND,
+            Self::NotCancellable | Self::TaskBusy => StatusCode::CONFLICT,
+            Self::OverCapacity => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+/// What went wrong.
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct ErrorDetail {
+    /// For programs.
+    pub code: ErrorCode,
+    /// For people: what is wrong, and what to do.
+    pub message: String,
+    /// File of the task's folder that is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Line of that file, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
+}
+
+/// Body of every answer that is not a success.
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct ErrorBody {
+    /// What went wrong.
+    pub error: ErrorDetail,
+}
+
+/// A refusal on its way to a client.
+#[derive(Debug, Clone)]
+pub struct ApiError {
+    status: StatusCode,
+    detail: ErrorDetail,
+}
+
+impl ApiError {
+    /// A refusal without a place in a file.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { status: code.status(), detail: ErrorDetail { code, message: message.into(), file: None, line: None } }
+    }
+
+    /// A wrong request, with a status of its own.
+    pub fn request(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, ..Self::new(ErrorCode::InvalidRequest, message) }
+    }
+
+    /// No such execution.
+    pub fn unknown_execution(id: &str) -> Self {
+        Self::new(ErrorCode::UnknownExecution, format!("no execution {id:?}; `torpor ps -a` lists them"))
+    }
+
+    fn at(mut self, file: &str, line: Option<usize>) -> Self {
+        self.detail.file = Some(file.to_owned());
+        self.detail.line = line;
+        self
+    }
+
+    /// A failure of the disk under an upload or a log.
+    pub fn io(what: &str, error: &std::io::Error) -> Self {
+        use std::io::ErrorKind as E;
+        if matches!(error.kind(), E::StorageFull | E::QuotaExceeded) {
+            return Self::from(StoreError::DiskFull);
+        }
+        tracing::error!(%error, what, "an operation on the state folder failed");
+        Self::new(ErrorCode::Internal, format!("{what}: {error}"))
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.status, Json(ErrorBody { error: self.detail })).into_response()
+    }
+}
+
+impl From<CodeError> for ApiError {
+    fn from(error: CodeError) -> Self {
+        let message = error.to_string();
+        match error {
+            CodeError::Manifest(error) => Self::new(ErrorCode::InvalidManifest, error.message).at(manifest::FILE, Some(error.line)),
+            CodeError::NoManifest => Self::new(ErrorCode::InvalidManifest, message).at(manifest::FILE, None),
+            CodeError::Program { line, message } => Self::new(ErrorCode::InvalidCode, message).at(manifest::FILE, Some(line)),
+            CodeError::Entry { path, .. } => Self::new(ErrorCode::InvalidCode, message).at(&path, None),
+            CodeError::Tar(_) => Self::new(ErrorCode::InvalidCode, message),
+            CodeError::TooLarge | CodeError::TooMany => Self::new(ErrorCode::CodeTooLarge, message),
+            CodeError::Io { what, source } => Self::io(what, &source),
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&StoreError> for ApiError {
+    fn from(error: &StoreError) -> Self {
+        match error {
+            StoreError::DiskFull => Self::new(ErrorCode::DiskFull, error.to_string()),
+            StoreError::Closed => Self::new(ErrorCode::Draining, error.to_string()),
+            other => {
+                tracing::error!(error = %other, "the store failed");
+                Self::new(ErrorCode::Internal, other.to_string())
+            }
+        }
+    }
+}
+
+impl From<Arc<StoreError>> for ApiError {
+    fn from(error: Arc<StoreError>) -> Self {
+        Self::from(&*error)
+    }
+}
+
+impl From<SubmitError> for ApiError {
+    fn from(error: SubmitError) -> Self {
+        let code = match error {
+            SubmitError::Draining => ErrorCode::Draining,
+            SubmitError::OverCapacity { .. } => ErrorCode::OverCapacity,
+            SubmitError::Entropy(_) => ErrorCode::Internal,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<LookupError> for ApiError {
+    fn from(error: LookupError) -> Self {
+        let code = if matches!(error, LookupError::Task(_)) { ErrorCode::UnknownTask } else { ErrorCode::UnknownVersion };
+        Self::new(code, error.to_string())
+    }
+}

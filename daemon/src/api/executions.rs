@@ -1,0 +1,163 @@
+//! Executions: submit, list, inspect, cancel.
+
+use super::error::{ApiError, ErrorBody, ErrorCode};
+use super::types::{ExecutionList, ListParams, Params, WaitParams};
+use super::{App, BODY_TIMEOUT};
+use crate::manifest::format_bytes;
+use crate::schedule::live::Live;
+use crate::state::id::ExecutionId;
+use crate::state::record::Execution;
+use crate::state::store::Filter;
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde_json::value::RawValue;
+use std::sync::Arc;
+use std::time::Duration;
+use torpor_protocol::limits::MAX_INPUT;
+
+const LIMIT_DEFAULT: u32 = 100;
+const LIMIT_MAX: u32 = 1000;
+
+/// The whole body, if it is JSON.
+async fn input(body: Body) -> Result<Arc<[u8]>, ApiError> {
+    let late = |_| ApiError::request(StatusCode::REQUEST_TIMEOUT, "the input took longer than 60 s");
+    let whole = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_INPUT).collect()).await.map_err(late)?;
+    let bytes = whole.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            ApiError::new(ErrorCode::InputTooLarge, format!("an input has at most {}", format_bytes(MAX_INPUT as u64)))
+        } else {
+            ApiError::request(StatusCode::BAD_REQUEST, format!("the input broke off: {error}"))
+        }
+    })?;
+    let bytes = bytes.to_bytes();
+    match serde_json::from_slice::<&RawValue>(&bytes) {
+        Ok(_) => Ok(Arc::from(&bytes[..])),
+        Err(error) => Err(ApiError::new(ErrorCode::InvalidInput, format!("the input is not JSON: {error}"))),
+    }
+}
+
+/// Until the end, or the time has passed, or the daemon stops.
+async fn wait(app: &App, live: &Live, time: Duration) -> Arc<Execution> {
+    tokio::select! {
+        ended = live.ended() => ended,
+        () = tokio::time::sleep(time) => live.view(),
+        () = app.stopping.cancelled() => live.view(),
+    }
+}
+
+/// Run a task (`NAME`, or `NAME@` and at least 8 digits of a version) on the JSON of the body.
+#[utoipa::path(
+    post, path = "/v1/tasks/{name}/executions", tag = "executions",
+    params(("name" = String, Path, description = "NAME or NAME@HASH"), WaitParams),
+    request_body(content = Object, content_type = "application/json", description = "The input: any JSON, at most 6 MiB"),
+    responses(
+        (status = 201, description = "Durable; ended if `wait` was long enough", body = Execution),
+        (status = "4XX", description = "unknown_task, unknown_version, invalid_input, input_too_large, over_capacity", body = ErrorBody),
+        (status = "5XX", description = "draining, disk_full", body = ErrorBody),
+    )
+)]
+pub(super) async fn submit(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+    Params(params): Params<WaitParams>,
+    body: Body,
+) -> Result<(StatusCode, Json<Arc<Execution>>), ApiError> {
+    let time = params.duration()?;
+    // Before the body, so that a client does not send it in vain.
+    app.catalog.version(&name)?;
+    let input = input(body).await?;
+    let live = app.catalog.with_version(&name, |version| app.dispatcher.submit(version, input))??;
+    live.stored().await?;
+    let execution = match time {
+        Some(time) => wait(&app, &live, time).await,
+        None => live.view(),
+    };
+    Ok((StatusCode::CREATED, Json(execution)))
+}
+
+/// Executions, newest first, without their results.
+#[utoipa::path(
+    get, path = "/v1/executions", tag = "executions", params(ListParams),
+    responses((status = 200, body = ExecutionList), (status = 400, description = "invalid_request", body = ErrorBody))
+)]
+pub(super) async fn list(State(app): State<Arc<App>>, Params(params): Params<ListParams>) -> Result<Json<ExecutionList>, ApiError> {
+    let limit = params.limit.unwrap_or(LIMIT_DEFAULT);
+    if !(1..=LIMIT_MAX).contains(&limit) {
+        return Err(ApiError::request(StatusCode::BAD_REQUEST, format!("limit is from 1 to {LIMIT_MAX}")));
+    }
+    let wanted = |execution: &Execution| {
+        params.task.as_deref().is_none_or(|task| task == execution.task.as_str()) && params.state.is_none_or(|state| state == execution.state)
+    };
+    let cap = usize::try_from(limit).unwrap_or(usize::MAX);
+    // The live ones first: one that ends meanwhile is then found twice, not missed.
+    let mut executions: Vec<Arc<Execution>> =
+        app.dispatcher.all_live().iter().map(|live| live.view()).filter(|view| wanted(view)).take(cap).collect();
+    if params.all || params.state.is_some_and(crate::state::machine::State::ended) {
+        let filter = Filter { task: params.task.clone(), state: params.state, limit };
+        executions.extend(app.store.ended(&filter).await?.into_iter().map(Arc::new));
+        executions.sort_by(|a, b| b.id.cmp(&a.id).then(b.state.ended().cmp(&a.state.ended())));
+        executions.dedup_by(|later, first| later.id == first.id);
+        executions.truncate(cap);
+    }
+    for execution in &mut executions {
+        if execution.result.is_some() {
+            Arc::make_mut(execution).result = None;
+        }
+    }
+    Ok(Json(ExecutionList { executions }))
+}
+
+pub(super) fn parse_id(id: &str) -> Result<ExecutionId, ApiError> {
+    ExecutionId::parse(id).ok_or_else(|| ApiError::unknown_execution(id))
+}
+
+/// One execution.
+#[utoipa::path(
+    get, path = "/v1/executions/{id}", tag = "executions", params(("id" = String, Path), WaitParams),
+    responses((status = 200, body = Execution), (status = 404, description = "unknown_execution", body = ErrorBody))
+)]
+pub(super) async fn inspect(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    Params(params): Params<WaitParams>,
+) -> Result<Json<Arc<Execution>>, ApiError> {
+    let (time, id) = (params.duration()?, parse_id(&id)?);
+    if let Some(live) = app.dispatcher.live(&id) {
+        // Nobody may learn of an execution before it is durable.
+        live.stored().await?;
+        return Ok(Json(match time {
+            Some(time) => wait(&app, &live, time).await,
+            None => live.view(),
+        }));
+    }
+    let execution = app.store.execution(&id).await?.ok_or_else(|| ApiError::unknown_execution(id.as_str()))?;
+    Ok(Json(Arc::new(execution)))
+}
+
+/// Cancel an execution. Answers when its VM is gone; cancelling what is cancelled already is no error.
+#[utoipa::path(
+    post, path = "/v1/executions/{id}/cancel", tag = "executions", params(("id" = String, Path)),
+    responses(
+        (status = 200, body = Execution),
+        (status = 404, description = "unknown_execution", body = ErrorBody),
+        (status = 409, description = "not_cancellable: it has ended", body = ErrorBody),
+    )
+)]
+pub(super) async fn cancel(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Arc<Execution>>, ApiError> {
+    use crate::state::machine::State as S;
+    let id = parse_id(&id)?;
+    let execution = match app.dispatcher.cancel(&id).await {
+        Some(cancelled) => cancelled?,
+        None => Arc::new(app.store.execution(&id).await?.ok_or_else(|| ApiError::unknown_execution(id.as_str()))?),
+    };
+    match execution.state {
+        S::Succeeded | S::Failed | S::TimedOut => {
+            let message = format!("execution {id} has already ended as {}", execution.state.name());
+            Err(ApiError::new(ErrorCode::NotCancellable, message))
+        }
+        _ => Ok(Json(execution)),
+    }
+}

@@ -1,0 +1,57 @@
+//! The host and the daemon itself.
+
+use super::App;
+use super::error::{ApiError, ErrorCode};
+use super::types::{HealthBody, HostBody, KvmBody, LimitsBody};
+use crate::code::MAX_ENTRIES;
+use axum::Json;
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use std::sync::Arc;
+use torpor_protocol::limits::{MAX_CODE, MAX_INPUT, MAX_MEMORY_MIB, MAX_RESULT, MIN_MEMORY_MIB};
+
+const KVM: &str = "/dev/kvm";
+
+/// What this host has and does.
+#[utoipa::path(get, path = "/v1/host", tag = "host", responses((status = 200, body = HostBody)))]
+pub(super) async fn host(State(app): State<Arc<App>>) -> Json<HostBody> {
+    let (load, config) = (app.dispatcher.load(), &app.config);
+    let free = nix::sys::statvfs::statvfs(&config.state_dir).map_or(0, |disk| disk.blocks_available().saturating_mul(disk.fragment_size()));
+    Json(HostBody {
+        version: env!("CARGO_PKG_VERSION"),
+        kvm: KvmBody { device: KVM, usable: std::fs::File::options().read(true).write(true).open(KVM).is_ok() },
+        kernel: config.kernel.display().to_string(),
+        images: config.images.display().to_string(),
+        memory_budget_bytes: load.budget.bytes,
+        memory_used_bytes: load.used,
+        running: load.running,
+        queued: load.queued,
+        templates: app.runner().stats().templates,
+        state_dir: config.state_dir.display().to_string(),
+        disk_free_bytes: free,
+        limits: LimitsBody {
+            input_bytes: MAX_INPUT,
+            result_bytes: MAX_RESULT,
+            code_bytes: MAX_CODE,
+            code_entries: MAX_ENTRIES,
+            memory_min_mib: MIN_MEMORY_MIB,
+            memory_max_mib: MAX_MEMORY_MIB,
+            vms: load.budget.vms,
+        },
+    })
+}
+
+/// Figures in Prometheus' text format.
+#[utoipa::path(get, path = "/metrics", tag = "host", responses((status = 200, body = String, content_type = "text/plain")))]
+pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    let text = app.metrics.render(&app.dispatcher.load(), &app.runner().stats());
+    let text = text.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
+    Ok(([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response())
+}
+
+/// Whether the daemon takes work.
+#[utoipa::path(get, path = "/healthz", tag = "host", responses((status = 200, body = HealthBody)))]
+pub(super) async fn health(State(app): State<Arc<App>>) -> Json<HealthBody> {
+    Json(HealthBody { status: if app.dispatcher.load().draining { "draining" } else { "ok" } })
+}

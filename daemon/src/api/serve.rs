@@ -1,0 +1,123 @@
+//! Connections: HTTP/1.1 on a Unix socket, with a cap on their number and on how long a request's head may take.
+//!
+//! The socket appears under its name only when it listens and has its permissions; a stale one is replaced by that, a living one is not.
+
+use axum::Router;
+use axum::extract::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::fs::{self, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+/// Connections at once; more wait to be accepted.
+const CONNECTIONS: usize = 1024;
+/// How long a request's head may take, and a connection may be idle.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long connections get to finish their answers at the end.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Why the daemon can't listen.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Somebody answers there.
+    #[error("another daemon listens on {0}; stop it, or give this one its own --socket")]
+    InUse(PathBuf),
+    /// The path is something else.
+    #[error("{0} exists and is no socket; remove it, or give another --socket")]
+    NotASocket(PathBuf),
+    /// The file system or the kernel says no.
+    #[error("can't listen on {path}: {source}")]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Makes the socket.
+pub fn listen(path: &Path) -> Result<UnixListener, ListenError> {
+    let io = |source| ListenError::Io { path: path.to_owned(), source };
+    match fs::symlink_metadata(path) {
+        Ok(meta) if !meta.file_type().is_socket() => return Err(ListenError::NotASocket(path.to_owned())),
+        Ok(_) if net::UnixStream::connect(path).is_ok() => return Err(ListenError::InUse(path.to_owned())),
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(io(e)),
+        _ => {}
+    }
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(io)?;
+    }
+    let mut hidden = path.as_os_str().to_owned();
+    hidden.push(format!(".{}", std::process::id()));
+    let hidden = PathBuf::from(hidden);
+    let _ = fs::remove_file(&hidden);
+    let listener = net::UnixListener::bind(&hidden).map_err(io)?;
+    let shown = fs::set_permissions(&hidden, Permissions::from_mode(0o660)).and_then(|()| fs::rename(&hidden, path));
+    if let Err(error) = shown {
+        let _ = fs::remove_file(&hidden);
+        return Err(io(error));
+    }
+    adopt(listener).map_err(io)
+}
+
+/// Takes over a socket that listens already, such as one of systemd.
+pub fn adopt(listener: net::UnixListener) -> io::Result<UnixListener> {
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
+}
+
+/// Answers until told to stop, then lets answers on their way finish for a moment.
+pub async fn serve(listener: UnixListener, router: Router, stop: CancellationToken) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place,
+            () = stop.cancelled() => break,
+        };
+        let Ok(place) = place else { break };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => break,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: they come back when connections end.
+                tracing::warn!(%error, "can't accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let (router, stop) = (router.clone(), stop.clone());
+        tokio::spawn(async move {
+            let service = hyper::service::service_fn(move |request: Request<Incoming>| router.clone().oneshot(request));
+            let mut http = http1::Builder::new();
+            let http = http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).half_close(false);
+            let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = stop.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection ended");
+            }
+            drop(place);
+        });
+    }
+    let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
+    let _ = tokio::time::timeout(FAREWELL, places.acquire_many(all)).await;
+}

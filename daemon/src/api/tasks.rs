@@ -1,0 +1,178 @@
+//! Tasks: push, list, inspect, remove.
+//!
+//! The commit point of a push is the row of its version: the image is on disk before it, and an image without a row is swept at the next
+//! start.
+
+use super::error::{ApiError, ErrorBody, ErrorCode};
+use super::types::{TaskBody, TaskList, VersionBody};
+use super::{App, BODY_TIMEOUT};
+use crate::catalog::Task;
+use crate::code::check::{Checked, check};
+use crate::code::{CodeError, MAX_TAR, intake};
+use crate::manifest::TaskName;
+use crate::schedule::live::task_version;
+use crate::state::record::Version;
+use crate::state::time::Timestamp;
+use crate::state::writer::Change;
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use futures_util::StreamExt;
+use std::fs::File;
+use std::sync::Arc;
+use tokio::io::AsyncWriteExt;
+
+fn version_body(app: &App, version: &Version) -> VersionBody {
+    let task = task_version(version, app.images.path(&version.version));
+    VersionBody::new(version, app.runner().template_state(&task))
+}
+
+fn task_body(app: &App, name: &TaskName, task: &Task) -> TaskBody {
+    TaskBody {
+        name: name.to_string(),
+        latest: Arc::clone(&task.latest.version),
+        runtime: task.latest.entry.runtime().name(),
+        created_at: task.created_at,
+        versions: task.versions.iter().rev().map(|version| version_body(app, version)).collect(),
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, CodeError> + Send + 'static) -> Result<T, ApiError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    Ok(done.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))??)
+}
+
+/// The body into a file without a name; memory holds a piece of it at a time.
+async fn spool(app: &App, body: Body) -> Result<File, ApiError> {
+    let fault = |error: std::io::Error| ApiError::io("can't keep the upload", &error);
+    let mut file = tokio::fs::File::from_std(app.images.spool().map_err(fault)?);
+    let receive = async {
+        let (mut pieces, mut size) = (body.into_data_stream(), 0u64);
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|e| ApiError::request(StatusCode::BAD_REQUEST, format!("the upload broke off: {e}")))?;
+            size += piece.len() as u64;
+            if size > MAX_TAR {
+                return Err(CodeError::TooLarge.into());
+            }
+            file.write_all(&piece).await.map_err(fault)?;
+        }
+        file.flush().await.map_err(fault)
+    };
+    let late = || ApiError::request(StatusCode::REQUEST_TIMEOUT, "the upload took longer than 60 s");
+    tokio::time::timeout(BODY_TIMEOUT, receive).await.map_err(|_| late())??;
+    Ok(file.into_std().await)
+}
+
+/// Push a task's folder: an uncompressed tar with torpor.toml at its top. Its content becomes the task's newest version.
+#[utoipa::path(
+    post, path = "/v1/tasks", tag = "tasks",
+    request_body(content = Vec<u8>, content_type = "application/x-tar"),
+    responses(
+        (status = 201, description = "A new version", body = VersionBody),
+        (status = 200, description = "The same content as a version before; it is the newest again", body = VersionBody),
+        (status = "4XX", description = "invalid_manifest, invalid_code, code_too_large, over_capacity", body = ErrorBody),
+        (status = "5XX", description = "draining, disk_full", body = ErrorBody),
+    )
+)]
+pub(super) async fn push(State(app): State<Arc<App>>, body: Body) -> Result<(StatusCode, Json<VersionBody>), ApiError> {
+    if app.dispatcher.load().draining {
+        return Err(crate::schedule::dispatch::SubmitError::Draining.into());
+    }
+    let closed = |_| ApiError::new(ErrorCode::Draining, "torpord is stopping");
+    let _permit = app.pushes.acquire().await.map_err(closed)?;
+    let spool = spool(&app, body).await?;
+    let (spool, code) = blocking(move || {
+        let tree = intake::read(&spool)?;
+        let code = check(&spool, tree)?;
+        Ok((spool, code))
+    })
+    .await?;
+    keep(&app, spool, code).await
+}
+
+async fn keep(app: &Arc<App>, spool: File, code: Checked) -> Result<(StatusCode, Json<VersionBody>), ApiError> {
+    let known = app.catalog.exact(&code.manifest.name, &code.version);
+    let version = known.clone().unwrap_or_else(|| {
+        Arc::new(Version {
+            task: code.manifest.name.clone(),
+            version: code.version.as_str().into(),
+            entry: code.manifest.entry.clone(),
+            policy: code.manifest.policy,
+            code_bytes: code.tree.bytes(),
+            created_at: Timestamp::now(),
+        })
+    });
+    app.dispatcher.check_capacity(&version)?;
+    // The rest must not stop half-way when the client goes away.
+    let (app, stored) = (Arc::clone(app), Arc::clone(&version));
+    let keep = tokio::spawn(async move {
+        let _one = app.tasks.lock().await;
+        let images = app.images.clone();
+        blocking(move || images.keep(&code, &spool)).await?;
+        if let Err(error) = app.store.commit(Change::PutVersion(Arc::clone(&stored))).await {
+            if !app.catalog.knows(&stored.version) {
+                let _ = app.images.remove(&stored.version);
+            }
+            return Err(ApiError::from(error));
+        }
+        app.catalog.put(Arc::clone(&stored));
+        app.dispatcher.prepare(Arc::clone(&stored));
+        Ok(version_body(&app, &stored))
+    });
+    let body = keep.await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))??;
+    tracing::info!(task = %version.task, version = &*version.version, new = known.is_none(), "pushed");
+    Ok((if known.is_some() { StatusCode::OK } else { StatusCode::CREATED }, Json(body)))
+}
+
+/// All tasks.
+#[utoipa::path(get, path = "/v1/tasks", tag = "tasks", responses((status = 200, body = TaskList)))]
+pub(super) async fn list(State(app): State<Arc<App>>) -> Json<TaskList> {
+    Json(TaskList { tasks: app.catalog.all().iter().map(|(name, task)| task_body(&app, name, task)).collect() })
+}
+
+/// One task and its versions.
+#[utoipa::path(
+    get, path = "/v1/tasks/{name}", tag = "tasks", params(("name" = String, Path)),
+    responses((status = 200, body = TaskBody), (status = 404, description = "unknown_task", body = ErrorBody))
+)]
+pub(super) async fn inspect(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Json<TaskBody>, ApiError> {
+    let task = app.catalog.task(&name)?;
+    Ok(Json(task_body(&app, &task.latest.task, &task)))
+}
+
+/// Remove a task with all its versions. Its executions stay known.
+#[utoipa::path(
+    delete, path = "/v1/tasks/{name}", tag = "tasks", params(("name" = String, Path)),
+    responses(
+        (status = 204, description = "Removed"),
+        (status = 404, description = "unknown_task", body = ErrorBody),
+        (status = 409, description = "task_busy", body = ErrorBody),
+    )
+)]
+pub(super) async fn remove(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<StatusCode, ApiError> {
+    let removal = tokio::spawn(async move {
+        let _one = app.tasks.lock().await;
+        let name = app.catalog.task(&name)?.latest.task.clone();
+        let task = app.catalog.remove_unless(&name, || app.dispatcher.busy(&name)).map_err(|busy| {
+            let what = format!("{busy} executions of task {:?} are queued or running; cancel them or wait", name.as_str());
+            ApiError::new(ErrorCode::TaskBusy, what)
+        })?;
+        let Some(task) = task else { return Ok(StatusCode::NO_CONTENT) };
+        if let Err(error) = app.store.commit(Change::RemoveTask(name.clone())).await {
+            app.catalog.put_back(name, task);
+            return Err(ApiError::from(error));
+        }
+        for version in &task.versions {
+            let image = app.images.path(&version.version);
+            app.runner().forget(&task_version(version, image));
+            if let Err(error) = app.images.remove(&version.version) {
+                tracing::warn!(version = &*version.version, %error, "an image could not be removed; the next start sweeps it");
+            }
+        }
+        tracing::info!(task = %name, versions = task.versions.len(), "removed");
+        Ok(StatusCode::NO_CONTENT)
+    });
+    removal.await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?
+}
+

@@ -1,0 +1,252 @@
+//! Shapes of answers that are not records of the store, and of parameters.
+
+use super::error::ApiError;
+use crate::engine::{TemplateInfo, TemplateState};
+use crate::logs::LogEntry;
+use crate::manifest::{self, Policy};
+use crate::state::machine::State;
+use crate::state::record::{Execution, Version};
+use crate::state::time::Timestamp;
+use axum::extract::FromRequestParts;
+use axum::extract::Query;
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Duration;
+use utoipa::{IntoParams, ToSchema};
+
+/// Longest wait that a client may ask for.
+const MAX_WAIT: f64 = 86_400.0;
+
+/// Query parameters; what does not parse is an `invalid_request`.
+#[derive(Debug)]
+pub(super) struct Params<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let query = Query::<T>::from_request_parts(parts, state).await;
+        query.map(|Query(value)| Self(value)).map_err(|error| ApiError::request(StatusCode::BAD_REQUEST, error.body_text()))
+    }
+}
+
+/// How long to wait.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct WaitParams {
+    /// Answer when the execution has ended, or after so many seconds (at most 86400).
+    pub wait: Option<f64>,
+}
+
+impl WaitParams {
+    pub(super) fn duration(&self) -> Result<Option<Duration>, ApiError> {
+        match self.wait {
+            None => Ok(None),
+            Some(seconds) if (0.0..=MAX_WAIT).contains(&seconds) => Ok(Some(Duration::from_secs_f64(seconds))),
+            Some(_) => Err(ApiError::request(StatusCode::BAD_REQUEST, "wait is a number of seconds from 0 to 86400")),
+        }
+    }
+}
+
+/// Which executions to list.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct ListParams {
+    /// Those that have ended too.
+    #[serde(default)]
+    pub all: bool,
+    /// Of this task only.
+    pub task: Option<String>,
+    /// In this state only; a state that ends an execution includes `all`.
+    pub state: Option<State>,
+    /// At most so many, 1 to 1000; 100 where it is not given.
+    pub limit: Option<u32>,
+}
+
+/// Which part of a log, and how.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct LogParams {
+    /// Server-sent events, until the execution has ended.
+    #[serde(default)]
+    pub follow: bool,
+    /// The cursor of an entry: begins after it.
+    #[serde(default)]
+    pub from: u64,
+}
+
+/// The rules of a version, as a manifest writes them.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PolicyBody {
+    /// RAM of its VMs.
+    #[schema(example = "128MiB")]
+    pub memory: String,
+    /// How long its program may run.
+    #[schema(example = "30s")]
+    pub timeout: String,
+    /// How often an execution that failed is run again.
+    pub retries: u32,
+    /// Most output that is kept.
+    #[schema(example = "1MiB")]
+    pub log_cap: String,
+}
+
+impl From<Policy> for PolicyBody {
+    fn from(policy: Policy) -> Self {
+        Self {
+            memory: format!("{}MiB", policy.memory_mib),
+            timeout: manifest::format_millis(policy.timeout_ms),
+            retries: policy.retries,
+            log_cap: manifest::format_bytes(policy.log_cap),
+        }
+    }
+}
+
+/// One immutable version of a task.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct VersionBody {
+    /// Name of the task.
+    pub task: String,
+    /// Content hash, 64 hex digits.
+    #[schema(value_type = String)]
+    pub version: Arc<str>,
+    /// Its language host.
+    #[schema(example = "python")]
+    pub runtime: &'static str,
+    /// Where the program begins.
+    pub entry: String,
+    /// The rules that its executions run under.
+    pub policy: PolicyBody,
+    /// Bytes of all its files.
+    pub code_bytes: u64,
+    /// When it was pushed first.
+    pub created_at: Timestamp,
+    /// Whether its template is there.
+    pub template: TemplateState,
+}
+
+impl VersionBody {
+    pub(super) fn new(version: &Version, template: TemplateState) -> Self {
+        Self {
+            task: version.task.to_string(),
+            version: Arc::clone(&version.version),
+            runtime: version.entry.runtime().name(),
+            entry: version.entry.to_string(),
+            policy: version.policy.into(),
+            code_bytes: version.code_bytes,
+            created_at: version.created_at,
+            template,
+        }
+    }
+}
+
+/// One task.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TaskBody {
+    /// Its name.
+    pub name: String,
+    /// The version that was pushed last.
+    #[schema(value_type = String)]
+    pub latest: Arc<str>,
+    /// Language host of that version.
+    pub runtime: &'static str,
+    /// When it was pushed first.
+    pub created_at: Timestamp,
+    /// Its versions, newest first.
+    pub versions: Vec<VersionBody>,
+}
+
+/// All tasks.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TaskList {
+    /// By name.
+    pub tasks: Vec<TaskBody>,
+}
+
+/// Some executions.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ExecutionList {
+    /// Newest first, without their results.
+    #[schema(value_type = Vec<Execution>)]
+    pub executions: Vec<Arc<Execution>>,
+}
+
+/// A log, or the part after a cursor.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LogBody {
+    /// In the order in which they came.
+    pub entries: Vec<LogEntry>,
+    /// Output over the policy's cap was dropped.
+    pub truncated: bool,
+    /// Cursor of the last entry, for `from`.
+    pub next: u64,
+}
+
+/// How the daemon is.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct HealthBody {
+    /// `ok`, or `draining` while it takes no new work.
+    #[schema(example = "ok")]
+    pub status: &'static str,
+}
+
+/// KVM on this host.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct KvmBody {
+    /// The device.
+    pub device: &'static str,
+    /// The daemon may open it.
+    pub usable: bool,
+}
+
+/// Sizes that are not a matter of policy.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LimitsBody {
+    /// Largest input, in bytes.
+    pub input_bytes: usize,
+    /// Largest result, in bytes.
+    pub result_bytes: usize,
+    /// Largest code of a task, in bytes.
+    pub code_bytes: u64,
+    /// Most files, folders and links of a task.
+    pub code_entries: usize,
+    /// Smallest memory of a VM, in MiB.
+    pub memory_min_mib: u32,
+    /// Largest memory of a VM, in MiB.
+    pub memory_max_mib: u32,
+    /// Most VMs at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vms: Option<usize>,
+}
+
+/// What this host has and does.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct HostBody {
+    /// Version of torpord.
+    pub version: &'static str,
+    /// KVM.
+    pub kvm: KvmBody,
+    /// Path of the guest kernel.
+    pub kernel: String,
+    /// Folder of root disks.
+    pub images: String,
+    /// Memory that VMs may take together.
+    pub memory_budget_bytes: u64,
+    /// Memory that VMs are charged.
+    pub memory_used_bytes: u64,
+    /// Executions that hold a VM.
+    pub running: usize,
+    /// Executions that wait.
+    pub queued: usize,
+    /// Templates that this daemon has used.
+    pub templates: Vec<TemplateInfo>,
+    /// The state folder.
+    pub state_dir: String,
+    /// Free bytes of its disk.
+    pub disk_free_bytes: u64,
+    /// Sizes.
+    pub limits: LimitsBody,
+}

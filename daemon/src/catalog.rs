@@ -1,0 +1,170 @@
+//! Tasks and their versions in memory: what the store has, so that a submission asks no database.
+//!
+//! Invariant: changed only after the store has committed the same change.
+
+use crate::manifest::TaskName;
+use crate::state::record::Version;
+use crate::state::store::StoredTask;
+use crate::state::time::Timestamp;
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Fewest hex digits that may stand for a version.
+pub const MIN_PREFIX: usize = 8;
+
+/// One task.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// When it was pushed first.
+    pub created_at: Timestamp,
+    /// What `run NAME` runs: the version pushed last.
+    pub latest: Arc<Version>,
+    /// All versions, oldest first.
+    pub versions: Vec<Arc<Version>>,
+}
+
+/// Why a name leads to no version.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LookupError {
+    /// No such task.
+    #[error("no task named {0:?}; `torpor task ls` lists them")]
+    Task(String),
+    /// The task has no such version.
+    #[error("task {task:?} has no version {hash:?}; `torpor task inspect {task}` lists them")]
+    Version {
+        /// The task.
+        task: String,
+        /// What was asked for.
+        hash: String,
+    },
+    /// The digits stand for more than one version.
+    #[error("{hash:?} stands for more than one version of task {task:?}; give more digits")]
+    Ambiguous {
+        /// The task.
+        task: String,
+        /// What was asked for.
+        hash: String,
+    },
+    /// Not a hash.
+    #[error("{0:?} is no version: at least {MIN_PREFIX} hex digits")]
+    Hash(String),
+}
+
+/// All tasks.
+#[derive(Debug, Default)]
+pub struct Catalog(RwLock<BTreeMap<TaskName, Task>>);
+
+impl Catalog {
+    /// As the store has them.
+    #[must_use]
+    pub fn load(stored: Vec<StoredTask>) -> Self {
+        let catalog = Self::default();
+        for task in stored {
+            let mut versions: Vec<Arc<Version>> = task.versions.into_iter().map(Arc::new).collect();
+            versions.sort_by_key(|version| version.created_at);
+            let latest = versions.iter().find(|version| *version.version == *task.latest).or_else(|| versions.last()).cloned();
+            if let Some(latest) = latest {
+                catalog.write().insert(task.name, Task { created_at: task.created_at, latest, versions });
+            }
+        }
+        catalog
+    }
+
+    // A panic while the lock was held can't have left the map half-changed: each change is one insertion or removal.
+    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<TaskName, Task>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<TaskName, Task>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All tasks by name.
+    #[must_use]
+    pub fn all(&self) -> Vec<(TaskName, Task)> {
+        self.read().iter().map(|(name, task)| (name.clone(), task.clone())).collect()
+    }
+
+    /// One task.
+    pub fn task(&self, name: &str) -> Result<Task, LookupError> {
+        let tasks = self.read();
+        let found = TaskName::try_from(name.to_owned()).ok().and_then(|name| tasks.get(&name));
+        found.cloned().ok_or_else(|| LookupError::Task(name.to_owned()))
+    }
+
+    /// The version that `NAME` or `NAME@HASH` means.
+    pub fn version(&self, reference: &str) -> Result<Arc<Version>, LookupError> {
+        self.with_version(reference, |version| version)
+    }
+
+    /// Does something with the version that `NAME` or `NAME@HASH` means, before anybody can remove its task.
+    pub fn with_version<T>(&self, reference: &str, work: impl FnOnce(Arc<Version>) -> T) -> Result<T, LookupError> {
+        let tasks = self.read();
+        let (name, hash) = reference.split_once('@').map_or((reference, None), |(name, hash)| (name, Some(hash)));
+        let task = TaskName::try_from(name.to_owned()).ok().and_then(|name| tasks.get(&name));
+        let task = task.ok_or_else(|| LookupError::Task(name.to_owned()))?;
+        let version = match hash {
+            None => Arc::clone(&task.latest),
+            Some(hash) => task.by_prefix(name, hash)?,
+        };
+        Ok(work(version))
+    }
+}
+
+impl Task {
+    fn by_prefix(&self, name: &str, hash: &str) -> Result<Arc<Version>, LookupError> {
+        let digits = hash.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        if hash.len() < MIN_PREFIX || hash.len() > 64 || !digits {
+            return Err(LookupError::Hash(hash.to_owned()));
+        }
+        let mut matching = self.versions.iter().filter(|version| version.version.starts_with(hash));
+        let (task, hash) = (name.to_owned(), hash.to_owned());
+        match (matching.next(), matching.next()) {
+            (Some(version), None) => Ok(Arc::clone(version)),
+            (Some(_), Some(_)) => Err(LookupError::Ambiguous { task, hash }),
+            (None, _) => Err(LookupError::Version { task, hash }),
+        }
+    }
+}
+
+impl Catalog {
+    /// A version by its whole hash.
+    #[must_use]
+    pub fn exact(&self, name: &TaskName, hash: &str) -> Option<Arc<Version>> {
+        self.read().get(name)?.versions.iter().find(|version| *version.version == *hash).cloned()
+    }
+
+    /// Any task has this version.
+    #[must_use]
+    pub fn knows(&self, hash: &str) -> bool {
+        self.read().values().any(|task| task.versions.iter().any(|version| *version.version == *hash))
+    }
+
+    /// A version was stored: it is its task's newest.
+    pub fn put(&self, version: Arc<Version>) {
+        let mut tasks = self.write();
+        let task = tasks.entry(version.task.clone()).or_insert_with(|| Task {
+            created_at: version.created_at,
+            latest: Arc::clone(&version),
+            versions: Vec::new(),
+        });
+        if !task.versions.iter().any(|known| known.version == version.version) {
+            task.versions.push(Arc::clone(&version));
+        }
+        task.latest = version;
+    }
+
+    /// Removes a task, unless it is busy: then says how much. Nobody can submit to it between the question and the removal.
+    pub fn remove_unless(&self, name: &TaskName, busy: impl FnOnce() -> usize) -> Result<Option<Task>, usize> {
+        let mut tasks = self.write();
+        match busy() {
+            0 => Ok(tasks.remove(name)),
+            busy => Err(busy),
+        }
+    }
+
+    /// The removal could not be stored.
+    pub fn put_back(&self, name: TaskName, task: Task) {
+        self.write().insert(name, task);
+    }
+}

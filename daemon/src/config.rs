@@ -1,0 +1,85 @@
+//! Settings: flags, and the environment where a flag is not given.
+
+use crate::manifest;
+use clap::{Parser, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How the daemon writes its own log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Runs programs in microVMs, on demand.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "torpord", version)]
+pub struct Config {
+    /// Folder of everything that outlives the daemon
+    #[arg(long, env = "TORPOR_STATE_DIR", default_value = "/var/lib/torpor", value_name = "DIR")]
+    pub state_dir: PathBuf,
+    /// Unix socket of the control API
+    #[arg(long, env = "TORPOR_SOCKET", default_value = "/run/torpor/torpord.sock", value_name = "PATH")]
+    pub socket: PathBuf,
+    /// Guest kernel, an ELF vmlinux
+    #[arg(long, env = "TORPOR_KERNEL", default_value = "/usr/lib/torpor/vmlinux", value_name = "PATH")]
+    pub kernel: PathBuf,
+    /// Folder of root disks: python.erofs, exec.erofs
+    #[arg(long, env = "TORPOR_IMAGES", default_value = "/usr/lib/torpor/images", value_name = "DIR")]
+    pub images: PathBuf,
+    /// The monitor [default: torpor-vmm beside torpord]
+    #[arg(long, env = "TORPOR_MONITOR", value_name = "PATH")]
+    pub monitor: Option<PathBuf>,
+    /// Memory that all VMs may take together, such as 4GiB [default: half of the host's]
+    #[arg(long, env = "TORPOR_MEMORY_BUDGET", value_parser = size, value_name = "SIZE")]
+    pub memory_budget: Option<u64>,
+    /// Most VMs at once [default: what fits the memory budget]
+    #[arg(long, env = "TORPOR_MAX_VMS", value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
+    pub max_vms: Option<u32>,
+    /// Monitors kept ready, each with a VM made
+    #[arg(long, env = "TORPOR_WARM", default_value_t = 4, value_name = "N")]
+    pub warm: usize,
+    /// How long running executions may go on after SIGTERM
+    #[arg(long, env = "TORPOR_DRAIN_TIMEOUT", default_value = "30s", value_parser = duration, value_name = "TIME")]
+    pub drain_timeout: Duration,
+    /// How to write the daemon's own log (to standard error)
+    #[arg(long, env = "TORPOR_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    pub log_format: LogFormat,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    manifest::parse_bytes(text).ok_or_else(|| "a size is a whole number and a unit: 512MiB, 4GiB".into())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let millis = manifest::parse_millis(text).ok_or("a time is a whole number and a unit: 500ms, 30s, 5m")?;
+    Ok(Duration::from_millis(millis))
+}
+
+impl Config {
+    /// The monitor's path.
+    #[must_use]
+    pub fn monitor(&self) -> PathBuf {
+        self.monitor.clone().unwrap_or_else(|| {
+            let own = std::env::current_exe().unwrap_or_default();
+            own.with_file_name("torpor-vmm")
+        })
+    }
+
+    /// The memory budget in bytes.
+    pub fn budget(&self) -> std::io::Result<u64> {
+        match self.memory_budget {
+            Some(bytes) => Ok(bytes),
+            None => Ok(host_memory()? / 2),
+        }
+    }
+}
+
+fn host_memory() -> std::io::Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo")?;
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.map(|kib| kib << 10).ok_or_else(|| std::io::Error::other("/proc/meminfo has no MemTotal; give --memory-budget"))
+}

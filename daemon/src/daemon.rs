@@ -1,0 +1,171 @@
+//! The daemon's life: take the state folder, open what is in it, account for what an earlier daemon left, serve, drain, stop.
+//!
+//! ```text
+//! lock -> store -> engine -> recover -> listening -- SIGTERM or SIGINT --> draining -> stopped
+//!                                                        (a second signal ends the draining)
+//! ```
+
+use crate::api::serve::{ListenError, adopt, listen, serve};
+use crate::api::{App, router};
+use crate::catalog::Catalog;
+use crate::code::images::Images;
+use crate::config::Config;
+use crate::engine::{Engine, EngineConfig, EngineError};
+use crate::lock::{LockError, StateLock};
+use crate::logs::Logs;
+use crate::metrics::Metrics;
+use crate::schedule::core::Budget;
+use crate::schedule::dispatch::Dispatcher;
+use crate::schedule::recover::recover;
+use crate::schedule::runner::Runner;
+use crate::state::store::{Store, StoreError};
+use sd_notify::NotifyState;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Why the daemon does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// Another has the folder.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The socket.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The database.
+    #[error("{path}: {source}")]
+    Store {
+        /// The database's file.
+        path: PathBuf,
+        /// Why.
+        source: StoreError,
+    },
+    /// KVM, kernel or images.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Anything else of the host.
+    #[error("can't {what}: {source}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> DaemonError {
+    move |source| DaemonError::Io { what: what.into(), source }
+}
+
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "can't tell the service manager");
+    }
+}
+
+fn socket(config: &Config) -> Result<UnixListener, DaemonError> {
+    let inherited = listenfd::ListenFd::from_env().take_unix_listener(0).map_err(io_error("take over the service manager's socket"))?;
+    match inherited {
+        Some(listener) => adopt(listener).map_err(io_error("take over the service manager's socket")),
+        None => Ok(listen(&config.socket)?),
+    }
+}
+
+/// Tells the service manager that the daemon lives, as often as it wants to hear it.
+async fn watchdog() {
+    let Some(period) = sd_notify::watchdog_enabled() else { return };
+    let mut tick = tokio::time::interval(period / 2);
+    loop {
+        tick.tick().await;
+        notify(&[NotifyState::Watchdog]);
+    }
+}
+
+async fn either(term: &mut Signal, int: &mut Signal) {
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}
+
+struct Parts {
+    app: Arc<App>,
+    runner: Arc<dyn Runner>,
+    store: Store,
+}
+
+async fn open(config: &Config) -> Result<Parts, DaemonError> {
+    let folder = &config.state_dir;
+    let metrics = Arc::new(Metrics::default());
+    let path = folder.join("torpor.db");
+    let store_error = |source| DaemonError::Store { path: path.clone(), source };
+    let counted = Arc::clone(&metrics);
+    let store = Store::open(&path, move |changes, took| counted.committed(changes, took)).await.map_err(store_error)?;
+    let opening = || io_error(format!("use the state folder {}", folder.display()));
+    let images = Images::open(folder).map_err(opening())?;
+    let logs = Logs::open(folder).map_err(opening())?;
+    let catalog = Catalog::load(store.tasks().await.map_err(store_error)?);
+    let swept = images.sweep(|version| catalog.knows(version)).map_err(opening())?;
+    if swept > 0 {
+        tracing::info!(swept, "removed images of pushes that were never recorded");
+    }
+
+    let engine = Engine::start(EngineConfig {
+        monitor: config.monitor(),
+        kernel: config.kernel.clone(),
+        images: config.images.clone(),
+        templates: folder.join("templates"),
+        warm: config.warm,
+    });
+    let runner: Arc<dyn Runner> = engine.await?;
+    let budget = Budget {
+        bytes: config.budget().map_err(io_error("find out how much memory the host has"))?,
+        vms: config.max_vms.map(|vms| usize::try_from(vms).unwrap_or(usize::MAX)),
+    };
+    let last = store.last_id().await.map_err(store_error)?;
+    let kept = (images.clone(), logs.clone());
+    let dispatcher = Dispatcher::new(budget, last.as_ref(), store.clone(), kept, Arc::clone(&runner), Arc::clone(&metrics));
+    let recovered = recover(&dispatcher, &catalog).await.map_err(store_error)?;
+    tracing::info!(budget = budget.bytes, ?recovered, "accounted for the executions of the last run");
+    let app = App::new(dispatcher, catalog, (store.clone(), images, logs), metrics, config.clone());
+    Ok(Parts { app, runner, store })
+}
+
+/// Runs the daemon to its end.
+pub async fn run(config: Config) -> Result<(), DaemonError> {
+    let folder = &config.state_dir;
+    std::fs::create_dir_all(folder).map_err(io_error(format!("make the state folder {}", folder.display())))?;
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(folder, private).map_err(io_error(format!("use the state folder {}", folder.display())))?;
+    let _lock = StateLock::take(folder)?;
+    let signals = "listen for signals";
+    let mut term = signal(SignalKind::terminate()).map_err(io_error(signals))?;
+    let mut int = signal(SignalKind::interrupt()).map_err(io_error(signals))?;
+    let listener = socket(&config)?;
+    let Parts { app, runner, store } = open(&config).await?;
+
+    let serving = tokio::spawn(serve(listener, router(Arc::clone(&app)), app.stopping.clone()));
+    let watching = tokio::spawn(watchdog());
+    tracing::info!(socket = %config.socket.display(), state = %folder.display(), "ready");
+    notify(&[NotifyState::Ready]);
+
+    either(&mut term, &mut int).await;
+    tracing::info!(timeout = ?config.drain_timeout, "draining");
+    notify(&[NotifyState::Stopping]);
+    tokio::select! {
+        () = app.dispatcher.drain(config.drain_timeout) => {}
+        () = either(&mut term, &mut int) => app.dispatcher.drain(Duration::ZERO).await,
+    }
+    app.stopping.cancel();
+    let _ = serving.await;
+    watching.abort();
+    runner.shutdown().await;
+    store.close().await;
+    let _ = std::fs::remove_file(&config.socket);
+    tracing::info!("stopped");
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! An execution that has not ended, as everyone in the daemon sees it.
+//!
+//! Invariant: what [`Live::view`] shows as ended is durable; until then the view may be ahead of the database, never behind it.
+
+use crate::engine::TaskVersion;
+use crate::logs::Tail;
+use crate::state::machine::State;
+use crate::state::record::{Execution, Happening, Version};
+use crate::state::store::StoreError;
+use crate::state::time::Timestamp;
+use crate::state::writer::Change;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Why a VM was told to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// A client cancelled the execution.
+    Client,
+    /// The daemon stops.
+    Daemon,
+    /// The execution could not be stored, so nobody knows of it.
+    Unstored,
+}
+
+/// Whether the database knows of an execution.
+#[derive(Debug, Clone)]
+pub enum Stored {
+    /// Its insertion is on its way.
+    Pending,
+    /// It does.
+    Yes,
+    /// It does not, and will not.
+    Failed(Arc<StoreError>),
+}
+
+/// What the database has of an execution.
+#[derive(Debug, Clone, Copy)]
+struct Saved {
+    state: State,
+    timeline: usize,
+}
+
+/// An execution that has not ended.
+#[derive(Debug)]
+pub struct Live {
+    /// What it runs.
+    pub version: Arc<Version>,
+    /// What its VM is charged.
+    pub bytes: u64,
+    /// Ends its VM.
+    pub cancel: CancellationToken,
+    /// How far its log is.
+    pub log: watch::Sender<Tail>,
+    /// Whether the database knows of it.
+    pub stored: watch::Sender<Stored>,
+    cause: OnceLock<Cause>,
+    view: watch::Sender<Arc<Execution>>,
+    saved: Mutex<Saved>,
+}
+
+impl Live {
+    /// A new one. `stored`: the database has it as it is.
+    #[must_use]
+    pub fn new(execution: Execution, version: Arc<Version>, bytes: u64, stored: bool) -> Self {
+        let saved = Saved { state: execution.state, timeline: execution.timeline.len() };
+        Self {
+            version,
+            bytes,
+            cancel: CancellationToken::new(),
+            log: watch::Sender::default(),
+            stored: watch::Sender::new(if stored { Stored::Yes } else { Stored::Pending }),
+            cause: OnceLock::new(),
+            view: watch::Sender::new(Arc::new(execution)),
+            saved: Mutex::new(saved),
+        }
+    }
+
+    /// As it is now.
+    #[must_use]
+    pub fn view(&self) -> Arc<Execution> {
+        Arc::clone(&self.view.borrow())
+    }
+
+    /// Waits until it has ended, or its insertion failed.
+    pub async fn ended(&self) -> Arc<Execution> {
+        let mut view = self.view.subscribe();
+        // The sender lives as long as `self`.
+        let ended = view.wait_for(|execution| execution.state.ended()).await;
+        ended.map_or_else(|_| self.view(), |execution| Arc::clone(&execution))
+    }
+
+    /// Waits until the database knows of it, or never will.
+    pub async fn stored(&self) -> Result<(), Arc<StoreError>> {
+        let mut stored = self.stored.subscribe();
+        match stored.wait_for(|stored| !matches!(stored, Stored::Pending)).await.as_deref() {
+            Ok(Stored::Failed(error)) => Err(Arc::clone(error)),
+            Ok(_) => Ok(()),
+            Err(_) => Err(Arc::new(StoreError::Closed)),
+        }
+    }
+
+    /// Asks its VM to end. The first cause stays.
+    pub fn stop(&self, cause: Cause) -> Cause {
+        let cause = *self.cause.get_or_init(|| cause);
+        self.cancel.cancel();
+        cause
+    }
+
+    /// Why its VM was asked to end.
+    #[must_use]
+    pub fn cause(&self) -> Option<Cause> {
+        self.cause.get().copied()
+    }
+
+    /// Something happened. What does not fit the state is a fault of this program; it is logged and left out.
+    pub fn happened(&self, what: Happening) {
+        self.view.send_modify(|execution| {
+            let execution = Arc::make_mut(execution);
+            if let Err(error) = execution.apply(Timestamp::now(), what.clone()) {
+                tracing::error!(execution = %execution.id, ?what, %error, "refused");
+            }
+        });
+    }
+
+    /// The change that brings the database up to `execution`, which is the view or what it is about to be.
+    #[must_use]
+    pub fn change(&self, execution: &Arc<Execution>) -> Change {
+        let saved = *self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        Change::Update { execution: Arc::clone(execution), stored: saved.state, timeline: saved.timeline }
+    }
+
+    /// The database has `execution` now; shows it.
+    pub fn saved(&self, execution: Arc<Execution>) {
+        *self.saved.lock().unwrap_or_else(PoisonError::into_inner) =
+            Saved { state: execution.state, timeline: execution.timeline.len() };
+        self.view.send_if_modified(|view| {
+            let newer = execution.state.ended() || execution.timeline.len() >= view.timeline.len();
+            if newer {
+                *view = execution;
+            }
+            newer
+        });
+    }
+
+    /// What the engine needs to know of its task.
+    #[must_use]
+    pub fn task(&self, code: std::path::PathBuf) -> TaskVersion {
+        task_version(&self.version, code)
+    }
+}
+
+/// What the engine needs to know of a version.
+#[must_use]
+pub fn task_version(version: &Version, code: std::path::PathBuf) -> TaskVersion {
+    TaskVersion {
+        task: version.task.to_string(),
+        version: version.version.to_string(),
+        runtime: version.entry.runtime(),
+        entry: version.entry.to_string(),
+        memory_mib: version.policy.memory_mib,
+        code,
+    }
+}

@@ -7,6 +7,7 @@ const COMMON: &[i64] = &[
     // KVM, interrupt lines.
     libc::SYS_ioctl,
     // The control socket, and waiting for the daemon to read it.
+    libc::SYS_sendto,
     libc::SYS_write,
     libc::SYS_poll,
     // Bells between the threads, locks, thread parking.

@@ -1,0 +1,4 @@
+//! A hostile driver of the socket; the body is tested with every run of the workspace's tests too.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|script: &[u8]| torpor_vmm::virtio::fuzz::vsock(script));

@@ -22,7 +22,6 @@ pub struct Ran {
 
 impl Ran {
     /// Itself, if it ended with this code.
-    #[must_use]
     pub fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, code, "stdout: {}\nstderr: {}", head(&self.stdout), head(&self.stderr));
         self

@@ -4,8 +4,12 @@
 
 use std::process::ExitCode;
 
+mod failures;
+mod host;
+mod input;
+mod isolation;
 mod usage;
 
 fn main() -> ExitCode {
-    torpor_tests::suite(&[usage::TESTS])
+    torpor_tests::suite(&[usage::TESTS, input::TESTS, failures::TESTS, isolation::TESTS, host::TESTS])
 }

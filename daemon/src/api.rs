@@ -15,6 +15,8 @@ pub mod serve;
 mod tasks;
 pub mod types;
 
+#[cfg(test)]
+mod tests;
 
 use crate::catalog::Catalog;
 use crate::code::images::Images;

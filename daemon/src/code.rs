@@ -44,7 +44,10 @@ pub enum CodeError {
         why: String,
     },
     /// All files together.
-    #[error("the code is larger than {}, all files together; leave out what the program does not need", manifest::format_bytes(torpor_protocol::limits::MAX_CODE))]
+    #[error(
+        "the code is larger than {}, all files together; leave out what the program does not need",
+        manifest::format_bytes(torpor_protocol::limits::MAX_CODE)
+    )]
     TooLarge,
     /// Files, folders and links together.
     #[error("the code has more than {MAX_ENTRIES} files, folders and links; leave out what the program does not need")]

@@ -7,7 +7,7 @@
 //! - [`schedule`]: who runs next, and the life of an execution from submission to its end
 //! - [`logs`]: what programs print
 //! - [`engine`]: VMs
-//! - [`config`], [`daemon`], [`lock`], [`metrics`]: the process around all that
+//! - [`config`], [`lock`], [`metrics`] and [`daemon`]: the process around all that
 #![forbid(unsafe_code)]
 
 pub mod api;

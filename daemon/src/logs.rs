@@ -11,6 +11,9 @@
 //!
 //! Invariant: a reader sees whole lines only ([`Tail::bytes`] never points into one).
 
+#[cfg(test)]
+mod tests;
+
 use crate::state::id::ExecutionId;
 use crate::state::time::Timestamp;
 use serde::{Deserialize, Serialize};

@@ -270,7 +270,8 @@ fn memory(text: &str) -> Result<u32, String> {
     let range = format!("from \"{MIN_MEMORY_MIB}MiB\" to \"{MAX_MEMORY_MIB}MiB\", in whole MiB");
     let bytes = units::bytes(text).ok_or_else(|| format!("memory {text:?} is not a size; write it {range}"))?;
     let mib = u32::try_from(bytes >> 20).ok().filter(|_| bytes % (1 << 20) == 0);
-    mib.filter(|mib| (MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(mib)).ok_or_else(|| format!("memory {text:?} is out of range; it is {range}"))
+    mib.filter(|mib| (MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(mib))
+        .ok_or_else(|| format!("memory {text:?} is out of range; it is {range}"))
 }
 
 fn timeout(text: &str) -> Result<u64, String> {

@@ -19,3 +19,8 @@ pub mod live;
 pub mod recover;
 pub mod run;
 pub mod runner;
+
+#[cfg(test)]
+mod scripted;
+#[cfg(test)]
+mod tests;

@@ -28,4 +28,4 @@ pub mod time;
 pub mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -89,7 +89,8 @@ pub(super) async fn list(State(app): State<Arc<App>>, Params(params): Params<Lis
         return Err(ApiError::request(StatusCode::BAD_REQUEST, format!("limit is from 1 to {LIMIT_MAX}")));
     }
     let wanted = |execution: &Execution| {
-        params.task.as_deref().is_none_or(|task| task == execution.task.as_str()) && params.state.is_none_or(|state| state == execution.state)
+        params.task.as_deref().is_none_or(|task| task == execution.task.as_str())
+            && params.state.is_none_or(|state| state == execution.state)
     };
     let cap = usize::try_from(limit).unwrap_or(usize::MAX);
     // The live ones first: one that ends meanwhile is then found twice, not missed.

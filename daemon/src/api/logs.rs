@@ -101,9 +101,10 @@ impl Follow {
             let page = page(&self.app.logs, &self.id, self.cursor, tail.bytes).await.unwrap_or_default();
             if page.next > self.cursor {
                 self.cursor = page.next;
-                let events = page.entries.into_iter().filter_map(|(entry, cursor)| {
-                    Event::default().event("log").id(cursor.to_string()).json_data(entry).ok()
-                });
+                let events = page
+                    .entries
+                    .into_iter()
+                    .filter_map(|(entry, cursor)| Event::default().event("log").id(cursor.to_string()).json_data(entry).ok());
                 self.ready = events.collect::<Vec<_>>().into_iter();
             } else if tail.ended {
                 self.over = true;

@@ -175,4 +175,3 @@ pub(super) async fn remove(State(app): State<Arc<App>>, Path(name): Path<String>
     });
     removal.await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?
 }
-

@@ -17,10 +17,11 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
-const BLOCK: u64 = 4096;
+const BLOCK: usize = 4096;
+const BLOCK_U64: u64 = BLOCK as u64;
 const BLOCK_BITS: u8 = 12;
-const SUPER: u64 = 1024;
-const INODES: u64 = SUPER + 128;
+const SUPER: usize = 1024;
+const INODES: u64 = SUPER as u64 + 128;
 const INODE: u64 = 32;
 const DIRENT: usize = 12;
 const MAGIC: u32 = 0xE0F5_E1E2;
@@ -51,11 +52,11 @@ fn folder_data(folder: &Folder<'_>, own: u64, above: u64) -> Vec<u8> {
         let mut used = 0;
         let fits = rest.iter().take_while(|(name, _)| {
             used += DIRENT + name.len();
-            used <= BLOCK as usize
+            used <= BLOCK
         });
         let (now, later) = rest.split_at(fits.count());
         // Names are at most 255 bytes (`tree::clean`), so each block takes at least one.
-        out.resize(out.len().next_multiple_of(BLOCK as usize), 0);
+        out.resize(out.len().next_multiple_of(BLOCK), 0);
         let mut name_at = now.len() * DIRENT;
         for (name, (number, kind)) in now {
             out.extend_from_slice(&number.to_le_bytes());
@@ -115,8 +116,8 @@ impl Data<'_> {
 }
 
 fn pad(out: &mut impl Write, written: u64) -> io::Result<()> {
-    let gap = written.next_multiple_of(BLOCK) - written;
-    out.write_all(&[0; BLOCK as usize][..usize::try_from(gap).unwrap_or(0)])
+    let gap = written.next_multiple_of(BLOCK_U64) - written;
+    out.write_all(&[0; BLOCK][..usize::try_from(gap).unwrap_or(0)])
 }
 
 fn narrow(value: u64) -> Result<u32, CodeError> {
@@ -146,7 +147,7 @@ pub fn write(tree: &Tree, spool: &File, out: &mut impl Write) -> Result<u64, Cod
     }
 
     let table_end = INODES + INODE * (1 + tree.nodes().len() as u64);
-    let mut block = table_end.div_ceil(BLOCK);
+    let mut block = table_end.div_ceil(BLOCK_U64);
     let mut inodes = Vec::with_capacity(1 + tree.nodes().len());
     let mut data = Vec::new();
     // Folders' data first, so that a look-up reads blocks that lie together; inodes are in the order of their numbers.
@@ -174,12 +175,12 @@ pub fn write(tree: &Tree, spool: &File, out: &mut impl Write) -> Result<u64, Cod
     for (slot, content) in front.into_iter().chain(back) {
         if content.size() > 0 {
             inodes[slot].block = narrow(block)?;
-            block += content.size().div_ceil(BLOCK);
+            block += content.size().div_ceil(BLOCK_U64);
             data.push(content);
         }
     }
 
-    out.write_all(&[0; SUPER as usize]).map_err(CodeError::io(WRITE))?;
+    out.write_all(&[0; SUPER]).map_err(CodeError::io(WRITE))?;
     out.write_all(&superblock(inodes.len() as u64, narrow(block)?)).map_err(CodeError::io(WRITE))?;
     for (inode, number) in inodes.iter().zip(1..) {
         out.write_all(&inode.bytes(number)).map_err(CodeError::io(WRITE))?;
@@ -192,7 +193,7 @@ pub fn write(tree: &Tree, spool: &File, out: &mut impl Write) -> Result<u64, Cod
         }
         pad(out, content.size()).map_err(CodeError::io(WRITE))?;
     }
-    Ok(block * BLOCK)
+    Ok(block * BLOCK_U64)
 }
 
 fn copy(mut spool: &File, offset: u64, size: u64, path: &str, out: &mut impl Write) -> Result<(), CodeError> {

@@ -56,9 +56,8 @@ impl Images {
             return Ok(path);
         }
         let tmp = self.tmp.join(format!("{}-{}", code.version, unique().map_err(CodeError::io(WRITE))?));
-        let written = Self::fill(&tmp, code, spool).and_then(|()| {
-            fs::rename(&tmp, &path).and_then(|()| sync_folder(&self.code)).map_err(CodeError::io(WRITE))
-        });
+        let written = Self::fill(&tmp, code, spool)
+            .and_then(|()| fs::rename(&tmp, &path).and_then(|()| sync_folder(&self.code)).map_err(CodeError::io(WRITE)));
         if written.is_err() {
             let _ = fs::remove_file(&tmp);
         }

@@ -75,7 +75,19 @@ fn each_refusal_names_its_line() {
 
 #[test]
 fn entries_stay_in_the_folder() {
-    for entry in ["main.py", ":f", "main.py:", ".py:f", "d/.py:f", "/main.py:f", "../main.py:f", "a//b.py:f", "main.py:1f", "main.py:f:g", "main.txt:f"] {
+    for entry in [
+        "main.py",
+        ":f",
+        "main.py:",
+        ".py:f",
+        "d/.py:f",
+        "/main.py:f",
+        "../main.py:f",
+        "a//b.py:f",
+        "main.py:1f",
+        "main.py:f:g",
+        "main.txt:f",
+    ] {
         let (line, _) = refused(&format!("[task]\nname = \"t\"\nruntime = \"python\"\nentry = {entry:?}\n"));
         assert_eq!(line, 4, "{entry}");
     }

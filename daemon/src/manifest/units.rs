@@ -25,7 +25,7 @@ pub fn millis(text: &str) -> Option<u64> {
 /// A size with the largest unit that leaves a whole number.
 #[must_use]
 pub fn format_bytes(bytes: u64) -> String {
-    let (unit, scale) = SIZES.into_iter().find(|(_, scale)| bytes >= *scale && bytes % scale == 0).unwrap_or(("B", 1));
+    let (unit, scale) = SIZES.into_iter().find(|(_, scale)| bytes >= *scale && bytes.is_multiple_of(*scale)).unwrap_or(("B", 1));
     format!("{}{unit}", bytes / scale)
 }
 
@@ -34,6 +34,6 @@ pub fn format_bytes(bytes: u64) -> String {
 pub fn format_millis(millis: u64) -> String {
     let mut units = TIMES;
     units.sort_by_key(|(_, scale)| std::cmp::Reverse(*scale));
-    let (unit, scale) = units.into_iter().find(|(_, scale)| millis >= *scale && millis % scale == 0).unwrap_or(("ms", 1));
+    let (unit, scale) = units.into_iter().find(|(_, scale)| millis >= *scale && millis.is_multiple_of(*scale)).unwrap_or(("ms", 1));
     format!("{}{unit}", millis / scale)
 }

@@ -101,13 +101,8 @@ impl Dispatcher {
         runner: Arc<dyn Runner>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        let shared = Shared {
-            core: Core::new(budget),
-            live: BTreeMap::new(),
-            ids: IdSource::after(last),
-            templates: BTreeMap::new(),
-            template: 0,
-        };
+        let shared =
+            Shared { core: Core::new(budget), live: BTreeMap::new(), ids: IdSource::after(last), templates: BTreeMap::new(), template: 0 };
         Arc::new(Self { shared: Mutex::new(shared), changed: watch::Sender::default(), store, images, logs, runner, metrics })
     }
 

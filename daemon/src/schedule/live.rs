@@ -133,8 +133,7 @@ impl Live {
 
     /// The database has `execution` now; shows it.
     pub fn saved(&self, execution: Arc<Execution>) {
-        *self.saved.lock().unwrap_or_else(PoisonError::into_inner) =
-            Saved { state: execution.state, timeline: execution.timeline.len() };
+        *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Saved { state: execution.state, timeline: execution.timeline.len() };
         self.view.send_if_modified(|view| {
             let newer = execution.state.ended() || execution.timeline.len() >= view.timeline.len();
             if newer {

@@ -53,7 +53,7 @@ pub async fn recover(d: &Arc<Dispatcher>, catalog: &Catalog) -> Result<Recovered
     Ok(recovered)
 }
 
-fn revive(d: &Dispatcher, catalog: &Catalog, execution: Execution) -> Result<Arc<Live>, (Live, Ending)> {
+fn revive(d: &Dispatcher, catalog: &Catalog, execution: Execution) -> Result<Arc<Live>, (Arc<Live>, Ending)> {
     let id = execution.id.clone();
     let version = catalog.exact(&execution.task, &execution.version);
     let tail = d.logs.measure(&id).unwrap_or_else(|error| {
@@ -63,7 +63,7 @@ fn revive(d: &Dispatcher, catalog: &Catalog, execution: Execution) -> Result<Arc
     let make = |version, bytes| {
         let live = Live::new(execution.clone(), version, bytes, true);
         live.log.send_replace(tail);
-        live
+        Arc::new(live)
     };
     let Some(version) = version else {
         let ending = Ending::host("its version of the task is not in the database; push the task again");
@@ -75,7 +75,7 @@ fn revive(d: &Dispatcher, catalog: &Catalog, execution: Execution) -> Result<Arc
     }
     match d.check_capacity(&version) {
         Err(error) => Err((make(version, bytes), Ending::host(error.to_string()))),
-        Ok(bytes) => Ok(Arc::new(make(version, bytes))),
+        Ok(bytes) => Ok(make(version, bytes)),
     }
 }
 

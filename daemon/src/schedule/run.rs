@@ -81,7 +81,13 @@ pub const fn retriable(kind: ErrorKind) -> bool {
 }
 
 /// What follows from how an attempt ended. `stopping`: the daemon takes no new work.
-pub(super) fn decide(outcome: Outcome, execution: &Execution, policy: &crate::manifest::Policy, cause: Option<Cause>, stopping: bool) -> Decision {
+pub(super) fn decide(
+    outcome: Outcome,
+    execution: &Execution,
+    policy: &crate::manifest::Policy,
+    cause: Option<Cause>,
+    stopping: bool,
+) -> Decision {
     let left = execution.attempts <= policy.retries;
     match outcome {
         Outcome::Succeeded { result } => Decision::End(Ending { state: State::Succeeded, result: Some(result.into()), error: None }),
@@ -92,11 +98,19 @@ pub(super) fn decide(outcome: Outcome, execution: &Execution, policy: &crate::ma
             Decision::End(Ending { state: State::TimedOut, result: None, error: Some(error) })
         }
         Outcome::Cancelled if cause == Some(Cause::Daemon) => {
-            if left { Decision::Requeue(interrupted()) } else { Decision::End(Ending::interrupted()) }
+            if left {
+                Decision::Requeue(interrupted())
+            } else {
+                Decision::End(Ending::interrupted())
+            }
         }
         Outcome::Cancelled => Decision::End(Ending::cancelled()),
         Outcome::Failed(error) if left && retriable(error.kind) && cause != Some(Cause::Client) => {
-            if stopping { Decision::Requeue(error) } else { Decision::Again(error) }
+            if stopping {
+                Decision::Requeue(error)
+            } else {
+                Decision::Again(error)
+            }
         }
         Outcome::Failed(error) => Decision::End(Ending::failed(error)),
     }

@@ -53,12 +53,14 @@ fn int(value: u64) -> i64 {
 
 async fn put_version(db: &mut SqliteConnection, version: &Version) -> Result<(), StoreError> {
     let (task, hash, at) = (version.task.as_str(), &*version.version, version.created_at.0);
-    sqlx::query("INSERT INTO tasks (name, latest, created_at) VALUES ($1, $2, $3) ON CONFLICT (name) DO UPDATE SET latest = excluded.latest")
-        .bind(task)
-        .bind(hash)
-        .bind(at)
-        .execute(&mut *db)
-        .await?;
+    sqlx::query(
+        "INSERT INTO tasks (name, latest, created_at) VALUES ($1, $2, $3) ON CONFLICT (name) DO UPDATE SET latest = excluded.latest",
+    )
+    .bind(task)
+    .bind(hash)
+    .bind(at)
+    .execute(&mut *db)
+    .await?;
     sqlx::query(
         "INSERT INTO versions (task, version, runtime, entry, memory_mib, timeout_ms, retries, log_cap, code_bytes, created_at) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (task, version) DO NOTHING",

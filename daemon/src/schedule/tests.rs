@@ -1,0 +1,6 @@
+//! The queue against all orders of events, and executions from submission to end on a real store with a scripted runner.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod life;
+mod queue;
+mod restart;

@@ -112,11 +112,11 @@ pub(crate) struct PsArgs {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct DoctorArgs {
     /// Guest kernel, where no daemon can be asked
-    #[arg(long, env = "TORPOR_KERNEL", value_name = "PATH")]
-    pub(crate) kernel: Option<PathBuf>,
+    #[arg(long, env = "TORPOR_KERNEL", default_value = "/usr/lib/torpor/vmlinux", value_name = "PATH")]
+    pub(crate) kernel: PathBuf,
     /// Folder of the root file system images, where no daemon can be asked
-    #[arg(long, env = "TORPOR_IMAGES", value_name = "DIR")]
-    pub(crate) images: Option<PathBuf>,
+    #[arg(long, env = "TORPOR_IMAGES", default_value = "/usr/lib/torpor/images", value_name = "DIR")]
+    pub(crate) images: PathBuf,
     /// State folder, where no daemon can be asked
     #[arg(long, env = "TORPOR_STATE_DIR", default_value = "/var/lib/torpor", value_name = "DIR")]
     pub(crate) state_dir: PathBuf,
@@ -139,6 +139,22 @@ mod tests {
             let args = Args::try_parse_from(["torpor", "run", "t", "--input", input]).unwrap();
             let Command::Run(run) = args.command else { unreachable!() };
             assert_eq!(run.input, input);
+        }
+    }
+
+    /// The scripts in packaging/ are what `torpor completions` prints. `TORPOR_BLESS=1 cargo test -p torpor-cli` writes them anew.
+    #[test]
+    fn packaged_completions_are_current() {
+        use clap_complete::Shell;
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/completions");
+        for (shell, name) in [(Shell::Bash, "torpor.bash"), (Shell::Zsh, "_torpor"), (Shell::Fish, "torpor.fish")] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "torpor", &mut script);
+            if std::env::var_os("TORPOR_BLESS").is_some() {
+                std::fs::write(folder.join(name), &script).unwrap();
+            }
+            let packaged = std::fs::read(folder.join(name)).unwrap_or_default();
+            assert!(packaged == script, "packaging/completions/{name} is not what the command line is; TORPOR_BLESS=1 writes it anew");
         }
     }
 }

@@ -64,12 +64,12 @@ pub(super) async fn doctor(client: &Client, output: Output, args: DoctorArgs) ->
     let host = client.get::<Value>("/v1/host").await;
     let told = host.as_ref().ok().map(|reply| &reply.value);
     let path_of = |field: &str| told.and_then(|host| host.get(field)).and_then(path_in);
-    let kernel = path_of("kernel").or(args.kernel);
-    let images = path_of("images").or(args.images);
+    let kernel = path_of("kernel").unwrap_or(args.kernel);
+    let images = path_of("images").unwrap_or(args.images);
     let state_dir = path_of("state_dir").unwrap_or(args.state_dir);
 
-    let mut checks = vec![kvm(), processor(), file("kernel", kernel.as_deref(), "--kernel", "scripts/build-kernel")];
-    checks.extend(image_checks(images.as_deref()));
+    let mut checks = vec![kvm(), processor(), file("kernel", &kernel, "--kernel", "scripts/build-kernel")];
+    checks.extend(image_checks(&images));
     checks.extend([disk(&state_dir), memory(), files(), maps(), daemon(client, &host)]);
 
     let wrong = checks.iter().any(|check| check.verdict == Verdict::Wrong);
@@ -129,27 +129,20 @@ fn processor() -> Check {
     }
 }
 
-fn file(what: &'static str, path: Option<&Path>, option: &str, maker: &str) -> Check {
-    let Some(path) = path else {
-        let todo = format!("start torpord, or name it with {option}; `{maker}` makes it and prints where it is");
-        return Check::not(Verdict::Note, what, "not known without a daemon", todo);
-    };
-    let first = fs::File::open(path).and_then(|mut file| file.read(&mut [0; 1]));
-    match first {
+fn file(what: &'static str, path: &Path, option: &str, maker: &str) -> Check {
+    let todo = || format!("`{maker}` makes it and prints where it is; name that with {option}");
+    match fs::File::open(path).and_then(|mut file| file.read(&mut [0; 1])) {
         Ok(1..) => Check::ok(what, path.display().to_string()),
-        Ok(_) => Check::not(Verdict::Wrong, what, format!("{} is empty", path.display()), format!("make it anew: `{maker}`")),
-        Err(error) => {
-            let found = format!("{}: {error}", path.display());
-            Check::not(Verdict::Wrong, what, found, format!("`{maker}` makes it and prints where it is"))
-        }
+        Ok(_) => Check::not(Verdict::Wrong, what, format!("{} is empty", path.display()), todo()),
+        Err(error) => Check::not(Verdict::Wrong, what, format!("{}: {error}", path.display()), todo()),
     }
 }
 
-fn image_checks(images: Option<&Path>) -> Vec<Check> {
-    let path = |name: &str| images.map(|dir| dir.join(name));
-    vec![
-        file("image python", path("python.erofs").as_deref(), "--images", "scripts/build-rootfs python"),
-        file("image exec", path("exec.erofs").as_deref(), "--images", "scripts/build-rootfs exec"),
+fn image_checks(images: &Path) -> [Check; 2] {
+    let image = |what, name: &str, maker| file(what, &images.join(name), "--images", maker);
+    [
+        image("image python", "python.erofs", "scripts/build-rootfs python --out DIR"),
+        image("image exec", "exec.erofs", "scripts/build-rootfs exec --out DIR"),
     ]
 }
 

@@ -1,0 +1,113 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_torpor_global_optspecs
+    string join \n socket= json h/help V/version
+end
+
+function __fish_torpor_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_torpor_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_torpor_using_subcommand
+    set -l cmd (__fish_torpor_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c torpor -n "__fish_torpor_needs_command" -l socket -d 'Socket of torpord' -r -F
+complete -c torpor -n "__fish_torpor_needs_command" -l json -d 'JSON instead of tables and text (the default where the output is not a terminal)'
+complete -c torpor -n "__fish_torpor_needs_command" -s h -l help -d 'Print help'
+complete -c torpor -n "__fish_torpor_needs_command" -s V -l version -d 'Print version'
+complete -c torpor -n "__fish_torpor_needs_command" -f -a "task" -d 'Push, list, inspect and remove tasks'
+complete -c torpor -n "__fish_torpor_needs_command" -f -a "run" -d 'Run a task on one input, wait, and print its result'
+complete -c torpor -n "__fish_torpor_needs_command" -f -a "ps" -d 'List executions that have not ended'
+complete -c torpor -n "__fish_torpor_needs_command" -f -a "inspect" -d 'Show one execution: state, figures, result or error'
+complete -c torpor -n "__fish_torpor_needs_command" -f -a "logs" -d 'Print what a program wrote to its standard output and error'
+complete -c torpor -n "__fish_torpor_needs_command" -f -a "cancel" -d 'Cancel an execution'
+complete -c torpor -n "__fish_torpor_needs_command" -f -a "doctor" -d 'Check this host: KVM, kernel, images, disk, limits, daemon'
+complete -c torpor -n "__fish_torpor_needs_command" -f -a "version" -d 'Print the versions of this program and of the daemon'
+complete -c torpor -n "__fish_torpor_needs_command" -f -a "completions" -d 'Print a completion script for a shell'
+complete -c torpor -n "__fish_torpor_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c torpor -n "__fish_torpor_using_subcommand task; and not __fish_seen_subcommand_from push ls inspect rm help" -l socket -d 'Socket of torpord' -r -F
+complete -c torpor -n "__fish_torpor_using_subcommand task; and not __fish_seen_subcommand_from push ls inspect rm help" -l json -d 'JSON instead of tables and text (the default where the output is not a terminal)'
+complete -c torpor -n "__fish_torpor_using_subcommand task; and not __fish_seen_subcommand_from push ls inspect rm help" -s h -l help -d 'Print help'
+complete -c torpor -n "__fish_torpor_using_subcommand task; and not __fish_seen_subcommand_from push ls inspect rm help" -f -a "push" -d 'Make a new version of a task from a folder with a torpor.toml'
+complete -c torpor -n "__fish_torpor_using_subcommand task; and not __fish_seen_subcommand_from push ls inspect rm help" -f -a "ls" -d 'List tasks'
+complete -c torpor -n "__fish_torpor_using_subcommand task; and not __fish_seen_subcommand_from push ls inspect rm help" -f -a "inspect" -d 'Show one task and its versions'
+complete -c torpor -n "__fish_torpor_using_subcommand task; and not __fish_seen_subcommand_from push ls inspect rm help" -f -a "rm" -d 'Remove a task and all its versions'
+complete -c torpor -n "__fish_torpor_using_subcommand task; and not __fish_seen_subcommand_from push ls inspect rm help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c torpor -n "__fish_torpor_using_subcommand task; and __fish_seen_subcommand_from push" -l socket -d 'Socket of torpord' -r -F
+complete -c torpor -n "__fish_torpor_using_subcommand task; and __fish_seen_subcommand_from push" -l json -d 'JSON instead of tables and text (the default where the output is not a terminal)'
+complete -c torpor -n "__fish_torpor_using_subcommand task; and __fish_seen_subcommand_from push" -s h -l help -d 'Print help'
+complete -c torpor -n "__fish_torpor_using_subcommand task; and __fish_seen_subcommand_from ls" -l socket -d 'Socket of torpord' -r -F
+complete -c torpor -n "__fish_torpor_using_subcommand task; and __fish_seen_subcommand_from ls" -l json -d 'JSON instead of tables and text (the default where the output is not a terminal)'
+complete -c torpor -n "__fish_torpor_using_subcommand task; and __fish_seen_subcommand_from ls" -s h -l help -d 'Print help'
+complete -c torpor -n "__fish_torpor_using_subcommand task; and __fish_seen_subcommand_from inspect" -l socket -d 'Socket of torpord' -r -F
+complete -c torpor -n "__fish_torpor_using_subcommand task; and __fish_seen_subcommand_from inspect" -l json -d 'JSON instead of tables and text (the default where the output is not a terminal)'
+complete -c torpor -n "__fish_torpor_using_subcommand task; and __fish_seen_subcommand_from inspect" -s h -l help -d 'Print help'
+complete -c torpor -n "__fish_torpor_using_subcommand task; and __fish_seen_subcommand_from rm" -l socket -d 'Socket of torpord' -r -F
+complete -c torpor -n "__fish_torpor_using_subcommand task; and __fish_seen_subcommand_from rm" -l json -d 'JSON instead of tables and text (the default where the output is not a terminal)'
+complete -c torpor -n "__fish_torpor_using_subcommand task; and __fish_seen_subcommand_from rm" -s h -l help -d 'Print help'
+complete -c torpor -n "__fish_torpor_using_subcommand task; and __fish_seen_subcommand_from help" -f -a "push" -d 'Make a new version of a task from a folder with a torpor.toml'
+complete -c torpor -n "__fish_torpor_using_subcommand task; and __fish_seen_subcommand_from help" -f -a "ls" -d 'List tasks'
+complete -c torpor -n "__fish_torpor_using_subcommand task; and __fish_seen_subcommand_from help" -f -a "inspect" -d 'Show one task and its versions'
+complete -c torpor -n "__fish_torpor_using_subcommand task; and __fish_seen_subcommand_from help" -f -a "rm" -d 'Remove a task and all its versions'
+complete -c torpor -n "__fish_torpor_using_subcommand task; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c torpor -n "__fish_torpor_using_subcommand run" -s i -l input -d 'Input: JSON text, @FILE with JSON, or - for standard input' -r
+complete -c torpor -n "__fish_torpor_using_subcommand run" -l socket -d 'Socket of torpord' -r -F
+complete -c torpor -n "__fish_torpor_using_subcommand run" -l async -d 'Do not wait: print the execution\'s id'
+complete -c torpor -n "__fish_torpor_using_subcommand run" -l json -d 'JSON instead of tables and text (the default where the output is not a terminal)'
+complete -c torpor -n "__fish_torpor_using_subcommand run" -s h -l help -d 'Print help'
+complete -c torpor -n "__fish_torpor_using_subcommand ps" -l task -d 'Only executions of this task' -r
+complete -c torpor -n "__fish_torpor_using_subcommand ps" -l state -d 'Only executions in this state' -r
+complete -c torpor -n "__fish_torpor_using_subcommand ps" -l limit -d 'At most this many, newest first' -r
+complete -c torpor -n "__fish_torpor_using_subcommand ps" -l socket -d 'Socket of torpord' -r -F
+complete -c torpor -n "__fish_torpor_using_subcommand ps" -s a -l all -d 'Ended executions too'
+complete -c torpor -n "__fish_torpor_using_subcommand ps" -l json -d 'JSON instead of tables and text (the default where the output is not a terminal)'
+complete -c torpor -n "__fish_torpor_using_subcommand ps" -s h -l help -d 'Print help'
+complete -c torpor -n "__fish_torpor_using_subcommand inspect" -l socket -d 'Socket of torpord' -r -F
+complete -c torpor -n "__fish_torpor_using_subcommand inspect" -l json -d 'JSON instead of tables and text (the default where the output is not a terminal)'
+complete -c torpor -n "__fish_torpor_using_subcommand inspect" -s h -l help -d 'Print help'
+complete -c torpor -n "__fish_torpor_using_subcommand logs" -l socket -d 'Socket of torpord' -r -F
+complete -c torpor -n "__fish_torpor_using_subcommand logs" -s f -l follow -d 'Go on until the execution ends'
+complete -c torpor -n "__fish_torpor_using_subcommand logs" -l json -d 'JSON instead of tables and text (the default where the output is not a terminal)'
+complete -c torpor -n "__fish_torpor_using_subcommand logs" -s h -l help -d 'Print help'
+complete -c torpor -n "__fish_torpor_using_subcommand cancel" -l socket -d 'Socket of torpord' -r -F
+complete -c torpor -n "__fish_torpor_using_subcommand cancel" -l json -d 'JSON instead of tables and text (the default where the output is not a terminal)'
+complete -c torpor -n "__fish_torpor_using_subcommand cancel" -s h -l help -d 'Print help'
+complete -c torpor -n "__fish_torpor_using_subcommand doctor" -l kernel -d 'Guest kernel, where no daemon can be asked' -r -F
+complete -c torpor -n "__fish_torpor_using_subcommand doctor" -l images -d 'Folder of the root file system images, where no daemon can be asked' -r -F
+complete -c torpor -n "__fish_torpor_using_subcommand doctor" -l state-dir -d 'State folder, where no daemon can be asked' -r -F
+complete -c torpor -n "__fish_torpor_using_subcommand doctor" -l socket -d 'Socket of torpord' -r -F
+complete -c torpor -n "__fish_torpor_using_subcommand doctor" -l json -d 'JSON instead of tables and text (the default where the output is not a terminal)'
+complete -c torpor -n "__fish_torpor_using_subcommand doctor" -s h -l help -d 'Print help'
+complete -c torpor -n "__fish_torpor_using_subcommand version" -l socket -d 'Socket of torpord' -r -F
+complete -c torpor -n "__fish_torpor_using_subcommand version" -l json -d 'JSON instead of tables and text (the default where the output is not a terminal)'
+complete -c torpor -n "__fish_torpor_using_subcommand version" -s h -l help -d 'Print help'
+complete -c torpor -n "__fish_torpor_using_subcommand completions" -l socket -d 'Socket of torpord' -r -F
+complete -c torpor -n "__fish_torpor_using_subcommand completions" -l json -d 'JSON instead of tables and text (the default where the output is not a terminal)'
+complete -c torpor -n "__fish_torpor_using_subcommand completions" -s h -l help -d 'Print help'
+complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs cancel doctor version completions help" -f -a "task" -d 'Push, list, inspect and remove tasks'
+complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs cancel doctor version completions help" -f -a "run" -d 'Run a task on one input, wait, and print its result'
+complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs cancel doctor version completions help" -f -a "ps" -d 'List executions that have not ended'
+complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs cancel doctor version completions help" -f -a "inspect" -d 'Show one execution: state, figures, result or error'
+complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs cancel doctor version completions help" -f -a "logs" -d 'Print what a program wrote to its standard output and error'
+complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs cancel doctor version completions help" -f -a "cancel" -d 'Cancel an execution'
+complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs cancel doctor version completions help" -f -a "doctor" -d 'Check this host: KVM, kernel, images, disk, limits, daemon'
+complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs cancel doctor version completions help" -f -a "version" -d 'Print the versions of this program and of the daemon'
+complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs cancel doctor version completions help" -f -a "completions" -d 'Print a completion script for a shell'
+complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs cancel doctor version completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c torpor -n "__fish_torpor_using_subcommand help; and __fish_seen_subcommand_from task" -f -a "push" -d 'Make a new version of a task from a folder with a torpor.toml'
+complete -c torpor -n "__fish_torpor_using_subcommand help; and __fish_seen_subcommand_from task" -f -a "ls" -d 'List tasks'
+complete -c torpor -n "__fish_torpor_using_subcommand help; and __fish_seen_subcommand_from task" -f -a "inspect" -d 'Show one task and its versions'
+complete -c torpor -n "__fish_torpor_using_subcommand help; and __fish_seen_subcommand_from task" -f -a "rm" -d 'Remove a task and all its versions'

@@ -6,7 +6,7 @@
 //! - [`state`]: what outlives the daemon; the state machine of an execution
 //! - [`schedule`]: who runs next, and the life of an execution from submission to its end
 //! - [`logs`]: what programs print
-//! - [`engine`]: VMs
+//! - [`engine`]: microVMs, their monitors and templates
 //! - [`config`], [`lock`], [`metrics`] and [`daemon`]: the process around all that
 #![forbid(unsafe_code)]
 

@@ -10,7 +10,7 @@
 //! many it took. Nothing is lost or reset over save and restore.
 //!
 //! What a packet costs is the guest's kernel: an interrupt and a run of its work queue for each. So credit is told rarely, and used transmit
-//! buffers are given back in bulk, when a part of the queue is taken by them: the driver does nothing with them but free them. So many are always
+//! buffers are given back in bulk, when a part of the queue or some memory is taken by them: the driver does nothing with them but free them. So many are always
 //! free that the driver can put its next packet in.
 
 use super::chain;
@@ -38,8 +38,10 @@ const RX: usize = 0;
 const TX: usize = 1;
 /// Most bytes of data in a packet to the guest.
 const MAX_DATA: u32 = 64 << 10;
-/// One part of so many of the transmit queue's descriptors may wait to be given back.
-const HELD_PART: usize = 4;
+/// This part of the transmit queue's descriptors may wait to be given back. The rest holds the largest packet of a Linux driver, 19 descriptors.
+const HELD_PART: usize = 2;
+/// As many bytes of the guest's memory may lie in buffers that wait to be given back, and what the last packet brought.
+const HELD_BYTES: u32 = 64 << 10;
 
 /// What the guest did, for the caller to act on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +92,7 @@ pub struct VsockState {
 struct Held {
     heads: Vec<u16>,
     descriptors: usize,
+    bytes: u32,
 }
 
 /// See the module.
@@ -180,10 +183,11 @@ impl Vsock {
             })?;
             self.held.heads.push(chain.head());
             self.held.descriptors += chain.descriptors();
+            self.held.bytes = self.held.bytes.saturating_add(have);
         }
         // The vCPU stands still during a kick, so nothing comes in between the last look and this.
         queue.enable_notification(mem)?;
-        if self.held.descriptors <= usize::from(queue.size()) / HELD_PART {
+        if self.held.descriptors <= usize::from(queue.size()) / HELD_PART && self.held.bytes <= HELD_BYTES {
             return Ok(false);
         }
         for head in std::mem::take(&mut self.held).heads {
@@ -209,8 +213,7 @@ impl Device for Vsock {
     }
 
     fn queue_max_sizes(&self) -> &'static [u16] {
-        // Receive, transmit, events. The driver fills receive with pages at boot, 8 event buffers, and counts on transmit to hold a packet of
-        // 19 descriptors.
+        // Receive, transmit, events. At boot the driver fills receive with a page for each entry, and puts 8 buffers in for events.
         &[32, 64, 8]
     }
 

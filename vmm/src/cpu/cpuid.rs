@@ -14,6 +14,10 @@ const LEAF1_ECX_AVX: u32 = 1 << 28;
 const LEAF1_ECX_HYPERVISOR: u32 = 1 << 31;
 const LEAF7_EBX_VECTOR: u32 = (1 << 5) | (1 << 16) | (1 << 17) | (1 << 28) | (1 << 30) | (1 << 31);
 
+/// KVM's paravirtual features, leaf 0x4000_0001 (Documentation/virt/kvm/x86/cpuid.rst): asynchronous page faults (4, 10, 14) wake every waiter
+/// at each restore, and steal time (5) is an account that nobody in a microVM reads. Both cost the guest thousands of instructions.
+const KVM_FEATURES_LEFT_OUT: u32 = (1 << 4) | (1 << 5) | (1 << 10) | (1 << 14);
+
 /// x87, SSE, AVX and the three parts of AVX-512: what `KVM_GET_XSAVE` returns and the monitor can move.
 pub const VECTOR_STATE: u64 = 0xe7;
 
@@ -33,6 +37,7 @@ pub fn table(kvm: &Kvm, emulated: bool) -> Result<CpuId, VmmError> {
                 }
             }
             (0x7, 0) if emulated && host_state.is_some() => entry.ebx |= __cpuid_count(7, 0).ebx & LEAF7_EBX_VECTOR,
+            (0x4000_0001, _) => entry.eax &= !KVM_FEATURES_LEFT_OUT,
             (0xb | 0x1f, _) => (entry.eax, entry.ebx, entry.edx) = (0, 0, 0),
             (0xd, 0) if emulated => {
                 if let Some((mask, size)) = host_state {

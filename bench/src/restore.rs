@@ -41,14 +41,15 @@ pub(crate) fn once(paths: &Paths, kvm: &File, template: &Template, new: bool, li
     Ok(())
 }
 
-/// Private memory of a process, from its smaps, in MiB.
+/// Memory that a process alone has written, from its smaps, in MiB. Clean pages are not counted: they are the template's page cache and the
+/// monitor's text, which every other VM shares (smaps calls them private while no other VM happens to run).
 fn private_mib(pid: u32) -> Result<f64, Failed> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let of = |name: &str| -> f64 {
         let line = text.lines().find(|line| line.starts_with(name));
         line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0.0)
     };
-    Ok((of("Private_Dirty:") + of("Private_Clean:")) / 1024.0)
+    Ok(of("Private_Dirty:") / 1024.0)
 }
 
 /// All of a runtime's figures.

@@ -17,10 +17,10 @@ pub const GDT: u64 = 0x500;
 pub const ZERO_PAGE: u64 = 0x7000;
 /// Stack of the boot vCPU, growing down.
 pub const BOOT_STACK: u64 = 0x8ff0;
-/// Page tables of the boot vCPU: PML4, then PDPT, then PD.
+/// Page tables of the boot vCPU: PML4, then PDPT, then four PDs.
 pub const PAGE_TABLES: u64 = 0x9000;
 /// `setup_data` node with the seed of the kernel's random number generator.
-pub const RNG_SEED: u64 = 0xc000;
+pub const RNG_SEED: u64 = 0x1_0000;
 /// Kernel command line.
 pub const CMDLINE: u64 = 0x2_0000;
 /// Most bytes of the kernel command line, its NUL included.

@@ -1,4 +1,4 @@
-//! The vCPU at the kernel's 64-bit entry (Documentation/arch/x86/boot.rst, "64-bit Boot Protocol"): long mode, flat segments, the first GiB
+//! The vCPU at the kernel's 64-bit entry (Documentation/arch/x86/boot.rst, "64-bit Boot Protocol"): long mode, flat segments, the first 4 GiB
 //! mapped one to one, RSI at `boot_params`.
 
 use crate::error::VmmError;
@@ -16,6 +16,8 @@ const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 const PRESENT_WRITABLE: u64 = 3;
 const HUGE: u64 = 1 << 7;
+/// RAM and device registers lie below.
+const MAPPED_GIB: u64 = 4;
 const GDT_CODE: u64 = 0x00af_9b00_0000_ffff;
 const GDT_DATA: u64 = 0x00cf_9300_0000_ffff;
 const MSR_MISC_ENABLE: u32 = 0x1a0;
@@ -46,8 +48,10 @@ pub fn long_mode(vcpu: &VcpuFd, mem: &Mem, entry: u64) -> Result<(), VmmError> {
     put(GDT_DATA, GDT + 0x18)?;
     let (pml4, pdpt, pd) = (PAGE_TABLES, PAGE_TABLES + 0x1000, PAGE_TABLES + 0x2000);
     put(pdpt | PRESENT_WRITABLE, pml4)?;
-    put(pd | PRESENT_WRITABLE, pdpt)?;
-    for i in 0..512 {
+    for gib in 0..MAPPED_GIB {
+        put((pd + gib * 0x1000) | PRESENT_WRITABLE, pdpt + gib * 8)?;
+    }
+    for i in 0..MAPPED_GIB * 512 {
         put((i << 21) | PRESENT_WRITABLE | HUGE, pd + i * 8)?;
     }
     let mut sregs = vcpu.get_sregs().map_err(VmmError::kvm("KVM_GET_SREGS"))?;

@@ -27,8 +27,10 @@ use crate::schedule::dispatch::Dispatcher;
 use crate::schedule::runner::Runner;
 use crate::state::store::Store;
 use axum::Router;
+use axum::body::Body;
 use axum::http::StatusCode;
 use error::ApiError;
+use futures_util::StreamExt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, Semaphore};
@@ -41,6 +43,10 @@ use utoipa_axum::routes;
 const PUSHES: usize = 2;
 /// How long a client may take to send a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Most bytes that are read in vain, and for how long.
+const DISCARD: usize = 128 << 20;
+const DISCARD_TIME: Duration = Duration::from_millis(500);
 
 /// Everything that handlers use.
 #[derive(Debug)]
@@ -92,6 +98,21 @@ impl App {
     fn runner(&self) -> &dyn Runner {
         self.dispatcher.runner()
     }
+}
+
+/// Reads a little of what a client sends in vain, so that a client that writes before it reads sees the answer and not a broken pipe.
+async fn discard(body: Body) {
+    let mut pieces = body.into_data_stream();
+    let read = async {
+        let mut size = 0;
+        while let Some(Ok(piece)) = pieces.next().await {
+            size += piece.len();
+            if size > DISCARD {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(DISCARD_TIME, read).await;
 }
 
 #[derive(OpenApi)]

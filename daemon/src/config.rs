@@ -69,6 +69,15 @@ impl Config {
         })
     }
 
+    /// The same with every path absolute, as monitors and messages need them.
+    pub fn absolute(mut self) -> std::io::Result<Self> {
+        self.monitor = Some(self.monitor());
+        for path in [&mut self.state_dir, &mut self.socket, &mut self.kernel, &mut self.images].into_iter().chain(self.monitor.as_mut()) {
+            *path = std::path::absolute(&*path)?;
+        }
+        Ok(self)
+    }
+
     /// The memory budget in bytes.
     pub fn budget(&self) -> std::io::Result<u64> {
         match self.memory_budget {

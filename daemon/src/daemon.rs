@@ -137,6 +137,7 @@ async fn open(config: &Config) -> Result<Parts, DaemonError> {
 
 /// Runs the daemon to its end.
 pub async fn run(config: Config) -> Result<(), DaemonError> {
+    let config = config.absolute().map_err(io_error("find out the current folder"))?;
     let folder = &config.state_dir;
     std::fs::create_dir_all(folder).map_err(io_error(format!("make the state folder {}", folder.display())))?;
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);

@@ -21,6 +21,6 @@ pub mod run;
 pub mod runner;
 
 #[cfg(test)]
-mod scripted;
+pub(crate) mod scripted;
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@
 //! - [`record`]: an execution and a version as clients and the store see them
 //! - [`id`], [`time`]: ids that sort by age; moments
 //! - [`store`]: the database, and [`writer`], the only one who writes to it
+//! - [`reserve`]: room on the disk for the ends of what was accepted
 //!
 //! # What a crash means
 //!
@@ -23,6 +24,7 @@
 pub mod id;
 pub mod machine;
 pub mod record;
+pub mod reserve;
 pub mod store;
 pub mod time;
 pub mod writer;

@@ -13,6 +13,7 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body as _;
 use serde_json::value::RawValue;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,11 +24,16 @@ const LIMIT_MAX: u32 = 1000;
 
 /// The whole body, if it is JSON.
 async fn input(body: Body) -> Result<Arc<[u8]>, ApiError> {
+    let too_large = || ApiError::new(ErrorCode::InputTooLarge, format!("an input has at most {}", format_bytes(MAX_INPUT as u64)));
+    if body.size_hint().lower() > MAX_INPUT as u64 {
+        super::discard(body).await;
+        return Err(too_large());
+    }
     let late = |_| ApiError::request(StatusCode::REQUEST_TIMEOUT, "the input took longer than 60 s");
     let whole = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_INPUT).collect()).await.map_err(late)?;
     let bytes = whole.map_err(|error| {
         if error.is::<LengthLimitError>() {
-            ApiError::new(ErrorCode::InputTooLarge, format!("an input has at most {}", format_bytes(MAX_INPUT as u64)))
+            too_large()
         } else {
             ApiError::request(StatusCode::BAD_REQUEST, format!("the input broke off: {error}"))
         }
@@ -69,6 +75,7 @@ pub(super) async fn submit(
     // Before the body, so that a client does not send it in vain.
     app.catalog.version(&name)?;
     let input = input(body).await?;
+    app.store.check_room()?;
     let live = app.catalog.with_version(&name, |version| app.dispatcher.submit(version, input))??;
     live.stored().await?;
     let execution = match time {
@@ -138,7 +145,12 @@ pub(super) async fn inspect(
     Ok(Json(Arc::new(execution)))
 }
 
-/// Cancel an execution. Answers when its VM is gone; cancelling what is cancelled already is no error.
+fn not_cancellable(execution: &Execution) -> ApiError {
+    let message = format!("execution {} has already ended as {}", execution.id, execution.state.name());
+    ApiError::new(ErrorCode::NotCancellable, message)
+}
+
+/// Cancel an execution. Answers when its VM is gone.
 #[utoipa::path(
     post, path = "/v1/executions/{id}/cancel", tag = "executions", params(("id" = String, Path)),
     responses(
@@ -152,13 +164,13 @@ pub(super) async fn cancel(State(app): State<Arc<App>>, Path(id): Path<String>) 
     let id = parse_id(&id)?;
     let execution = match app.dispatcher.cancel(&id).await {
         Some(cancelled) => cancelled?,
-        None => Arc::new(app.store.execution(&id).await?.ok_or_else(|| ApiError::unknown_execution(id.as_str()))?),
+        None => {
+            let ended = app.store.execution(&id).await?.ok_or_else(|| ApiError::unknown_execution(id.as_str()))?;
+            return Err(not_cancellable(&ended));
+        }
     };
     match execution.state {
-        S::Succeeded | S::Failed | S::TimedOut => {
-            let message = format!("execution {id} has already ended as {}", execution.state.name());
-            Err(ApiError::new(ErrorCode::NotCancellable, message))
-        }
+        S::Succeeded | S::Failed | S::TimedOut => Err(not_cancellable(&execution)),
         _ => Ok(Json(execution)),
     }
 }

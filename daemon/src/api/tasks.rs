@@ -19,6 +19,7 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use futures_util::StreamExt;
+use hyper::body::Body as _;
 use std::fs::File;
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
@@ -46,6 +47,10 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, CodeError>
 /// The body into a file without a name; memory holds a piece of it at a time.
 async fn spool(app: &App, body: Body) -> Result<File, ApiError> {
     let fault = |error: std::io::Error| ApiError::io("can't keep the upload", &error);
+    if body.size_hint().lower() > MAX_TAR {
+        super::discard(body).await;
+        return Err(CodeError::TooLarge.into());
+    }
     let mut file = tokio::fs::File::from_std(app.images.spool().map_err(fault)?);
     let receive = async {
         let (mut pieces, mut size) = (body.into_data_stream(), 0u64);
@@ -71,7 +76,7 @@ async fn spool(app: &App, body: Body) -> Result<File, ApiError> {
     responses(
         (status = 201, description = "A new version", body = VersionBody),
         (status = 200, description = "The same content as a version before; it is the newest again", body = VersionBody),
-        (status = "4XX", description = "invalid_manifest, invalid_code, code_too_large, over_capacity", body = ErrorBody),
+        (status = "4XX", description = "invalid_manifest, invalid_code, code_too_large", body = ErrorBody),
         (status = "5XX", description = "draining, disk_full", body = ErrorBody),
     )
 )]
@@ -103,7 +108,6 @@ async fn keep(app: &Arc<App>, spool: File, code: Checked) -> Result<(StatusCode,
             created_at: Timestamp::now(),
         })
     });
-    app.dispatcher.check_capacity(&version)?;
     // The rest must not stop half-way when the client goes away.
     let (app, stored) = (Arc::clone(app), Arc::clone(&version));
     let keep = tokio::spawn(async move {
@@ -117,7 +121,10 @@ async fn keep(app: &Arc<App>, spool: File, code: Checked) -> Result<(StatusCode,
             return Err(ApiError::from(error));
         }
         app.catalog.put(Arc::clone(&stored));
-        app.dispatcher.prepare(Arc::clone(&stored));
+        // A version that does not fit this host's budget is kept: the budget is a setting, and may be another tomorrow.
+        if app.dispatcher.check_capacity(&stored).is_ok() {
+            app.dispatcher.prepare(Arc::clone(&stored));
+        }
         Ok(version_body(&app, &stored))
     });
     let body = keep.await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))??;

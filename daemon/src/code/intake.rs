@@ -52,6 +52,9 @@ fn node<R: Read>(entry: &Entry<'_, R>, path: &str, spool: u64) -> Result<Option<
 pub fn read(spool: &File) -> Result<Tree, CodeError> {
     let what = "can't read the spooled archive";
     let size = spool.metadata().map_err(CodeError::io(what))?.len();
+    if size == 0 {
+        return Err(bad("it is empty"));
+    }
     let mut reader = spool;
     reader.rewind().map_err(CodeError::io(what))?;
     let mut archive = Archive::new(BufReader::with_capacity(64 << 10, reader));

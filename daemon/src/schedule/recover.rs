@@ -28,11 +28,11 @@ pub async fn recover(d: &Arc<Dispatcher>, catalog: &Catalog) -> Result<Recovered
     for execution in d.store.unfinished().await? {
         let ran = execution.state != State::Queued;
         match revive(d, catalog, execution) {
-            Err((live, ending)) => {
+            (live, Some(ending)) => {
                 recovered.failed += 1;
                 run::finish(d, &live, ending).await;
             }
-            Ok(live) if ran => {
+            (live, None) if ran => {
                 let error = run::interrupted();
                 live.happened(Happening::Retrying { kind: error.kind, message: error.message });
                 let view = live.view();
@@ -41,7 +41,7 @@ pub async fn recover(d: &Arc<Dispatcher>, catalog: &Catalog) -> Result<Recovered
                 recovered.retried += 1;
                 waiting.push(live);
             }
-            Ok(live) => {
+            (live, None) => {
                 recovered.queued += 1;
                 waiting.push(live);
             }
@@ -53,7 +53,8 @@ pub async fn recover(d: &Arc<Dispatcher>, catalog: &Catalog) -> Result<Recovered
     Ok(recovered)
 }
 
-fn revive(d: &Dispatcher, catalog: &Catalog, execution: Execution) -> Result<Arc<Live>, (Arc<Live>, Ending)> {
+/// An execution as a live one, and its end where it can't go on.
+fn revive(d: &Dispatcher, catalog: &Catalog, execution: Execution) -> (Arc<Live>, Option<Ending>) {
     let id = execution.id.clone();
     let version = catalog.exact(&execution.task, &execution.version);
     let tail = d.logs.measure(&id).unwrap_or_else(|error| {
@@ -67,16 +68,14 @@ fn revive(d: &Dispatcher, catalog: &Catalog, execution: Execution) -> Result<Arc
     };
     let Some(version) = version else {
         let ending = Ending::host("its version of the task is not in the database; push the task again");
-        return Err((make(Arc::new(lost(&execution)), 0), ending));
+        return (make(Arc::new(lost(&execution)), 0), Some(ending));
     };
     let (policy, bytes) = (version.policy, d.runner.vm_bytes(version.policy.memory_mib));
     if execution.state != State::Queued && execution.attempts > policy.retries {
-        return Err((make(version, bytes), Ending::interrupted()));
+        return (make(version, bytes), Some(Ending::interrupted()));
     }
-    match d.check_capacity(&version) {
-        Err(error) => Err((make(version, bytes), Ending::host(error.to_string()))),
-        Ok(bytes) => Ok(make(version, bytes)),
-    }
+    let too_large = d.check_capacity(&version).err().map(|error| Ending::host(error.to_string()));
+    (make(version, bytes), too_large)
 }
 
 /// Stands for a version that is gone; only its name and hash are used.

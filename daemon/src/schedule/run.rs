@@ -128,7 +128,7 @@ pub(super) fn starting(execution: &mut Execution) {
 async fn persist(d: &Dispatcher, live: &Live, execution: Arc<Execution>) -> bool {
     let mut told = false;
     loop {
-        match d.store.commit(live.change(&execution)).await {
+        match d.store.commit_accepted(|| live.change(&execution)).await {
             Ok(()) => {
                 live.saved(execution);
                 return true;

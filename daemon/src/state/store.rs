@@ -6,12 +6,14 @@
 use super::id::ExecutionId;
 use super::machine::State;
 use super::record::{Execution, TimelineEntry, Version};
+use super::reserve::Reserve;
 use super::time::Timestamp;
 use super::writer::{self, Change, Request};
 use crate::manifest::{Entry, Policy, TaskName};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
 use sqlx::{Connection, Row, SqliteConnection};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use torpor_protocol::agent::Runtime;
@@ -68,6 +70,10 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
+async fn regain(reserve: Arc<Reserve>) {
+    reserve.regain().await;
+}
+
 /// Which executions to list, newest first.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
@@ -84,6 +90,7 @@ pub struct Filter {
 pub struct Store {
     reads: SqlitePool,
     changes: mpsc::Sender<Request>,
+    reserve: Arc<Reserve>,
 }
 
 fn uint(value: i64, what: &'static str) -> Result<u64, StoreError> {
@@ -166,7 +173,11 @@ impl Store {
         let reads = SqlitePoolOptions::new().max_connections(4).connect_with(options.create_if_missing(false)).await?;
         let (changes, requests) = mpsc::channel(QUEUE);
         tokio::spawn(writer::run(db, requests, committed));
-        Ok(Self { reads, changes })
+        let reserve = Arc::new(Reserve::new(path.with_extension("reserve")));
+        if !reserve.held() {
+            tokio::spawn(regain(Arc::clone(&reserve)));
+        }
+        Ok(Self { reads, changes, reserve })
     }
 
     /// Carries out a change; it is durable when this returns.
@@ -174,6 +185,23 @@ impl Store {
         let (done, answer) = oneshot::channel();
         self.changes.send(Request { change, done }).await.map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Carries out a change to something that was accepted before: where the disk is full, the reserve is for that.
+    pub async fn commit_accepted(&self, change: impl Fn() -> Change) -> Result<(), StoreError> {
+        match self.commit(change()).await {
+            Err(StoreError::DiskFull) if self.reserve.give_up() => {
+                tracing::warn!("the disk of the state folder is full; no executions are accepted until there is room");
+                tokio::spawn(regain(Arc::clone(&self.reserve)));
+                self.commit(change()).await
+            }
+            other => other,
+        }
+    }
+
+    /// Refuses new work while there is no room for its end.
+    pub fn check_room(&self) -> Result<(), StoreError> {
+        if self.reserve.held() { Ok(()) } else { Err(StoreError::DiskFull) }
     }
 
     /// One execution with result and timeline.

@@ -1,0 +1,83 @@
+//! Connections themselves: the socket's life, clients that go away, an orderly end.
+
+use super::*;
+use crate::api::serve::{ListenError, listen, serve};
+use crate::lock::{LockError, StateLock};
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+async fn exchange(socket: &Path, request: &str) -> String {
+    let mut stream = UnixStream::connect(socket).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_string(&mut answer)).await.unwrap();
+    read.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn a_socket_is_taken_over_only_from_the_dead() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run/torpord.sock");
+    let first = listen(&path).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+    assert!(matches!(listen(&path), Err(ListenError::InUse(_))));
+    drop(first);
+    let _second = listen(&path).unwrap();
+    assert_eq!(std::fs::read_dir(folder.path().join("run")).unwrap().count(), 1);
+    let file = folder.path().join("file");
+    std::fs::write(&file, b"precious").unwrap();
+    assert!(matches!(listen(&file), Err(ListenError::NotASocket(_))));
+    assert_eq!(std::fs::read(&file).unwrap(), b"precious");
+}
+
+#[test]
+fn a_state_folder_has_one_daemon() {
+    let folder = tempfile::tempdir().unwrap();
+    let lock = StateLock::take(folder.path()).unwrap();
+    match StateLock::take(folder.path()) {
+        Err(LockError::Held { pid, .. }) => assert_eq!(pid, std::process::id().to_string()),
+        other => panic!("{other:?}"),
+    }
+    drop(lock);
+    StateLock::take(folder.path()).unwrap();
+}
+
+#[tokio::test]
+async fn connections_survive_nonsense_and_end_with_the_daemon() {
+    let server = Server::start().await;
+    server.push("t", "").await;
+    let path = server.path().join("s.sock");
+    let serving = tokio::spawn(serve(listen(&path).unwrap(), server.router.clone(), server.app.stopping.clone()));
+    assert!(exchange(&path, "nonsense\r\n\r\n").await.starts_with("HTTP/1.1 400"));
+    assert!(exchange(&path, "GET /healthz HTTP/1.0\r\n\r\n").await.ends_with("{\"status\":\"ok\"}"));
+    let endless = "POST /v1/tasks HTTP/1.1\r\nhost: t\r\nconnection: close\r\ncontent-length: 1099511627776\r\n\r\n";
+    assert!(exchange(&path, endless).await.starts_with("HTTP/1.1 413"));
+    let endless = "POST /v1/tasks/t/executions HTTP/1.1\r\nhost: t\r\nconnection: close\r\ncontent-length: 99999999999\r\n\r\n1";
+    assert!(exchange(&path, endless).await.contains("input_too_large"));
+
+    // A client that goes away does not take its execution with it.
+    let mut gone = UnixStream::connect(&path).await.unwrap();
+    let request = "POST /v1/tasks/t/executions?wait=60 HTTP/1.1\r\nhost: t\r\ncontent-length: 11\r\n\r\n{\"ms\": 300}";
+    gone.write_all(request.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    drop(gone);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let list = server.ok("GET", "/v1/executions?all=true&state=succeeded", Body::empty()).await;
+    assert_eq!(list["executions"].as_array().unwrap().len(), 1);
+
+    // Long answers end when the daemon does.
+    let run = server.ok("POST", "/v1/tasks/t/executions", "{\"ms\": 600000}").await;
+    let follow = format!("GET /v1/executions/{}/logs?follow=true HTTP/1.1\r\nhost: t\r\n\r\n", run["id"].as_str().unwrap());
+    let (followed, waiting) = (path.clone(), path.clone());
+    let followed = tokio::spawn(async move { exchange(&followed, &follow).await });
+    let wait = format!("GET /v1/executions/{}?wait=600 HTTP/1.1\r\nhost: t\r\n\r\n", run["id"].as_str().unwrap());
+    let waited = tokio::spawn(async move { exchange(&waiting, &wait).await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    server.app.stopping.cancel();
+    tokio::time::timeout(Duration::from_secs(5), serving).await.unwrap().unwrap();
+    assert!(followed.await.unwrap().starts_with("HTTP/1.1 200"));
+    assert!(waited.await.unwrap().contains("\"state\":\"running\""));
+}

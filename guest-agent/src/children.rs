@@ -4,7 +4,7 @@ use crate::error::AgentError;
 use crate::verdict::Ended;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -26,20 +26,22 @@ impl Children {
         let _ = self.0.read_signal();
     }
 
+    /// One child's change of state, its remains gone if it ended; `None` when no child has changed.
+    pub(crate) fn changed() -> Option<WaitStatus> {
+        waitpid(None, Some(WaitPidFlag::WNOHANG)).ok().filter(|status| status.pid().is_some())
+    }
+
     /// Reaps all that ended, and says how `main` did if it is among them.
     pub(crate) fn reap(&self, main: Pid) -> Option<Ended> {
         self.clear();
-        loop {
-            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(status) if status.pid() == Some(main) => {
-                    if let Some(ended) = Ended::from_status(status) {
-                        return Some(ended);
-                    }
-                }
-                Ok(status) if status.pid().is_some() => {}
-                _ => return None,
+        while let Some(status) = Self::changed() {
+            if status.pid() == Some(main)
+                && let Some(ended) = Ended::from_status(status)
+            {
+                return Some(ended);
             }
         }
+        None
     }
 }
 

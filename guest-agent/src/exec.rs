@@ -17,7 +17,7 @@ use crate::launch::{self, Launch, Outputs, PIPE_SIZE};
 use crate::link::{Link, settle};
 use crate::memory;
 use crate::setup::{Place, TASK, mount_code};
-use crate::stopped::{EXECUTION_ROOM, EXECUTION_VARIABLE, Stopped};
+use crate::stopped::{EXECUTION_ROOM, EXECUTION_VARIABLE, Stopped, Traced};
 use crate::verdict::{self, Ended, failure};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -155,26 +155,18 @@ fn read_some(pipe: &mut File, into: &mut [u8]) -> Found {
     }
 }
 
-/// A program between its first instruction and its end.
-struct Running {
-    door: Door,
-    prefixes: Prefixes,
-    program: Pid,
-    children: Children,
+/// The program's standard input, and what of the inbox is still to go there.
+struct Feed {
     stdin: Option<File>,
-    /// What of the inbox the program has not taken yet.
     input: Range<usize>,
-    stdout: Option<File>,
-    stderr: Option<File>,
-    collected: usize,
 }
 
-impl Running {
-    /// Gives the program what it takes now.
-    fn feed(&mut self) -> Result<(), AgentError> {
+impl Feed {
+    /// Gives the program what it takes now; closed after the last byte.
+    fn push(&mut self, door: &Door) -> Result<(), AgentError> {
         let Some(stdin) = &mut self.stdin else { return Ok(()) };
         while !self.input.is_empty() {
-            match stdin.write(&self.door.inbox()?[self.input.clone()]) {
+            match stdin.write(&door.inbox()?[self.input.clone()]) {
                 Ok(len) => self.input.start += len,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
@@ -185,7 +177,21 @@ impl Running {
         self.stdin = None;
         Ok(())
     }
+}
 
+/// A program between its first instruction and its end.
+struct Running {
+    door: Door,
+    prefixes: Prefixes,
+    program: Traced,
+    children: Children,
+    feed: Feed,
+    stdout: Option<File>,
+    stderr: Option<File>,
+    collected: usize,
+}
+
+impl Running {
     /// Takes standard output as it is now, up to the cap.
     fn collect(&mut self) {
         let Some(stdout) = &mut self.stdout else { return };
@@ -227,7 +233,7 @@ impl Running {
         fds.push(PollFd::new(self.children.as_fd(), PollFlags::POLLIN));
         fds.extend(self.stdout.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
         fds.extend(self.stderr.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
-        fds.extend(self.stdin.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLOUT)));
+        fds.extend(self.feed.stdin.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLOUT)));
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(source) => return Err(AgentError::Sys { what: "wait for the program", source }),
@@ -237,38 +243,46 @@ impl Running {
         let stderr_at = stdout_at + usize::from(self.stdout.is_some());
         let stdin_at = stderr_at + usize::from(self.stderr.is_some());
         let (child, out) = (happened(0), self.stdout.is_some() && happened(stdout_at));
-        let (err, input) = (self.stderr.is_some() && happened(stderr_at), self.stdin.is_some() && happened(stdin_at));
-        if child && let Some(ended) = self.children.reap(self.program) {
-            return Ok(Some(ended));
-        }
-        if err {
-            self.log();
-        }
+        let (err, input) = (self.stderr.is_some() && happened(stderr_at), self.feed.stdin.is_some() && happened(stdin_at));
+        // The children were asked first: when the program has ended, what it wrote was there when the pipes were asked.
+        let ended = if child { self.changes() } else { None };
+        let logged = if err { self.log() } else { 0 };
         if out {
             self.collect();
         }
+        if ended.is_some() {
+            self.rest_of_log(logged);
+            return Ok(ended);
+        }
         if input {
-            self.feed()?;
+            self.feed.push(&self.door)?;
         }
         Ok(None)
     }
 
-    /// Empties the pipes after the program's end. What others still write is bounded by what a pipe holds.
-    fn drain(&mut self) {
-        let mut left = PIPE_SIZE.unsigned_abs() as usize;
-        loop {
-            let sent = self.log();
-            if sent == 0 || sent > left {
-                break;
-            }
-            left -= sent;
+    /// What became of the children; `Some` when the program has ended.
+    fn changes(&self) -> Option<Ended> {
+        // What it tells is most often the end: the descriptor is emptied only where it is not.
+        let first = Children::changed();
+        if let Some(ended) = first.and_then(|status| self.program.changed(status)) {
+            return Some(ended);
         }
-        loop {
-            let before = self.collected;
-            self.collect();
-            if self.collected == before || self.too_large() {
-                return;
+        self.children.clear();
+        while let Some(status) = Children::changed() {
+            if let Some(ended) = self.program.changed(status) {
+                return Some(ended);
             }
+        }
+        None
+    }
+
+    /// Sends the rest of standard error after the program's end, given what the last read of it found. What others still write is bounded by what a
+    /// pipe holds. Standard output needs nothing of the kind: there was room for all that its pipe held.
+    fn rest_of_log(&mut self, mut last: usize) {
+        let mut left = PIPE_SIZE.unsigned_abs() as usize / MAX_LOG_CHUNK;
+        while last == MAX_LOG_CHUNK && left > 0 {
+            last = self.log();
+            left -= 1;
         }
     }
 
@@ -303,27 +317,16 @@ fn run(mut door: Door, loaded: Loaded, children: Children, prefixes: Prefixes) -
     let (start, input) = door.start()?;
     door.sync_clock()?;
     door.send(&GuestMessage::Started)?;
-    let pid = program.pid();
-    let mut running = Running {
-        door,
-        prefixes,
-        program: pid,
-        children,
-        stdin: Some(stdin),
-        input,
-        stdout: Some(stdout),
-        stderr: Some(stderr),
-        collected: 0,
-    };
-    running.feed()?;
-    program.let_go(&start.execution)?;
+    let mut feed = Feed { stdin: Some(stdin), input };
+    feed.push(&door)?;
+    let program = program.let_go(&start.execution)?;
+    let mut running = Running { door, prefixes, program, children, feed, stdout: Some(stdout), stderr: Some(stderr), collected: 0 };
     let ended = loop {
         let ended = running.turn()?;
         if ended.is_some() || running.too_large() {
             break ended;
         }
     };
-    running.drain();
     running.tell(ended)?;
     Ok(running.door)
 }

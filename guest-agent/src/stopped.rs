@@ -1,10 +1,19 @@
-//! A program that has been started but not let go: loaded, and stopped before its first instruction (`PTRACE_TRACEME`).
+//! A program that has been started but not let go: loaded, and stopped before its first instruction (`PTRACE_TRACEME`); and then its life.
 //!
-//! States: stopped, and gone (let go: the agent is its parent only, no longer its tracer). While it is stopped its memory may be touched, so that the
-//! page faults of its start are part of the template, and its environment completed with what was not known when it was started.
+//! ```text
+//!  Stopped --let_go--> Traced --exits--> (stopped at its exit: told, never torn down)
+//!                        |    \--a stop signal, or several threads at its exit--> (not traced: told when it is gone)
+//! ```
+//!
+//! While it is stopped its memory may be touched, so that the page faults of its start are part of the template, and its environment completed with
+//! what was not known when it was started. Tracing stays on for the sake of its end: taking a process apart, page by page, costs a guest more than
+//! a short program's whole run, and a machine that is about to be thrown away can do without.
 
 use crate::error::AgentError;
+use crate::verdict::Ended;
 use nix::sys::ptrace;
+use nix::sys::signal::Signal;
+use nix::sys::stat::fstat;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::fs::{File, OpenOptions};
@@ -61,6 +70,7 @@ fn stat_field(stat: &str, index: usize) -> Option<u64> {
 pub(crate) struct Stopped {
     pid: Pid,
     memory: File,
+    threads: File,
     /// Where the value of [`EXECUTION_VARIABLE`] is.
     execution: Option<u64>,
 }
@@ -74,12 +84,11 @@ impl Stopped {
         }
         let path = format!("/proc/{pid}/mem");
         let memory = OpenOptions::new().read(true).write(true).open(&path).map_err(|source| AgentError::io("open", path, source))?;
-        Ok(Ok(Self { pid, memory, execution: None }))
-    }
-
-    /// Its process.
-    pub(crate) const fn pid(&self) -> Pid {
-        self.pid
+        let options = ptrace::Options::PTRACE_O_TRACEEXIT | ptrace::Options::PTRACE_O_TRACEEXEC | ptrace::Options::PTRACE_O_EXITKILL;
+        ptrace::setoptions(pid, options).map_err(AgentError::sys("watch for the program's exit"))?;
+        let path = format!("/proc/{pid}/task");
+        let threads = File::open(&path).map_err(|source| AgentError::io("open", path, source))?;
+        Ok(Ok(Self { pid, memory, threads, execution: None }))
     }
 
     fn proc_file(&self, name: &str) -> Result<String, AgentError> {
@@ -124,14 +133,59 @@ impl Stopped {
     }
 
     /// Puts the execution's id into its environment and lets it run.
-    pub(crate) fn let_go(self, execution: &str) -> Result<(), AgentError> {
+    pub(crate) fn let_go(self, execution: &str) -> Result<Traced, AgentError> {
         if let Some(at) = self.execution {
             let mut value = [0; EXECUTION_ROOM.len()];
             let len = execution.len().min(value.len() - 1);
             value[..len].copy_from_slice(&execution.as_bytes()[..len]);
             self.memory.write_all_at(&value, at).map_err(|source| AgentError::io("write", "the program's environment", source))?;
         }
-        ptrace::detach(self.pid, None).map_err(AgentError::sys("let the program go"))
+        ptrace::cont(self.pid, None).map_err(AgentError::sys("let the program go"))?;
+        Ok(Traced { pid: self.pid, threads: self.threads, _memory: self.memory })
+    }
+}
+
+/// The program, running.
+#[derive(Debug)]
+pub(crate) struct Traced {
+    pid: Pid,
+    /// Its folder of threads: the number of links to it says how many there are.
+    threads: File,
+    /// Closed when nobody waits for anything any more.
+    _memory: File,
+}
+
+impl Traced {
+    /// What a change of a child's state means: how the program ended, if it did.
+    pub(crate) fn changed(&self, status: WaitStatus) -> Option<Ended> {
+        if status.pid() != Some(self.pid) {
+            return None;
+        }
+        match status {
+            WaitStatus::PtraceEvent(_, _, libc::PTRACE_EVENT_EXIT) => match (self.single(), ptrace::getevent(self.pid)) {
+                (true, Ok(status)) => return i32::try_from(status).ok().map(Ended::from_raw),
+                _ => self.go_on(None),
+            },
+            WaitStatus::PtraceEvent(..) => self.go_on(None),
+            // A traced process that is stopped by such a signal is not started again by SIGCONT: what is rare may be slow.
+            WaitStatus::Stopped(_, signal @ (Signal::SIGSTOP | Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU)) => {
+                let _ = ptrace::detach(self.pid, signal);
+            }
+            WaitStatus::Stopped(_, signal) => self.go_on(Some(signal)),
+            other => return Ended::from_status(other),
+        }
+        None
+    }
+
+    /// A process that is gone meanwhile is reported as such by the next `wait`.
+    fn go_on(&self, signal: Option<Signal>) {
+        let _ = ptrace::cont(self.pid, signal);
+    }
+
+    /// Only one thread is left, so that its exit is the program's.
+    fn single(&self) -> bool {
+        const OF_A_FOLDER: u64 = 2;
+        fstat(&self.threads).is_ok_and(|stat| stat.st_nlink <= OF_A_FOLDER + 1)
     }
 }
 

@@ -25,6 +25,11 @@ impl Ended {
         }
     }
 
+    /// From the status that `wait` would give, as the kernel encodes it.
+    pub(crate) const fn from_raw(status: i32) -> Self {
+        if libc::WIFSIGNALED(status) { Self::Signal(libc::WTERMSIG(status)) } else { Self::Exit(libc::WEXITSTATUS(status)) }
+    }
+
     /// For people.
     pub(crate) fn describe(self) -> String {
         match self {

@@ -25,6 +25,10 @@ fn the_way_it_ended_is_told() {
     let signal = ended(Ended::Signal(11), false, "the program");
     assert_eq!((signal.kind, signal.signal), (FailureKind::Signal, Some(11)));
     assert!(signal.message.contains("SIGSEGV"), "{}", signal.message);
+    assert_eq!(
+        (Ended::from_raw(3 << 8), Ended::from_raw(11), Ended::from_raw(0x86)),
+        (Ended::Exit(3), Ended::Signal(11), Ended::Signal(6))
+    );
     assert_eq!(ended(Ended::Signal(34), false, "it").message, "it ended with signal 34");
     assert_eq!(ended(Ended::Signal(9), true, "the program").kind, FailureKind::OutOfMemory);
 }

@@ -156,7 +156,7 @@ mod tests {
         let mut got = [0; 32];
         walker.read(base + 0xff0, &mut got).unwrap();
         assert_eq!((got[15], got[16]), (7, 0));
-        assert_eq!(walker.write(base + 0xff8, &[1; 16]), Err(PageFault { address: base + 0x1000, code: 3 }));
+        assert_eq!(walker.write(base + 0xff8, &[7; 16]), Err(PageFault { address: base + 0x1000, code: 3 }));
         assert_eq!(walker.read(base + 0x3000, &mut got), Err(PageFault { address: base + 0x3000, code: 0 }));
         assert_eq!(walker.write(base + 0x2000, &[1]), Err(PageFault { address: base + 0x2000, code: 0 }), "outside of memory");
         assert_eq!(walker.read_some(base + 0x2ff0, &mut got), 0);

@@ -1,7 +1,10 @@
 //! Measures Torpor: `scripts/bench` builds what this needs and starts it. Nothing here judges; it prints a table, or JSON.
 #![forbid(unsafe_code)]
 
+mod api;
+mod boot;
 mod code;
+mod http;
 mod restore;
 mod stats;
 mod vm;
@@ -30,6 +33,12 @@ struct Cli {
     /// Restores of each kind.
     #[arg(long, default_value_t = 30)]
     runs: usize,
+    /// Cold boots of each kind.
+    #[arg(long, default_value_t = 3)]
+    boots: usize,
+    /// Another monitor to boot in turn: a qemu-system-x86_64 or a firecracker.
+    #[arg(long)]
+    peer: Vec<PathBuf>,
     /// Only these runtimes.
     #[arg(long, default_values = ["exec", "python"])]
     runtime: Vec<String>,
@@ -54,7 +63,12 @@ fn run(cli: &Cli) -> Result<(), Failed> {
     let mut table = stats::Table::new(cli.json);
     let paths = vm::Paths { monitor: cli.bin.join("torpor-vmm"), kernel: cli.kernel.clone(), images: cli.images.clone() };
     for runtime in &cli.runtime {
+        boot::run(&paths, runtime, 128, cli.boots, &mut table)?;
         restore::run(&paths, runtime, 128, cli.runs, &mut table)?;
+    }
+    api::run(&cli.bin, &paths, &cli.runtime, cli.runs, &mut table)?;
+    for peer in &cli.peer {
+        boot::beside(&paths, peer, 128, cli.boots, &mut table)?;
     }
     Ok(table.finish()?)
 }

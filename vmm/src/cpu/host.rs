@@ -27,6 +27,11 @@ pub fn kernel_mode_is_emulated(kvm: &Kvm) -> Result<bool, VmmError> {
     }
 }
 
+/// The same, opening `/dev/kvm` itself: for tools.
+pub fn probe() -> Result<bool, VmmError> {
+    kernel_mode_is_emulated(&Kvm::new().map_err(VmmError::kvm("opening /dev/kvm"))?)
+}
+
 /// Gives a VM its memory as slot 0. Before the interrupt controllers: afterwards KVM waits for a grace period, milliseconds.
 pub fn add_memory(vm: &VmFd, memory: &GuestMemory) -> Result<(), VmmError> {
     let region = kvm_bindings::kvm_userspace_memory_region {

@@ -201,8 +201,6 @@ impl Daemon {
     pub fn push_probes(&self) {
         for name in ["probe", "shell"] {
             self.push(TaskFolder::copy(name).path());
-        }
-        for name in ["probe", "shell"] {
             self.template(name);
         }
     }

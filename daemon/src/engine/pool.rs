@@ -78,7 +78,7 @@ impl Pool {
         let mut shelf = self.shelf();
         shelf.demand.used(memory_mib, Instant::now());
         let vms = shelf.ready.get_mut(&memory_mib);
-        let vm = vms.and_then(|vms| std::iter::from_fn(|| vms.pop()).find(|vm| !vm.is_gone()));
+        let vm = vms.and_then(|vms| std::iter::from_fn(|| vms.pop()).find(|vm| !self.is_lost(vm)));
         self.count(&shelf);
         drop(shelf);
         self.wake.notify_one();
@@ -156,12 +156,7 @@ impl Pool {
         let mut shelf = self.shelf();
         let targets = shelf.demand.targets(self.limit, Instant::now());
         for (memory_mib, vms) in &mut shelf.ready {
-            let before = vms.len();
-            dropped.extend(vms.extract_if(.., |vm| vm.is_gone()));
-            for _ in vms.len()..before {
-                tracing::warn!(memory_mib, "a warm monitor ended while it waited; it is replaced");
-                self.stats.warm_lost();
-            }
+            dropped.extend(vms.extract_if(.., |vm| self.is_lost(vm)));
             let target = targets.get(memory_mib).copied().unwrap_or_default();
             dropped.extend(vms.drain(..vms.len().saturating_sub(target)));
         }
@@ -171,6 +166,15 @@ impl Pool {
         let next = missing.min_by_key(|(memory_mib, _)| have(memory_mib)).map(|(memory_mib, _)| *memory_mib);
         drop(shelf);
         next
+    }
+
+    fn is_lost(&self, vm: &Vm) -> bool {
+        let lost = vm.is_gone();
+        if lost {
+            tracing::warn!(pid = vm.pid(), memory_mib = vm.memory_mib, "a warm monitor ended while it waited; it is replaced");
+            self.stats.warm_lost();
+        }
+        lost
     }
 
     fn shelve(&self, mut vm: Vm) {

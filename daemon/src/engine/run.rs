@@ -126,7 +126,10 @@ async fn restore(engine: &Engine, template: &Template, command: &Command, memory
     for _ in 0..WARM_ATTEMPTS {
         let Some(vm) = engine.pool.take(memory_mib) else { break };
         match start(vm, template, command).await {
-            Err(RestoreError::Vm(VmError::Ended(why))) => tracing::warn!("a warm monitor was gone when it was needed: {why}"),
+            Err(RestoreError::Vm(VmError::Ended(why))) => {
+                tracing::warn!("a warm monitor was gone when it was needed: {why}");
+                engine.stats.warm_lost();
+            }
             other => return other,
         }
     }
@@ -137,7 +140,10 @@ async fn start(mut vm: Vm, template: &Template, command: &Command) -> Result<Vm,
     vm.send(command, &template.task_fds()).await?;
     loop {
         match vm.recv().await? {
-            Event::Running { .. } => return Ok(vm),
+            Event::Running { micros } => {
+                tracing::debug!(pid = vm.pid(), micros, "the monitor's share of the restore");
+                return Ok(vm);
+            }
             Event::Stopped { reason, .. } => return Err(RestoreError::Refused(reason)),
             _ => {}
         }

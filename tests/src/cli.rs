@@ -7,7 +7,7 @@ use std::thread::{JoinHandle, spawn};
 use std::time::{Duration, Instant};
 
 /// No command of a test takes longer.
-const DEADLINE: Duration = Duration::from_secs(180);
+const DEADLINE: Duration = Duration::from_secs(240);
 
 /// What a run left.
 #[derive(Debug, Clone)]

@@ -49,7 +49,7 @@ pub fn request(socket: &Path, method: &str, path: &str, body: &[u8]) -> Answer {
 #[must_use]
 pub fn raw(socket: &Path, head: &[u8], body: &[u8]) -> Answer {
     let mut stream = UnixStream::connect(socket).unwrap_or_else(|error| panic!("{}: {error}", socket.display()));
-    stream.set_read_timeout(Some(Duration::from_secs(150))).expect("a socket has time limits");
+    stream.set_read_timeout(Some(Duration::from_secs(200))).expect("a socket has time limits");
     stream.set_write_timeout(Some(Duration::from_secs(60))).expect("a socket has time limits");
     // A daemon that refuses a request early need not read the rest of it.
     let _ = stream.write_all(head).and_then(|()| stream.write_all(body));

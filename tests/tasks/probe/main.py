@@ -51,7 +51,8 @@ def do_sleep(input):
 def do_hog(input):
     kept = []
     while True:
-        kept.append(bytearray(b"x" * (1 << 20)))
+        # Filled by the kernel at once: a fault for each page would take a minute where guest kernels are emulated.
+        kept.append(mmap.mmap(-1, 4 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE))
 
 
 def do_fork_bomb(input):
@@ -63,9 +64,9 @@ def do_fork_bomb(input):
 
 
 def do_print(input):
-    line = "x" * 1023
-    for _ in range(input["bytes"] // 1024):
-        print(line)
+    lines = "\n".join(["x" * 1023] * 64)
+    for _ in range(input["bytes"] // (len(lines) + 1)):
+        print(lines)
     return "printed"
 
 

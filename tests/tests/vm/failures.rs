@@ -69,7 +69,8 @@ fn results() {
     for input in [json!({"do": "unserializable"}), json!({"do": "nan"})] {
         error(&daemon, "probe", &input, "invalid_result");
     }
-    for line in ["echo not json", "true", "printf [1,]", "printf 1; printf ' 2'"] {
+    assert_eq!(daemon.result("shell", &json!("true")), Value::Null, "no output is null");
+    for line in ["echo not json", "printf [1,]", "printf 1; printf ' 2'"] {
         error(&daemon, "shell", &json!(line), "invalid_result");
     }
     error(&daemon, "probe", &json!({"do": "big", "bytes": (6 << 20) + 1}), "result_too_large");

@@ -18,7 +18,7 @@ fn arguments(words: &[&str]) -> Options {
 /// kill -9 with 20 running and 50 waiting: nothing acknowledged is lost, nothing runs on, each ends as its policy says.
 fn killed_while_working() {
     // A 64 MiB VM is charged a little more than its memory: 20 of them fit, 21 do not.
-    let mut daemon = Daemon::start(arguments(&["--max-vms", "20"]));
+    let mut daemon = Daemon::start_with_templates(arguments(&["--max-vms", "20"]));
     let policy: [(&str, &str); 2] = [("memory", "\"64MiB\""), ("timeout", "\"120s\"")];
     daemon.push(TaskFolder::copy("shell").named("once", &policy).path());
     daemon.push(TaskFolder::copy("shell").named("again", &[policy[0], policy[1], ("retries", "1")]).path());
@@ -69,7 +69,7 @@ fn second_daemon() {
 
 /// SIGTERM: what runs may end, nothing new is taken, what waits is there at the next start.
 fn drained() {
-    let mut daemon = Daemon::start(arguments(&["--max-vms", "1"]));
+    let mut daemon = Daemon::start_with_templates(arguments(&["--max-vms", "1"]));
     daemon.push(TaskFolder::copy("shell").path());
     daemon.template("shell");
     let running = daemon.submit("shell", &json!("sleep 3; echo 1"));
@@ -112,7 +112,7 @@ impl Drop for Disk {
 fn full_disk() {
     let disk = Disk::new("400m");
     let state = disk.0.path().join("state");
-    let daemon = Daemon::start(Options { state: Some(state), ..Options::default() });
+    let daemon = Daemon::start_with_templates(Options { state: Some(state), ..Options::default() });
     daemon.push(TaskFolder::copy("shell").path());
     daemon.template("shell");
     assert_eq!(daemon.result("shell", &json!("echo 1")), 1);
@@ -137,7 +137,7 @@ fn full_disk() {
 
 /// A budget for three VMs and twelve executions: never more than three at once, the rest waits in order, and what can never fit is refused.
 fn more_than_fits() {
-    let daemon = Daemon::start(arguments(&["--memory-budget", "320MiB"]));
+    let daemon = Daemon::start_with_templates(arguments(&["--memory-budget", "320MiB"]));
     daemon.push(TaskFolder::copy("shell").path());
     daemon.push(TaskFolder::copy("shell").named("huge", &[("memory", "\"1024MiB\"")]).path());
     daemon.template("shell");

@@ -29,18 +29,14 @@ CREATE TABLE executions (
     created_at  BIGINT NOT NULL,
     started_at  BIGINT,
     finished_at BIGINT,
-    error       TEXT
+    error       TEXT,
+    result      BLOB
 );
 CREATE INDEX executions_by_task ON executions (task, id);
 CREATE INDEX executions_unfinished ON executions (id) WHERE finished_at IS NULL;
 
--- Kept until the execution ends.
+-- Removed soon after the execution has ended. A table of its own, so that a large one is not written again with each change of the execution.
 CREATE TABLE inputs (
-    execution TEXT NOT NULL PRIMARY KEY REFERENCES executions (id),
-    body      BLOB NOT NULL
-);
-
-CREATE TABLE results (
     execution TEXT NOT NULL PRIMARY KEY REFERENCES executions (id),
     body      BLOB NOT NULL
 );

@@ -170,6 +170,9 @@ impl Store {
             .busy_timeout(Duration::from_secs(5));
         let mut db = SqliteConnection::connect_with(&options).await?;
         sqlx::migrate!("./migrations").run_direct(&mut db).await?;
+        sqlx::query("DELETE FROM inputs WHERE execution NOT IN (SELECT id FROM executions WHERE finished_at IS NULL)")
+            .execute(&mut db)
+            .await?;
         let reads = SqlitePoolOptions::new().max_connections(4).connect_with(options.create_if_missing(false)).await?;
         let (changes, requests) = mpsc::channel(QUEUE);
         tokio::spawn(writer::run(db, requests, committed));
@@ -210,9 +213,9 @@ impl Store {
         let Some(row) = row else { return Ok(None) };
         let mut execution = execution(&row)?;
         self.add_timeline(&mut execution).await?;
-        let body = sqlx::query("SELECT body FROM results WHERE execution = $1").bind(id.as_str()).fetch_optional(&self.reads).await?;
-        if let Some(row) = body {
-            let text = String::from_utf8(row.try_get("body")?).map_err(StoreError::damaged("result"))?;
+        let body: Option<Vec<u8>> = row.try_get("result")?;
+        if let Some(body) = body {
+            let text = String::from_utf8(body).map_err(StoreError::damaged("result"))?;
             let raw = serde_json::value::RawValue::from_string(text).map_err(StoreError::damaged("result"))?;
             execution.result = Some(raw.into());
         }
@@ -235,7 +238,8 @@ impl Store {
     /// Executions that ended, newest first, without their results.
     pub async fn ended(&self, filter: &Filter) -> Result<Vec<Execution>, StoreError> {
         let rows = sqlx::query(
-            "SELECT * FROM executions WHERE finished_at IS NOT NULL AND ($1 IS NULL OR task = $1) AND ($2 IS NULL OR state = $2) \
+            "SELECT id, task, version, state, attempts, created_at, started_at, finished_at, error FROM executions \
+             WHERE finished_at IS NOT NULL AND ($1 IS NULL OR task = $1) AND ($2 IS NULL OR state = $2) \
              ORDER BY id DESC LIMIT $3",
         )
         .bind(filter.task.as_deref())

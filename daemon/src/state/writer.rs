@@ -9,12 +9,19 @@ use super::machine::State;
 use super::record::{Execution, TimelineEntry, Version};
 use super::store::StoreError;
 use crate::manifest::TaskName;
-use sqlx::SqliteConnection;
+use sqlx::{Connection, SqliteConnection};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 /// Most changes in one transaction.
 const GROUP: usize = 64;
+/// Most entries of a timeline in one statement.
+const TIMELINE_ROWS: usize = 16;
+/// Most executions whose inputs wait for their removal; those of others are removed at the next start.
+const MOST_ENDED: usize = 4 * GROUP;
+/// How long inputs of executions that have ended are left where they are when there is no other work.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// One change of what is stored. Changes are checked against what is there: one that does not fit is refused and changes nothing.
 #[derive(Debug)]
@@ -80,17 +87,33 @@ async fn put_version(db: &mut SqliteConnection, version: &Version) -> Result<(),
     Ok(())
 }
 
+/// Entries from number `first` on, many with one statement: each statement costs a turn of the database's thread.
 async fn timeline(db: &mut SqliteConnection, id: &ExecutionId, entries: &[TimelineEntry], first: usize) -> Result<(), StoreError> {
-    for (entry, seq) in entries.iter().zip(first..) {
-        let event = serde_json::to_string(&entry.what).map_err(StoreError::damaged("timeline"))?;
-        sqlx::query("INSERT INTO timeline (execution, seq, at, event) VALUES ($1, $2, $3, $4)")
-            .bind(id.as_str())
-            .bind(int(seq as u64))
-            .bind(entry.at.0)
-            .bind(event)
-            .execute(&mut *db)
-            .await?;
+    let mut seq = first as u64;
+    for some in entries.chunks(TIMELINE_ROWS) {
+        let rows: Vec<String> =
+            (0..some.len()).map(|n| 4 * n).map(|n| format!("(${}, ${}, ${}, ${})", n + 1, n + 2, n + 3, n + 4)).collect();
+        let sql = format!("INSERT INTO timeline (execution, seq, at, event) VALUES {}", rows.join(", "));
+        let mut query = sqlx::query(&sql);
+        for entry in some {
+            let event = serde_json::to_string(&entry.what).map_err(StoreError::damaged("timeline"))?;
+            query = query.bind(id.as_str()).bind(int(seq)).bind(entry.at.0).bind(event);
+            seq += 1;
+        }
+        query.execute(&mut *db).await?;
     }
+    Ok(())
+}
+
+/// Inputs of executions that have ended; not part of their last commit, which somebody waits for.
+async fn forget_inputs(db: &mut SqliteConnection, ended: &[ExecutionId]) -> Result<(), StoreError> {
+    if ended.is_empty() {
+        return Ok(());
+    }
+    let marks: Vec<String> = (1..=ended.len()).map(|n| format!("${n}")).collect();
+    let sql = format!("DELETE FROM inputs WHERE execution IN ({})", marks.join(", "));
+    let query = ended.iter().fold(sqlx::query(&sql), |query, id| query.bind(id.as_str()));
+    query.execute(db).await?;
     Ok(())
 }
 
@@ -109,29 +132,23 @@ async fn insert(db: &mut SqliteConnection, execution: &Execution, input: &[u8]) 
 }
 
 async fn update(db: &mut SqliteConnection, execution: &Execution, stored: State, known: usize) -> Result<(), StoreError> {
-    let id = execution.id.as_str();
     let error = execution.error.as_ref().map(serde_json::to_string).transpose().map_err(StoreError::damaged("error"))?;
     let done = sqlx::query(
-        "UPDATE executions SET state = $1, attempts = $2, started_at = $3, finished_at = $4, error = $5 WHERE id = $6 AND state = $7",
+        "UPDATE executions SET state = $1, attempts = $2, started_at = $3, finished_at = $4, error = $5, result = $6 \
+         WHERE id = $7 AND state = $8",
     )
     .bind(execution.state.name())
     .bind(i64::from(execution.attempts))
     .bind(execution.started_at.map(|at| at.0))
     .bind(execution.finished_at.map(|at| at.0))
     .bind(error)
-    .bind(id)
+    .bind(execution.result.as_ref().map(|result| result.get().as_bytes()))
+    .bind(execution.id.as_str())
     .bind(stored.name())
     .execute(&mut *db)
     .await?;
     if done.rows_affected() != 1 {
         return Err(StoreError::Conflict { id: execution.id.clone(), expected: stored });
-    }
-    if let Some(result) = &execution.result {
-        let body = result.get().as_bytes();
-        sqlx::query("INSERT INTO results (execution, body) VALUES ($1, $2)").bind(id).bind(body).execute(&mut *db).await?;
-    }
-    if execution.state.ended() {
-        sqlx::query("DELETE FROM inputs WHERE execution = $1").bind(id).execute(&mut *db).await?;
     }
     timeline(db, &execution.id, execution.timeline.get(known..).unwrap_or_default(), known).await
 }
@@ -148,15 +165,15 @@ async fn apply(db: &mut SqliteConnection, change: &Change) -> Result<(), StoreEr
     }
 }
 
-/// All of `changes` or none.
-async fn commit(db: &mut SqliteConnection, changes: &[Request]) -> Result<(), StoreError> {
+/// All of `changes` or none, and with them the inputs of what `ended` before.
+async fn commit(db: &mut SqliteConnection, changes: &[Request], ended: &[ExecutionId]) -> Result<(), StoreError> {
     sqlx::query("BEGIN").execute(&mut *db).await?;
-    let mut result = Ok(());
+    let mut result = forget_inputs(db, ended).await;
     for request in changes {
-        result = apply(db, &request.change).await;
         if result.is_err() {
             break;
         }
+        result = apply(db, &request.change).await;
     }
     if result.is_ok() {
         result = sqlx::query("COMMIT").execute(&mut *db).await.map(drop).map_err(StoreError::from);
@@ -169,25 +186,39 @@ async fn commit(db: &mut SqliteConnection, changes: &[Request]) -> Result<(), St
 }
 
 /// Writes until nobody can send any more.
-pub(super) async fn run(mut db: SqliteConnection, mut requests: mpsc::Receiver<Request>, committed: impl Fn(usize, std::time::Duration)) {
+pub(super) async fn run(mut db: SqliteConnection, mut requests: mpsc::Receiver<Request>, committed: impl Fn(usize, Duration)) {
     let mut group = Vec::with_capacity(GROUP);
-    while requests.recv_many(&mut group, GROUP).await > 0 {
-        let begin = std::time::Instant::now();
-        let together = commit(&mut db, &group).await;
+    let mut ended: Vec<ExecutionId> = Vec::new();
+    loop {
+        let receive = requests.recv_many(&mut group, GROUP);
+        let received = if ended.is_empty() { Ok(receive.await) } else { tokio::time::timeout(IDLE, receive).await };
+        if received == Ok(0) {
+            break;
+        }
+        let begin = Instant::now();
+        let together = commit(&mut db, &group, &ended).await;
+        if together.is_ok() {
+            ended.clear();
+        }
         committed(group.len(), begin.elapsed());
-        let alone = group.len() == 1;
+        let alone = group.len() == 1 && ended.is_empty();
         let mut together = Some(together);
         for request in group.drain(..) {
             let result = match together {
                 Some(Ok(())) => Ok(()),
                 Some(Err(_)) if alone => together.take().unwrap_or(Ok(())),
-                _ => commit(&mut db, std::slice::from_ref(&request)).await,
+                _ => commit(&mut db, std::slice::from_ref(&request), &[]).await,
             };
+            if let (Ok(()), Change::Update { execution, .. }) = (&result, &request.change)
+                && execution.state.ended()
+                && ended.len() < MOST_ENDED
+            {
+                ended.push(execution.id.clone());
+            }
             // Who asked may be gone; what was committed stays.
             let _ = request.done.send(result);
         }
     }
-    use sqlx::Connection;
     if let Err(error) = db.close().await {
         tracing::warn!(%error, "the database did not close cleanly");
     }

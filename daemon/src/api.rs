@@ -41,6 +41,8 @@ use utoipa_axum::routes;
 
 /// Pushes that are taken in at once; more wait.
 const PUSHES: usize = 2;
+/// KiB of inputs that are being received at once; more wait.
+const INPUTS_KIB: usize = 128 << 10;
 /// How long a client may take to send a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -68,6 +70,7 @@ pub struct App {
     /// Ends long answers.
     pub stopping: CancellationToken,
     pushes: Semaphore,
+    inputs: Semaphore,
     tasks: Mutex<()>,
 }
 
@@ -91,6 +94,7 @@ impl App {
             config,
             stopping: CancellationToken::new(),
             pushes: Semaphore::new(PUSHES),
+            inputs: Semaphore::new(INPUTS_KIB),
             tasks: Mutex::new(()),
         })
     }

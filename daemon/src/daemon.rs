@@ -67,11 +67,20 @@ fn notify(state: &[NotifyState<'_>]) {
     }
 }
 
-fn socket(config: &Config) -> Result<UnixListener, DaemonError> {
+/// The socket's file, where the daemon made it itself; gone with this.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn socket(config: &Config) -> Result<(UnixListener, Option<SocketFile>), DaemonError> {
     let inherited = listenfd::ListenFd::from_env().take_unix_listener(0).map_err(io_error("take over the service manager's socket"))?;
     match inherited {
-        Some(listener) => adopt(listener).map_err(io_error("take over the service manager's socket")),
-        None => Ok(listen(&config.socket)?),
+        Some(listener) => Ok((adopt(listener).map_err(io_error("take over the service manager's socket"))?, None)),
+        None => Ok((listen(&config.socket)?, Some(SocketFile(config.socket.clone())))),
     }
 }
 
@@ -114,6 +123,12 @@ async fn open(config: &Config) -> Result<Parts, DaemonError> {
         tracing::info!(swept, "removed images of pushes that were never recorded");
     }
 
+    for (name, task) in catalog.all() {
+        for version in task.versions.iter().filter(|version| !images.path(&version.version).exists()) {
+            tracing::error!(task = %name, version = &*version.version, "its code is missing from the state folder; push it again");
+        }
+    }
+
     let engine = Engine::start(EngineConfig {
         monitor: config.monitor(),
         kernel: config.kernel.clone(),
@@ -146,7 +161,8 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let signals = "listen for signals";
     let mut term = signal(SignalKind::terminate()).map_err(io_error(signals))?;
     let mut int = signal(SignalKind::interrupt()).map_err(io_error(signals))?;
-    let listener = socket(&config)?;
+    // Listening from here on: clients that come early wait.
+    let (listener, _socket_file) = socket(&config)?;
     let Parts { app, runner, store } = open(&config).await?;
 
     let serving = tokio::spawn(serve(listener, router(Arc::clone(&app)), app.stopping.clone()));
@@ -166,7 +182,6 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     watching.abort();
     runner.shutdown().await;
     store.close().await;
-    let _ = std::fs::remove_file(&config.socket);
     tracing::info!("stopped");
     Ok(())
 }

@@ -53,5 +53,5 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Api
 /// Whether the daemon takes work.
 #[utoipa::path(get, path = "/healthz", tag = "host", responses((status = 200, body = HealthBody)))]
 pub(super) async fn health(State(app): State<Arc<App>>) -> Json<HealthBody> {
-    Json(HealthBody { status: if app.dispatcher.load().draining { "draining" } else { "ok" } })
+    Json(HealthBody { status: if app.dispatcher.draining() { "draining" } else { "ok" } })
 }

@@ -9,9 +9,10 @@ use super::types::{LogBody, LogParams, Params};
 use crate::logs::{Logs, Page, Tail};
 use crate::state::id::ExecutionId;
 use crate::state::record::{Execution, Happening};
-use axum::Json;
+use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
@@ -66,16 +67,33 @@ pub(super) async fn read(
         let resumed = headers.get("last-event-id").and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
         return Ok(follow(app, id, source, resumed.unwrap_or(params.from)));
     }
-    let tail = *source.tail.borrow();
-    let mut body = LogBody { entries: Vec::new(), truncated: tail.dropped > 0, next: params.from };
-    loop {
-        let page = page(&app.logs, &id, body.next, tail.bytes).await?;
-        if page.next == body.next {
-            return Ok(Json(body).into_response());
+    Ok(whole(app, id, *source.tail.borrow(), params.from))
+}
+
+/// A [`LogBody`], written page by page: a log may be larger than what the daemon wants to hold of it.
+fn whole(app: Arc<App>, id: ExecutionId, tail: Tail, from: u64) -> Response {
+    /// Where the next page begins, and what stands before its first entry.
+    struct Next(u64, &'static str);
+    let pages = stream::try_unfold(Some(Next(from, "{\"entries\":[")), move |next| {
+        let (app, id) = (Arc::clone(&app), id.clone());
+        async move {
+            let Some(Next(cursor, mut before)) = next else { return Ok(None) };
+            let page = page(&app.logs, &id, cursor, tail.bytes).await.map_err(std::io::Error::other)?;
+            let mut text = String::new();
+            for (entry, _) in &page.entries {
+                text.push_str(before);
+                text.push_str(&serde_json::to_string(entry)?);
+                before = ",";
+            }
+            if page.next > cursor {
+                return Ok(Some((text, Some(Next(page.next, before)))));
+            }
+            text.push_str(if before == "," { "" } else { before });
+            text.push_str(&format!("],\"truncated\":{},\"next\":{cursor}}}", tail.dropped > 0));
+            Ok::<_, std::io::Error>(Some((text, None)))
         }
-        body.next = page.next;
-        body.entries.extend(page.entries.into_iter().map(|(entry, _)| entry));
-    }
+    });
+    ([(CONTENT_TYPE, "application/json")], Body::from_stream(pages)).into_response()
 }
 
 struct Follow {

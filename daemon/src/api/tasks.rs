@@ -81,7 +81,7 @@ async fn spool(app: &App, body: Body) -> Result<File, ApiError> {
     )
 )]
 pub(super) async fn push(State(app): State<Arc<App>>, body: Body) -> Result<(StatusCode, Json<VersionBody>), ApiError> {
-    if app.dispatcher.load().draining {
+    if app.dispatcher.draining() {
         return Err(crate::schedule::dispatch::SubmitError::Draining.into());
     }
     let closed = |_| ApiError::new(ErrorCode::Draining, "torpord is stopping");

@@ -269,6 +269,12 @@ impl Dispatcher {
         self.lock().live.values().filter(|live| live.version.task == *task).count()
     }
 
+    /// No new work is taken.
+    #[must_use]
+    pub fn draining(&self) -> bool {
+        self.lock().core.draining()
+    }
+
     /// Figures.
     #[must_use]
     pub fn load(&self) -> Load {
@@ -321,14 +327,14 @@ impl Dispatcher {
     pub async fn drain(self: &Arc<Self>, wait: Duration) {
         let started = self.lock().core.step(Event::Drain);
         self.start(started);
-        if !self.until(wait, |shared| shared.core.idle()).await {
+        if !self.until(wait, |shared| shared.core.holding() == 0).await {
             let running: Vec<_> = self.all_live().into_iter().filter(|live| live.view().state != State::Queued).collect();
             tracing::warn!(running = running.len(), "the drain timeout passed; what still runs is interrupted");
             for live in running {
                 live.stop(Cause::Daemon);
             }
         }
-        let settled = |shared: &Shared| shared.core.idle() && shared.live.values().all(|live| live.view().state == State::Queued);
+        let settled = |shared: &Shared| shared.core.holding() == 0 && shared.live.values().all(|live| live.view().state == State::Queued);
         if !self.until(STOP_WAIT, settled).await {
             tracing::error!("some executions could not be stopped or recorded; the next start accounts for them");
         }

@@ -16,13 +16,17 @@ use crate::state::machine::State;
 use crate::state::record::{Execution, Happening, Monitor};
 use crate::state::store::StoreError;
 use crate::state::time::Timestamp;
+use futures_util::FutureExt;
 use serde_json::value::RawValue;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Pieces of progress between engine and here. Each is at most 64 KiB of output, so this bounds memory; when it is full the guest waits.
 const PROGRESS: usize = 16;
+/// Most bytes of an error's message in a timeline.
+const RETRY_MESSAGE: usize = 512;
 /// How long to wait before a commit is tried again.
 const RETRY_COMMIT: Duration = Duration::from_secs(1);
 
@@ -116,6 +120,12 @@ pub(super) fn decide(
     }
 }
 
+/// An error as a timeline tells it: the whole of it would be there again for each attempt.
+fn retrying(error: ExecutionError) -> Happening {
+    let end = error.message.floor_char_boundary(RETRY_MESSAGE);
+    Happening::Retrying { kind: error.kind, message: error.message[..end].to_owned() }
+}
+
 /// The next attempt begins.
 pub(super) fn starting(execution: &mut Execution) {
     let attempt = execution.attempts + 1;
@@ -178,7 +188,7 @@ pub(super) async fn run(d: Arc<Dispatcher>, live: Arc<Live>, input: Option<Arc<[
         if live.stored().await.is_err() {
             return drop_it();
         }
-        match decide(outcome, &live.view(), &live.version.policy, live.cause(), d.load().draining) {
+        match decide(outcome, &live.view(), &live.version.policy, live.cause(), d.draining()) {
             Decision::End(ending) => {
                 let file = log.end(&live.log);
                 // The place is free at once: the commit of the next one's start joins that of this one's end.
@@ -190,14 +200,14 @@ pub(super) async fn run(d: Arc<Dispatcher>, live: Arc<Live>, input: Option<Arc<[
                 return;
             }
             Decision::Again(error) => {
-                live.happened(Happening::Retrying { kind: error.kind, message: error.message });
+                live.happened(retrying(error));
                 live.happened(Happening::Starting { attempt: live.view().attempts + 1 });
                 if !persist(&d, &live, live.view()).await {
                     return drop_it();
                 }
             }
             Decision::Requeue(error) => {
-                live.happened(Happening::Retrying { kind: error.kind, message: error.message });
+                live.happened(retrying(error));
                 persist(&d, &live, live.view()).await;
                 return d.release(job);
             }
@@ -226,8 +236,13 @@ async fn attempt(d: &Dispatcher, live: &Live, input: &[u8], log: &mut LogWriter)
             }
         }
     };
-    let (outcome, ()) = tokio::join!(d.runner.run(request, progress, live.cancel.clone()), watching);
-    outcome
+    // A fault of the engine must not keep the place in the queue for ever.
+    let running = AssertUnwindSafe(d.runner.run(request, progress, live.cancel.clone())).catch_unwind();
+    let (outcome, ()) = tokio::join!(running, watching);
+    outcome.unwrap_or_else(|_| {
+        let message = "a fault in torpord ended the attempt; its log says where";
+        Outcome::Failed(ExecutionError::new(ErrorKind::Host, message))
+    })
 }
 
 /// Records the end and tells everyone.

@@ -120,6 +120,18 @@ async fn logs_are_read_followed_and_taken_up_again() {
     assert_eq!(rest["entries"].as_array().unwrap()[..], all["entries"].as_array().unwrap()[1..]);
     let rest = server.ok("GET", &format!("{logs}?follow=true&from={}", ids[1]), Body::empty()).await;
     assert_eq!(rest.as_str().unwrap().matches("event: log").count(), 1);
+    let none = server.ok("GET", &format!("{logs}?from={}", ids[2]), Body::empty()).await;
+    assert_eq!((&none["entries"], none["next"].to_string().as_str()), (&json!([]), ids[2]));
+}
+
+#[tokio::test]
+async fn a_large_log_comes_whole() {
+    let server = Server::start().await;
+    server.push("t", "log_cap = \"8MiB\"").await;
+    let run = server.ok("POST", "/v1/tasks/t/executions?wait=20", r#"{"chunks": 100}"#).await;
+    let all = server.ok("GET", &format!("/v1/executions/{}/logs", run["id"].as_str().unwrap()), Body::empty()).await;
+    let text: usize = all["entries"].as_array().unwrap().iter().map(|entry| entry["text"].as_str().unwrap().len()).sum();
+    assert_eq!((text, &all["truncated"]), (100 << 16, &json!(false)));
 }
 
 #[tokio::test]

@@ -52,9 +52,12 @@ async fn each_way_to_fail_is_told_apart() {
     assert_eq!((error.kind, error.limit.as_deref()), (ErrorKind::Timeout, Some("1500ms")));
     let failed = run(&daemon, Policy::default(), r#"{"fail":"guest_crashed"}"#).await;
     assert_eq!((failed.state, failed.error.as_ref().unwrap().kind), (State::Failed, ErrorKind::GuestCrashed));
+    let crashed = run(&daemon, Policy::default(), r#"{"panic":true}"#).await;
+    assert_eq!((crashed.state, crashed.error.as_ref().unwrap().kind), (State::Failed, ErrorKind::Host));
     let lied = run(&daemon, Policy::default(), r#"{"lie":true}"#).await;
     assert_eq!((lied.state, lied.error.as_ref().unwrap().kind), (State::Failed, ErrorKind::Host));
     assert!(lied.result.is_none());
+    assert_eq!(daemon.dispatcher.load().used, 0);
 }
 
 #[tokio::test]

@@ -5,11 +5,13 @@ use super::types::{ErrorKind, ExecutionError, Outcome};
 use super::vm::VmError;
 use serde_json::value::RawValue;
 use torpor_protocol::agent::{Failure, FailureKind};
-use torpor_protocol::limits::MAX_RESULT;
+use torpor_protocol::limits::{CONSOLE_TAIL, MAX_RESULT};
 use torpor_protocol::monitor::StopReason;
 
 /// Deepest nesting of a result: what JSON readers commonly take.
 const MAX_DEPTH: usize = 128;
+/// Longest name of an exception that is kept; a message and a traceback were bounded when they came in.
+const MAX_NAME: usize = 256;
 
 /// What a program returned, if it is JSON as others can read it.
 pub(super) fn result(json: Vec<u8>) -> Outcome {
@@ -78,7 +80,7 @@ pub(super) fn failure(failure: Failure, memory_mib: u32) -> ExecutionError {
     ExecutionError {
         kind,
         message: failure.message,
-        exception: failure.exception,
+        exception: failure.exception.map(|name| head(name, MAX_NAME)),
         traceback: failure.traceback,
         exit_code: failure.exit_code,
         signal: failure.signal,
@@ -105,8 +107,18 @@ pub(super) fn stopped(reason: &StopReason, console: String, memory_mib: u32) -> 
     };
     let mut error = ExecutionError::new(kind, message);
     error.limit = (kind == ErrorKind::OutOfMemory).then(|| mib(memory_mib));
-    error.console = Some(console).filter(|console| !console.is_empty());
+    error.console = Some(tail(console, CONSOLE_TAIL)).filter(|console| !console.is_empty());
     error
+}
+
+fn head(mut text: String, most: usize) -> String {
+    text.truncate(text.floor_char_boundary(most));
+    text
+}
+
+fn tail(mut text: String, most: usize) -> String {
+    text.drain(..text.ceil_char_boundary(text.len().saturating_sub(most)));
+    text
 }
 
 /// The agent is gone, the VM is not.
@@ -185,6 +197,14 @@ mod tests {
         }
         let error = stopped(&StopReason::Panic, "Kernel panic - not syncing: Out of memory".into(), 128);
         assert_eq!((error.kind, error.limit.as_deref()), (ErrorKind::OutOfMemory, Some("128MiB")));
+    }
+
+    #[test]
+    fn what_a_guest_tells_of_itself_is_bounded() {
+        assert_eq!((head("ü".repeat(200), 255).len(), tail("ü".repeat(200), 255).len()), (254, 254));
+        assert_eq!((head("abc".into(), 9).as_str(), tail("abc".into(), 9).as_str()), ("abc", "abc"));
+        let long = stopped(&StopReason::Panic, "x".repeat(1 << 20), 128);
+        assert_eq!(long.console.unwrap().len(), CONSOLE_TAIL);
     }
 
     #[test]

@@ -1,21 +1,20 @@
 //! Templates: snapshots that VMs start from, of a booted runtime and of a task with its code loaded.
 //!
-//! ```text
-//!   (none) --wanted--> Making --loaded from disk and checked, or made and committed--> Ready --found damaged--> (none)
-//!                        |                                                               |
-//!                        +--> Failed --wanted again--> Making                            +--forgotten--> (none)
-//! ```
+//! - [`table`]: which there are, and the states of each
+//! - [`store`]: on disk
+//! - [`make`]: a VM is brought to the door and saved
+//!
 //! Invariants: a template is made once however many want it, in a task of its own that outlives those who asked; a template is used only
-//! after all of it was checked in this life of the daemon; its files stay open, so that a run opens nothing.
+//! after all of it was checked or made in this life of the daemon; its files stay open, so that a run opens nothing.
 
 mod make;
 mod store;
+mod table;
 
 use super::host::{Host, Image, Spec};
 use super::pool::Pool;
 use super::stats::Stats;
 use super::types::{ErrorKind, ExecutionError, TaskVersion, TemplateInfo, TemplateState};
-use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,7 +22,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use store::{Files, Meta, Store, StoreError};
-use tokio::sync::{Semaphore, watch};
+use table::{Found, Table};
+use tokio::sync::Semaphore;
 
 /// Most templates made at once: each takes a VM and a core.
 const MAKERS: usize = 2;
@@ -49,27 +49,7 @@ impl Template {
 }
 
 /// A template, and whether it had to be made.
-type Got = Result<(Arc<Template>, bool), ExecutionError>;
-
-#[derive(Debug)]
-enum SlotState {
-    Making(watch::Receiver<Option<Got>>),
-    Ready(Arc<Template>),
-    Failed,
-}
-
-#[derive(Debug)]
-struct Slot {
-    spec: Spec,
-    attempt: u64,
-    state: SlotState,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    slots: HashMap<String, Slot>,
-    attempts: u64,
-}
+type Got = table::Got<Template>;
 
 /// See the module.
 #[derive(Debug)]
@@ -78,7 +58,7 @@ pub(super) struct Templates {
     pool: Arc<Pool>,
     stats: Arc<Stats>,
     store: Store,
-    table: Mutex<Table>,
+    table: Mutex<Table<Template>>,
     makers: Semaphore,
 }
 
@@ -94,10 +74,10 @@ impl Templates {
         let id = self.host.id(spec);
         let mut end = {
             let mut table = self.table();
-            match table.slots.get(&id).map(|slot| &slot.state) {
-                Some(SlotState::Ready(template)) => return Ok((template.clone(), false)),
-                Some(SlotState::Making(end)) => end.clone(),
-                Some(SlotState::Failed) | None => self.begin(&mut table, id, spec.clone()),
+            match table.find(&id) {
+                Found::Ready(template) => return Ok((template, false)),
+                Found::Making(end) => end,
+                Found::Nothing => self.begin(&mut table, id, spec.clone()),
             }
         };
         match end.wait_for(Option::is_some).await.as_deref() {
@@ -106,33 +86,18 @@ impl Templates {
         }
     }
 
-    fn begin(self: &Arc<Self>, table: &mut Table, id: String, spec: Spec) -> watch::Receiver<Option<Got>> {
-        let (told, end) = watch::channel(None);
-        table.attempts += 1;
-        let attempt = table.attempts;
-        table.slots.insert(id.clone(), Slot { spec: spec.clone(), attempt, state: SlotState::Making(end.clone()) });
-        let this = self.clone();
+    fn begin(self: &Arc<Self>, table: &mut Table<Template>, id: String, spec: Spec) -> table::End<Template> {
+        let (attempt, told) = table.begin(&id, spec.clone());
+        let (this, end) = (self.clone(), told.subscribe());
         tokio::spawn(async move {
             let got = this.load_or_make(&id, &spec).await;
-            this.settle(&id, attempt, &got);
+            let wanted = this.table().settle(&id, attempt, &got);
+            if !wanted {
+                this.remove(&id);
+            }
             told.send_replace(Some(got));
         });
         end
-    }
-
-    /// Enters an attempt's end in the table, unless the template was forgotten meanwhile: then what was made goes.
-    fn settle(&self, id: &str, attempt: u64, got: &Got) {
-        let mut table = self.table();
-        match table.slots.get_mut(id) {
-            Some(slot) if slot.attempt == attempt => {
-                slot.state = match got {
-                    Ok((template, _)) => SlotState::Ready(template.clone()),
-                    Err(_) => SlotState::Failed,
-                };
-            }
-            Some(_another_attempt) => {}
-            None => self.remove(id),
-        }
     }
 
     async fn load_or_make(self: &Arc<Self>, id: &str, spec: &Spec) -> Got {
@@ -164,8 +129,8 @@ impl Templates {
 
     /// From disk, if it is there and whole; what is not whole is removed.
     async fn load(self: &Arc<Self>, id: &str, code: Option<&str>) -> Option<Files> {
-        let (this, wanted) = (self.clone(), id.to_owned());
-        match blocking(move || this.store.load(&wanted)).await {
+        let (this, wanted, checked) = (self.clone(), id.to_owned(), self.table().is_checked(id));
+        match blocking(move || this.store.load(&wanted, checked)).await {
             Ok(Some(files)) if files.meta.code.as_deref() == code => return Some(files),
             Ok(Some(_)) => tracing::error!(template = id, "template made from other code; it is made anew"),
             Ok(None) => return None,
@@ -206,35 +171,35 @@ impl Templates {
     /// Whether a task's template is there.
     pub(super) fn state(&self, task: &TaskVersion) -> TemplateState {
         let id = self.host.id(&Spec::Task(task.clone()));
-        match self.table().slots.get(&id) {
-            Some(slot) => slot.state.public(),
-            None if self.store.has(&id) => TemplateState::Ready,
-            None => TemplateState::None,
-        }
+        let known = self.table().state(&id);
+        known.unwrap_or_else(|| if self.store.has(&id) { TemplateState::Ready } else { TemplateState::None })
     }
 
     /// A monitor could not use this template: it is read and checked again before its next use.
     pub(super) fn suspect(&self, template: &Template) {
-        let mut table = self.table();
-        if let Some(Slot { state: SlotState::Ready(ready), .. }) = table.slots.get(&template.id)
-            && std::ptr::eq(ready.as_ref(), template)
-        {
-            table.slots.remove(&template.id);
-        }
+        self.table().suspect(&template.id, template);
     }
 
     /// Drops a task's template, from disk too.
     pub(super) fn forget(&self, task: &TaskVersion) {
         let id = self.host.id(&Spec::Task(task.clone()));
-        let mut table = self.table();
-        table.slots.remove(&id);
+        self.table().forget(&id);
         self.remove(&id);
     }
 
-    /// All that this daemon has used, by runtime and task.
+    /// Those that are open or being made, by runtime and task.
     pub(super) fn list(&self) -> Vec<TemplateInfo> {
         let table = self.table();
-        let mut list: Vec<TemplateInfo> = table.slots.iter().map(|(id, slot)| slot.info(id)).collect();
+        let info = |(id, spec, state, template): (&str, &Spec, TemplateState, Option<&Template>)| TemplateInfo {
+            id: id.to_owned(),
+            runtime: spec.runtime().name().to_owned(),
+            memory_mib: spec.memory_mib(),
+            task: spec.task().map(|task| task.task.clone()),
+            version: spec.task().map(|task| task.version.clone()),
+            state,
+            memory_bytes: template.map_or(0, |template| template.memory_bytes),
+        };
+        let mut list: Vec<TemplateInfo> = table.list().map(info).collect();
         list.sort_by(|a, b| (&a.runtime, &a.task, &a.id).cmp(&(&b.runtime, &b.task, &b.id)));
         list
     }
@@ -254,35 +219,8 @@ impl Templates {
         }
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
+    fn table(&self) -> MutexGuard<'_, Table<Template>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl SlotState {
-    const fn public(&self) -> TemplateState {
-        match self {
-            Self::Making(_) => TemplateState::Preparing,
-            Self::Ready(_) => TemplateState::Ready,
-            Self::Failed => TemplateState::Failed,
-        }
-    }
-}
-
-impl Slot {
-    fn info(&self, id: &str) -> TemplateInfo {
-        TemplateInfo {
-            id: id.to_owned(),
-            runtime: self.spec.runtime().name().to_owned(),
-            memory_mib: self.spec.memory_mib(),
-            task: self.spec.task().map(|task| task.task.clone()),
-            version: self.spec.task().map(|task| task.version.clone()),
-            state: self.state.public(),
-            memory_bytes: match &self.state {
-                SlotState::Ready(template) => template.memory_bytes,
-                SlotState::Making(_) | SlotState::Failed => 0,
-            },
-        }
     }
 }
 

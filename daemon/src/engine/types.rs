@@ -229,7 +229,7 @@ pub struct EngineStats {
     pub templates_made: u64,
     /// Templates that could not be made.
     pub templates_failed: u64,
-    /// Templates on disk or being made that this daemon has used.
+    /// Templates that are open for use, being made, or could not be made.
     pub templates: Vec<TemplateInfo>,
 }
 

@@ -37,13 +37,13 @@ fn entries(root: &Path) -> Vec<String> {
 fn a_committed_template_is_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), &bases()).unwrap();
-    assert!(store.load(ID).unwrap().is_none());
+    assert!(store.load(ID, false).unwrap().is_none());
     let draft = written(&store);
     assert!(!store.has(ID), "nothing is there before the commit");
     store.commit(draft, &meta()).unwrap();
     let store = Store::open(dir.path(), &bases()).unwrap();
     assert!(store.has(ID));
-    assert_eq!(store.load(ID).unwrap().unwrap().meta, meta());
+    assert_eq!(store.load(ID, false).unwrap().unwrap().meta, meta());
     let again = written(&store);
     store.commit(again, &meta()).unwrap();
     assert_eq!(entries(dir.path()), [ID]);
@@ -93,8 +93,8 @@ fn damage_is_noticed() {
     for (what, damage) in damage {
         let draft = written(&store);
         store.commit(draft, &meta()).unwrap();
-        assert!(store.load(ID).is_ok());
+        assert!(store.load(ID, false).is_ok());
         damage(&dir.path().join(ID));
-        assert!(store.load(ID).is_err(), "{what} is not noticed");
+        assert!(store.load(ID, false).is_err(), "{what} is not noticed");
     }
 }

@@ -21,6 +21,7 @@
 //!
 //! Each of these commits is one SQLite transaction with `synchronous=FULL`.
 
+mod batch;
 pub mod id;
 pub mod machine;
 pub mod record;

@@ -17,13 +17,14 @@ use hyper::body::Body as _;
 use serde_json::value::RawValue;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::SemaphorePermit;
 use torpor_protocol::limits::MAX_INPUT;
 
 const LIMIT_DEFAULT: u32 = 100;
 const LIMIT_MAX: u32 = 1000;
 
-/// The whole body, if it is JSON.
-async fn input(app: &App, body: Body) -> Result<Arc<[u8]>, ApiError> {
+/// The whole body, if it is JSON, and the room that it takes until it is stored.
+async fn input(app: &App, body: Body) -> Result<(Arc<[u8]>, SemaphorePermit<'_>), ApiError> {
     let too_large = || ApiError::new(ErrorCode::InputTooLarge, format!("an input has at most {}", format_bytes(MAX_INPUT as u64)));
     if body.size_hint().lower() > MAX_INPUT as u64 {
         super::discard(body).await;
@@ -31,7 +32,7 @@ async fn input(app: &App, body: Body) -> Result<Arc<[u8]>, ApiError> {
     }
     let most = body.size_hint().upper().unwrap_or(MAX_INPUT as u64).div_ceil(1024);
     let room = app.inputs.acquire_many(u32::try_from(most).unwrap_or(u32::MAX)).await;
-    let _room = room.map_err(|_| ApiError::new(ErrorCode::Draining, "torpord is stopping"))?;
+    let room = room.map_err(|_| ApiError::new(ErrorCode::Draining, "torpord is stopping"))?;
     let late = |_| ApiError::request(StatusCode::REQUEST_TIMEOUT, "the input took longer than 60 s");
     let whole = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_INPUT).collect()).await.map_err(late)?;
     let bytes = whole.map_err(|error| {
@@ -43,7 +44,7 @@ async fn input(app: &App, body: Body) -> Result<Arc<[u8]>, ApiError> {
     })?;
     let bytes = bytes.to_bytes();
     match serde_json::from_slice::<&RawValue>(&bytes) {
-        Ok(_) => Ok(Arc::from(&bytes[..])),
+        Ok(_) => Ok((Arc::from(&bytes[..]), room)),
         Err(error) => Err(ApiError::new(ErrorCode::InvalidInput, format!("the input is not JSON: {error}"))),
     }
 }
@@ -77,10 +78,11 @@ pub(super) async fn submit(
     let time = params.duration()?;
     // Before the body, so that a client does not send it in vain.
     app.catalog.version(&name)?;
-    let input = input(&app, body).await?;
+    let (input, room) = input(&app, body).await?;
     app.store.check_room()?;
     let live = app.catalog.with_version(&name, |version| app.dispatcher.submit(version, input))??;
     live.stored().await?;
+    drop(room);
     let execution = match time {
         Some(time) => wait(&app, &live, time).await,
         None => live.view(),

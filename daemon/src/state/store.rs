@@ -28,13 +28,14 @@ pub enum StoreError {
     #[error("the disk of the state folder is full; make room and try again")]
     DiskFull,
     /// The database is not in the state that the change was made for.
-    #[error("execution {id} is not {} in the database", expected.name())]
+    #[error("execution {id} is not in the database as expected")]
     Conflict {
         /// Which execution.
         id: ExecutionId,
-        /// What was expected.
-        expected: State,
     },
+    /// The same, not yet known of which.
+    #[error("the database refused a change that does not fit what it holds")]
+    Constraint,
     /// A row that can't be what this program wrote.
     #[error("the database is damaged: {what}: {why}")]
     Damaged {
@@ -66,6 +67,10 @@ impl From<sqlx::Error> for StoreError {
         // IOERR_TRUNCATE, IOERR_SHMSIZE.
         const FULL: [&str; 5] = ["13", "778", "1034", "1546", "4874"];
         let code = error.as_database_error().and_then(|e| e.code().map(|code| code.into_owned()));
+        // The low byte of an extended code is the plain one; 19 is SQLITE_CONSTRAINT.
+        if code.as_ref().and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| code & 0xff == 19) {
+            return Self::Constraint;
+        }
         if code.is_some_and(|code| FULL.contains(&code.as_str())) { Self::DiskFull } else { Self::Database(error) }
     }
 }

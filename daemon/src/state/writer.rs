@@ -4,9 +4,10 @@
 //! Invariant: a change is answered only after the transaction that holds it is durable, or after it is certain that it is not in the
 //! database. When a group fails, each of its changes is tried alone, so that one bad change does no harm to others.
 
+use super::batch::{Batch, Value};
 use super::id::ExecutionId;
 use super::machine::State;
-use super::record::{Execution, TimelineEntry, Version};
+use super::record::{Execution, Version};
 use super::store::StoreError;
 use crate::manifest::TaskName;
 use sqlx::{Connection, SqliteConnection};
@@ -16,8 +17,6 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Most changes in one transaction.
 const GROUP: usize = 64;
-/// Most entries of a timeline in one statement.
-const TIMELINE_ROWS: usize = 16;
 /// Most executions whose inputs wait for their removal; those of others are removed at the next start.
 const MOST_ENDED: usize = 4 * GROUP;
 /// How long inputs of executions that have ended are left where they are when there is no other work.
@@ -58,131 +57,114 @@ fn int(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-async fn put_version(db: &mut SqliteConnection, version: &Version) -> Result<(), StoreError> {
+fn put_version<'a>(batch: &mut Batch<'a>, version: &'a Version) -> Result<(), StoreError> {
     let (task, hash, at) = (version.task.as_str(), &*version.version, version.created_at.0);
-    sqlx::query(
-        "INSERT INTO tasks (name, latest, created_at) VALUES ($1, $2, $3) ON CONFLICT (name) DO UPDATE SET latest = excluded.latest",
-    )
-    .bind(task)
-    .bind(hash)
-    .bind(at)
-    .execute(&mut *db)
-    .await?;
-    sqlx::query(
+    batch.add(
+        "INSERT INTO tasks (name, latest, created_at) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET latest = excluded.latest",
+        [task.into(), hash.into(), at.into()],
+    )?;
+    batch.add(
         "INSERT INTO versions (task, version, runtime, entry, memory_mib, timeout_ms, retries, log_cap, code_bytes, created_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (task, version) DO NOTHING",
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (task, version) DO NOTHING",
+        [
+            task.into(),
+            hash.into(),
+            version.entry.runtime().name().into(),
+            version.entry.to_string().into(),
+            i64::from(version.policy.memory_mib).into(),
+            int(version.policy.timeout_ms).into(),
+            i64::from(version.policy.retries).into(),
+            int(version.policy.log_cap).into(),
+            int(version.code_bytes).into(),
+            at.into(),
+        ],
     )
-    .bind(task)
-    .bind(hash)
-    .bind(version.entry.runtime().name())
-    .bind(version.entry.to_string())
-    .bind(i64::from(version.policy.memory_mib))
-    .bind(int(version.policy.timeout_ms))
-    .bind(i64::from(version.policy.retries))
-    .bind(int(version.policy.log_cap))
-    .bind(int(version.code_bytes))
-    .bind(at)
-    .execute(db)
-    .await?;
-    Ok(())
 }
 
-/// Entries from number `first` on, many with one statement: each statement costs a turn of the database's thread.
-async fn timeline(db: &mut SqliteConnection, id: &ExecutionId, entries: &[TimelineEntry], first: usize) -> Result<(), StoreError> {
-    let mut seq = first as u64;
-    for some in entries.chunks(TIMELINE_ROWS) {
-        let rows: Vec<String> =
-            (0..some.len()).map(|n| 4 * n).map(|n| format!("(${}, ${}, ${}, ${})", n + 1, n + 2, n + 3, n + 4)).collect();
-        let sql = format!("INSERT INTO timeline (execution, seq, at, event) VALUES {}", rows.join(", "));
-        let mut query = sqlx::query(&sql);
-        for entry in some {
-            let event = serde_json::to_string(&entry.what).map_err(StoreError::damaged("timeline"))?;
-            query = query.bind(id.as_str()).bind(int(seq)).bind(entry.at.0).bind(event);
-            seq += 1;
-        }
-        query.execute(&mut *db).await?;
+/// Entries from number `first` on. Where the execution is not there in this state, the number is null, which the table refuses; so it
+/// does where the number is taken.
+fn timeline<'a>(batch: &mut Batch<'a>, execution: &'a Execution, first: usize) -> Result<(), StoreError> {
+    let entries = execution.timeline.get(first..).unwrap_or_default();
+    let row = "(?, (SELECT ? FROM executions WHERE id = ? AND state = ?), ?, ?)";
+    let mut values: Vec<Value<'_>> = Vec::with_capacity(6 * entries.len());
+    for (entry, seq) in entries.iter().zip(first as u64..) {
+        let event = serde_json::to_string(&entry.what).map_err(StoreError::damaged("timeline"))?;
+        let (id, state) = (execution.id.as_str(), execution.state.name());
+        values.extend([id.into(), int(seq).into(), id.into(), state.into(), entry.at.0.into(), event.into()]);
     }
-    Ok(())
+    let rows = vec![row; entries.len()].join(", ");
+    batch.add_all(&format!("INSERT INTO timeline (execution, seq, at, event) VALUES {rows}"), values)
 }
 
-/// Inputs of executions that have ended; not part of their last commit, which somebody waits for.
-async fn forget_inputs(db: &mut SqliteConnection, ended: &[ExecutionId]) -> Result<(), StoreError> {
-    if ended.is_empty() {
-        return Ok(());
+fn insert<'a>(batch: &mut Batch<'a>, execution: &'a Execution, input: &'a [u8]) -> Result<(), StoreError> {
+    batch.add(
+        "INSERT INTO executions (id, task, version, state, attempts, created_at) VALUES (?, ?, ?, ?, ?, ?)",
+        [
+            execution.id.as_str().into(),
+            execution.task.as_str().into(),
+            (&*execution.version).into(),
+            execution.state.name().into(),
+            i64::from(execution.attempts).into(),
+            execution.created_at.0.into(),
+        ],
+    )?;
+    batch.add("INSERT INTO inputs (execution, body) VALUES (?, ?)", [execution.id.as_str().into(), input.into()])?;
+    timeline(batch, execution, 0)
+}
+
+fn update<'a>(batch: &mut Batch<'a>, execution: &'a Execution, stored: State, known: usize) -> Result<(), StoreError> {
+    if execution.timeline.len() <= known {
+        // Nothing happened, so nothing would refuse an update of what is not there.
+        return Err(StoreError::Conflict { id: execution.id.clone() });
     }
-    let marks: Vec<String> = (1..=ended.len()).map(|n| format!("${n}")).collect();
-    let sql = format!("DELETE FROM inputs WHERE execution IN ({})", marks.join(", "));
-    let query = ended.iter().fold(sqlx::query(&sql), |query, id| query.bind(id.as_str()));
-    query.execute(db).await?;
-    Ok(())
-}
-
-async fn insert(db: &mut SqliteConnection, execution: &Execution, input: &[u8]) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO executions (id, task, version, state, attempts, created_at) VALUES ($1, $2, $3, $4, $5, $6)")
-        .bind(execution.id.as_str())
-        .bind(execution.task.as_str())
-        .bind(&*execution.version)
-        .bind(execution.state.name())
-        .bind(i64::from(execution.attempts))
-        .bind(execution.created_at.0)
-        .execute(&mut *db)
-        .await?;
-    sqlx::query("INSERT INTO inputs (execution, body) VALUES ($1, $2)").bind(execution.id.as_str()).bind(input).execute(&mut *db).await?;
-    timeline(db, &execution.id, &execution.timeline, 0).await
-}
-
-async fn update(db: &mut SqliteConnection, execution: &Execution, stored: State, known: usize) -> Result<(), StoreError> {
     let error = execution.error.as_ref().map(serde_json::to_string).transpose().map_err(StoreError::damaged("error"))?;
-    let done = sqlx::query(
-        "UPDATE executions SET state = $1, attempts = $2, started_at = $3, finished_at = $4, error = $5, result = $6 \
-         WHERE id = $7 AND state = $8",
-    )
-    .bind(execution.state.name())
-    .bind(i64::from(execution.attempts))
-    .bind(execution.started_at.map(|at| at.0))
-    .bind(execution.finished_at.map(|at| at.0))
-    .bind(error)
-    .bind(execution.result.as_ref().map(|result| result.get().as_bytes()))
-    .bind(execution.id.as_str())
-    .bind(stored.name())
-    .execute(&mut *db)
-    .await?;
-    if done.rows_affected() != 1 {
-        return Err(StoreError::Conflict { id: execution.id.clone(), expected: stored });
-    }
-    timeline(db, &execution.id, execution.timeline.get(known..).unwrap_or_default(), known).await
+    batch.add(
+        "UPDATE executions SET state = ?, attempts = ?, started_at = ?, finished_at = ?, error = ?, result = ? WHERE id = ? AND state = ?",
+        [
+            execution.state.name().into(),
+            i64::from(execution.attempts).into(),
+            execution.started_at.map(|at| at.0).into(),
+            execution.finished_at.map(|at| at.0).into(),
+            error.into(),
+            execution.result.as_ref().map(|result| result.get().as_bytes()).into(),
+            execution.id.as_str().into(),
+            stored.name().into(),
+        ],
+    )?;
+    timeline(batch, execution, known)
 }
 
-async fn apply(db: &mut SqliteConnection, change: &Change) -> Result<(), StoreError> {
+fn add<'a>(batch: &mut Batch<'a>, change: &'a Change) -> Result<(), StoreError> {
     match change {
-        Change::PutVersion(version) => put_version(db, version).await,
-        Change::RemoveTask(name) => {
-            sqlx::query("DELETE FROM tasks WHERE name = $1").bind(name.as_str()).execute(db).await?;
-            Ok(())
-        }
-        Change::Insert { execution, input } => insert(db, execution, input).await,
-        Change::Update { execution, stored, timeline } => update(db, execution, *stored, *timeline).await,
+        Change::PutVersion(version) => put_version(batch, version),
+        Change::RemoveTask(name) => batch.add("DELETE FROM tasks WHERE name = ?", [name.as_str().into()]),
+        Change::Insert { execution, input } => insert(batch, execution, input),
+        Change::Update { execution, stored, timeline } => update(batch, execution, *stored, *timeline),
     }
 }
 
-/// All of `changes` or none, and with them the inputs of what `ended` before.
+/// All of `changes` or none, and with them the removal of the inputs of what `ended` before: nobody waits for that.
 async fn commit(db: &mut SqliteConnection, changes: &[Request], ended: &[ExecutionId]) -> Result<(), StoreError> {
-    sqlx::query("BEGIN").execute(&mut *db).await?;
-    let mut result = forget_inputs(db, ended).await;
+    let mut batch = Batch::default();
+    if !ended.is_empty() {
+        let marks = vec!["?"; ended.len()].join(", ");
+        batch.add_all(&format!("DELETE FROM inputs WHERE execution IN ({marks})"), ended.iter().map(|id| id.as_str().into()))?;
+    }
     for request in changes {
-        if result.is_err() {
-            break;
+        add(&mut batch, &request.change)?;
+    }
+    batch.commit(db).await
+}
+
+/// One change, with an error that says what it is about.
+async fn commit_alone(db: &mut SqliteConnection, request: &Request) -> Result<(), StoreError> {
+    let result = commit(db, std::slice::from_ref(request), &[]).await;
+    match (&request.change, result) {
+        (Change::Insert { execution, .. } | Change::Update { execution, .. }, Err(StoreError::Constraint)) => {
+            Err(StoreError::Conflict { id: execution.id.clone() })
         }
-        result = apply(db, &request.change).await;
+        (_, result) => result,
     }
-    if result.is_ok() {
-        result = sqlx::query("COMMIT").execute(&mut *db).await.map(drop).map_err(StoreError::from);
-    }
-    if result.is_err() {
-        // A full disk may have ended the transaction already; then there is nothing to roll back.
-        let _ = sqlx::query("ROLLBACK").execute(db).await;
-    }
-    result
 }
 
 /// Writes until nobody can send any more.
@@ -201,14 +183,8 @@ pub(super) async fn run(mut db: SqliteConnection, mut requests: mpsc::Receiver<R
             ended.clear();
         }
         committed(group.len(), begin.elapsed());
-        let alone = group.len() == 1 && ended.is_empty();
-        let mut together = Some(together);
         for request in group.drain(..) {
-            let result = match together {
-                Some(Ok(())) => Ok(()),
-                Some(Err(_)) if alone => together.take().unwrap_or(Ok(())),
-                _ => commit(&mut db, std::slice::from_ref(&request), &[]).await,
-            };
+            let result = if together.is_ok() { Ok(()) } else { commit_alone(&mut db, &request).await };
             if let (Ok(()), Change::Update { execution, .. }) = (&result, &request.change)
                 && execution.state.ended()
                 && ended.len() < MOST_ENDED

@@ -1,11 +1,11 @@
 //! The processes that the agent, as PID 1, has to reap: those that it started, and every orphan.
 
 use crate::error::AgentError;
+use crate::stopped::Traced;
 use crate::verdict::Ended;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
 use std::os::fd::{AsFd, BorrowedFd};
 
 /// Readable when a child may have ended.
@@ -26,23 +26,25 @@ impl Children {
         let _ = self.0.read_signal();
     }
 
-    /// One child's change of state, its remains gone if it ended; `None` when no child has changed.
-    pub(crate) fn changed() -> Option<WaitStatus> {
-        waitpid(None, Some(WaitPidFlag::WNOHANG)).ok().filter(|status| status.pid().is_some())
-    }
-
-    /// Reaps all that ended, and says how `main` did if it is among them.
-    pub(crate) fn reap(&self, main: Pid) -> Option<Ended> {
+    /// Reaps what ended, lets go on what only stopped, and says how `program` ended if it did.
+    pub(crate) fn ended(&self, program: &Traced) -> Option<Ended> {
+        // What there is to tell is most often the end: the descriptor is emptied only where it is not.
+        if let Some(ended) = changed().and_then(|status| program.changed(status)) {
+            return Some(ended);
+        }
         self.clear();
-        while let Some(status) = Self::changed() {
-            if status.pid() == Some(main)
-                && let Some(ended) = Ended::from_status(status)
-            {
+        while let Some(status) = changed() {
+            if let Some(ended) = program.changed(status) {
                 return Some(ended);
             }
         }
         None
     }
+}
+
+/// One child's change of state, its remains gone if it ended; `None` when no child has changed.
+fn changed() -> Option<WaitStatus> {
+    waitpid(None, Some(WaitPidFlag::WNOHANG)).ok().filter(|status| status.pid().is_some())
 }
 
 impl AsFd for Children {

@@ -116,7 +116,7 @@ fn prepare(load: &Load, place: &Place) -> Result<Result<Loaded, Failure>, AgentE
     launch::environment(&mut command);
     command.envs([("TORPOR_TASK", load.task.as_str()), ("TORPOR_VERSION", &load.version), (EXECUTION_VARIABLE, EXECUTION_ROOM)]);
     let outputs = launch::outputs(&mut command, PIPE_SIZE)?;
-    launch::unprivileged(&mut command, &Launch { place, keep: Vec::new(), stopped: true });
+    launch::unprivileged(&mut command, &Launch { place, keep: Vec::new() });
     let child = match command.spawn() {
         Ok(child) => child,
         Err(error) => return no(refused(&load.entry, &path, &error)),
@@ -245,7 +245,7 @@ impl Running {
         let (child, out) = (happened(0), self.stdout.is_some() && happened(stdout_at));
         let (err, input) = (self.stderr.is_some() && happened(stderr_at), self.feed.stdin.is_some() && happened(stdin_at));
         // The children were asked first: when the program has ended, what it wrote was there when the pipes were asked.
-        let ended = if child { self.changes() } else { None };
+        let ended = if child { self.children.ended(&self.program) } else { None };
         let logged = if err { self.log() } else { 0 };
         if out {
             self.collect();
@@ -258,22 +258,6 @@ impl Running {
             self.feed.push(&self.door)?;
         }
         Ok(None)
-    }
-
-    /// What became of the children; `Some` when the program has ended.
-    fn changes(&self) -> Option<Ended> {
-        // What it tells is most often the end: the descriptor is emptied only where it is not.
-        let first = Children::changed();
-        if let Some(ended) = first.and_then(|status| self.program.changed(status)) {
-            return Some(ended);
-        }
-        self.children.clear();
-        while let Some(status) = Children::changed() {
-            if let Some(ended) = self.program.changed(status) {
-                return Some(ended);
-            }
-        }
-        None
     }
 
     /// Sends the rest of standard error after the program's end, given what the last read of it found. What others still write is bounded by what a

@@ -34,8 +34,6 @@ pub(crate) struct Launch<'a> {
     pub(crate) place: &'a Place,
     /// Descriptors that stay open in the child, under their own numbers.
     pub(crate) keep: Vec<RawFd>,
-    /// The child is to be stopped before its first instruction, for the agent to let it go.
-    pub(crate) stopped: bool,
 }
 
 /// A pipe, the agent's end never blocking.
@@ -84,7 +82,7 @@ pub(crate) fn environment(command: &mut Command) {
 }
 
 /// What runs in the child before `execve`.
-fn become_program(keep: &[RawFd], processes: u64, stopped: bool) -> nix::Result<()> {
+fn become_program(keep: &[RawFd], processes: u64) -> nix::Result<()> {
     setsid()?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     setrlimit(Resource::RLIMIT_NPROC, processes, processes)?;
@@ -98,18 +96,15 @@ fn become_program(keep: &[RawFd], processes: u64, stopped: bool) -> nix::Result<
         let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(*fd) };
         fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
     }
-    if stopped {
-        nix::sys::ptrace::traceme()?;
-    }
-    Ok(())
+    nix::sys::ptrace::traceme()
 }
 
-/// Makes the child start as the unprivileged user. Its priority and scheduling class are the ordinary ones: the agent's reset on fork.
+/// Makes the child start as the unprivileged user, stopped before its first instruction (see [`crate::stopped`]). Its priority and scheduling class are the ordinary ones: the agent's reset on fork.
 pub(crate) fn unprivileged(command: &mut Command, launch: &Launch<'_>) {
-    let (keep, processes, stopped) = (launch.keep.clone(), processes(launch.place), launch.stopped);
+    let (keep, processes) = (launch.keep.clone(), processes(launch.place));
     let prepare = move || {
         std::fs::write("/proc/self/oom_score_adj", "1000")?;
-        become_program(&keep, processes, stopped).map_err(std::io::Error::from)
+        become_program(&keep, processes).map_err(std::io::Error::from)
     };
     // SAFETY: the agent is single-threaded, so the child of its fork may do what any process may.
     unsafe { command.pre_exec(prepare) };

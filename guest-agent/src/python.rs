@@ -20,6 +20,7 @@ use crate::launch::{self, Launch, Outputs};
 use crate::link::{Link, settle};
 use crate::memory;
 use crate::setup::{Place, mount_code, say};
+use crate::stopped::{Stopped, Traced};
 use crate::verdict::{self, Ended, failure};
 use control::{Control, FromHost, ToHost};
 use nix::errno::Errno;
@@ -48,7 +49,7 @@ enum Event {
 struct Session {
     door: Door,
     link: Link,
-    host: Pid,
+    host: Traced,
     control: Option<Control>,
     children: Children,
     stdout: Option<File>,
@@ -98,13 +99,16 @@ fn start(door: Door, link: Link, children: Children, place: &Place) -> Result<Se
     let keep = vec![door.device().as_raw_fd(), theirs.as_raw_fd(), raw.0.as_raw_fd()];
     command.args(["-I", "-X", "utf8", HOST]).args(keep.iter().map(ToString::to_string)).arg(place.memory_mib.to_string());
     command.current_dir("/tmp").stdin(Stdio::null());
-    launch::unprivileged(&mut command, &Launch { place, keep, stopped: false });
+    launch::unprivileged(&mut command, &Launch { place, keep });
     let child = command.spawn().map_err(|source| AgentError::io("start", INTERPRETER, source))?;
+    let host = Stopped::wait(Pid::from_raw(child.id().cast_signed()))?
+        .map_err(|status| AgentError::HostBroken(format!("{status:?}")))?
+        .let_go("")?;
     let Outputs { stdout, stderr } = outputs;
     Ok(Session {
         door,
         link,
-        host: Pid::from_raw(child.id().cast_signed()),
+        host,
         control: Some(control),
         children,
         stdout: Some(stdout),
@@ -206,7 +210,7 @@ impl Session {
             if said && let Some(event) = self.said() {
                 return Ok(Event::Said(event));
             }
-            if child && let Some(ended) = self.children.reap(self.host) {
+            if child && let Some(ended) = self.children.ended(&self.host) {
                 self.drain()?;
                 return Ok(Event::Ended(ended));
             }

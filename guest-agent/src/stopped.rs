@@ -109,6 +109,8 @@ impl Stopped {
                 left -= PAGE;
             }
         }
+        // The first thing that a static program's start-up code asks for: found once, it is found faster.
+        let _ = std::fs::read_link(format!("/proc/{}/exe", self.pid));
         self.execution = self.find_execution()?;
         Ok(())
     }

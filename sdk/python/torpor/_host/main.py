@@ -87,16 +87,14 @@ class Host:
         """One execution, from the ``Start`` in the inbox to its last frame."""
         before = self.door.raw_output()
         kind, body = loaded.run(self.door, self.streams)
-        drain = self._raw_output_left(before)
-        if drain:
-            drain = self._ask_to_drain()
+        drain = self._raw_output_left(before) and self._agent_hears()
         if kind == wire.RESULT:
             self.door.send_tagged(kind, int(drain), body)
         else:
             body["drain"] = drain
             self.door.send(kind, failure.encode(body))
         if drain:
-            self._wait_for_drained()
+            self._drain()
 
     def _raw_output_left(self, before):
         """Whether descriptors 1 and 2 were written to. The pipes are asked first: what the agent takes out of them it counts before."""
@@ -106,16 +104,17 @@ class Host:
             left = True
         return left or self.door.raw_output() != before
 
-    def _ask_to_drain(self):
+    def _agent_hears(self):
+        """Not when the program has closed what is not its own."""
+        try:
+            return self.control.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_SEQPACKET
+        except OSError:
+            return False
+
+    def _drain(self):
+        """Lets the agent send the rest, after the last frame: the process must not stand at the door meanwhile."""
         try:
             self.control.send(b"D")
-        except OSError:
-            # The program has closed what is not its own.
-            return False
-        return True
-
-    def _wait_for_drained(self):
-        try:
             self.control.recv(16)
         except OSError:
             pass

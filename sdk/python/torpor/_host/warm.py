@@ -14,12 +14,11 @@ import threading
 from torpor._host import failure, wire
 from torpor._host.task import Task
 
-# What programs commonly import, in the order of their names.
+# What many programs import and costs little. What draws in large libraries (hashlib, ssl, ctypes, asyncio) is left to the tasks that use it: it is
+# imported when their template is made.
 MODULES = (
-    "abc argparse array ast base64 bisect calendar codecs collections collections.abc concurrent.futures contextlib copy csv dataclasses datetime "
-    "decimal enum fnmatch functools glob hashlib heapq hmac html inspect io itertools json logging math numbers operator os pathlib pickle platform "
-    "pprint queue random re secrets select shutil signal socket stat statistics string struct subprocess tempfile textwrap threading time traceback "
-    "types typing unicodedata urllib.parse uuid warnings weakref zlib"
+    "base64 bisect collections contextlib copy csv dataclasses datetime decimal enum functools heapq io itertools json logging math operator os pathlib "
+    "random re string struct subprocess textwrap threading time traceback types typing urllib.parse uuid"
 ).split()
 
 _ROUNDS = 3
@@ -32,8 +31,8 @@ def imports():
 
 
 def memory(mib):
-    """Makes the allocators take memory from the kernel and keep it: a sixteenth of the guest's, for programs to use."""
-    budget = max(mib, 16) * 65536
+    """Makes the allocators take memory from the kernel and keep it: a thirty-second of the guest's, for programs to use."""
+    budget = max(mib, 16) << 15
     # Small objects: arenas stay with the interpreter as long as one object in them lives, so a few are kept.
     small = [bytes(480) for _ in range(budget // 2 // 512)]
     kept = small[:: 1 << 10]

@@ -19,7 +19,7 @@ pub(crate) const TESTS: &[Test] = tests![
     output_of_all_kinds,
     logs_while_it_runs,
     cancelled_in_every_state,
-    retries_are_not_for_failures,
+    retries,
 ];
 
 /// Runs and expects this kind; the error.
@@ -210,28 +210,23 @@ fn cancelled_in_every_state() {
     let done = daemon.execute("probe", &json!(1));
     daemon.post(&format!("/v1/executions/{}/cancel", done["id"].as_str().unwrap()), b"").refused(409, "not_cancellable");
     // Whoever waits for it is told.
-    let waiting = daemon.cli_start(&["run", "probe", "--input", r#"{"do": "sleep", "seconds": 44.25}"#], b"");
+    variant(&daemon, "shell", "waited-for", &[("memory", "\"64MiB\""), ("timeout", "\"150s\"")]);
+    let waiting = daemon.cli_start(&["run", "waited-for", "--input", "\"sleep 140\""], b"");
     let id = until("the execution", Duration::from_secs(30), || {
-        let list = daemon.get("/v1/executions?task=probe").expect(200);
-        let list = list["executions"].as_array()?.clone();
-        list.iter().find(|execution| execution["state"] == "running").map(|execution| execution["id"].as_str().unwrap().to_owned())
+        let list = daemon.get("/v1/executions?task=waited-for").expect(200);
+        list["executions"].as_array()?.first().map(|execution| execution["id"].as_str().unwrap().to_owned())
     });
-    let _ = id;
-    let mut waiting = waiting;
-    let mine = daemon.get("/v1/executions?task=probe").expect(200);
-    for execution in mine["executions"].as_array().unwrap() {
-        let _ = daemon.cli(&["cancel", execution["id"].as_str().unwrap()]);
-        if waiting.child.try_wait().unwrap().is_some() {
-            break;
-        }
-    }
+    daemon.cli(&["cancel", &id]).expect(0);
     waiting.end().expect(1).says(&["cancelled"]);
 }
 
-/// A program that fails by itself would fail again: `retries` is for hosts that go away.
-fn retries_are_not_for_failures() {
+/// What `retries` is for, and what it is not for: the same code loads no better, and time that is used up stays used up.
+fn retries() {
     let daemon = shared();
-    variant(&daemon, "shell", "retried", &[("memory", "\"64MiB\""), ("retries", "3")]);
-    let execution = daemon.fails("retried", &json!("exit 1"), "exit");
-    assert_eq!(execution["attempts"], 1, "{execution:#}");
+    variant(&daemon, "shell", "retried", &[("memory", "\"64MiB\""), ("retries", "2"), ("timeout", "\"3s\"")]);
+    let execution = daemon.fails("retried", &json!("echo again >&2; exit 1"), "exit");
+    assert_eq!(execution["attempts"], 3, "{execution:#}");
+    let log = daemon.cli(&["logs", execution["id"].as_str().unwrap()]).expect(0).stdout;
+    assert_eq!(log, "again\n".repeat(3));
+    assert_eq!(daemon.fails("retried", &json!("while :; do :; done"), "timeout")["attempts"], 1);
 }

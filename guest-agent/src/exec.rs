@@ -15,7 +15,7 @@ use crate::door::{Door, PREFIX_LEN, Prefix};
 use crate::error::AgentError;
 use crate::launch::{self, Launch, Outputs, PIPE_SIZE};
 use crate::link::{Link, settle};
-use crate::memory;
+use crate::memory::KernelLog;
 use crate::setup::{Place, TASK, mount_code};
 use crate::stopped::{EXECUTION_ROOM, EXECUTION_VARIABLE, Stopped, Traced};
 use crate::verdict::{self, Ended, failure};
@@ -189,6 +189,7 @@ struct Running {
     stdout: Option<File>,
     stderr: Option<File>,
     collected: usize,
+    log: KernelLog,
 }
 
 impl Running {
@@ -208,7 +209,7 @@ impl Running {
     }
 
     /// Sends what is on standard error now, one piece.
-    fn log(&mut self) -> usize {
+    fn send_log(&mut self) -> usize {
         let Some(stderr) = &mut self.stderr else { return 0 };
         match read_some(stderr, self.door.log_payload()) {
             Found::Bytes(len) => {
@@ -246,7 +247,7 @@ impl Running {
         let (err, input) = (self.stderr.is_some() && happened(stderr_at), self.feed.stdin.is_some() && happened(stdin_at));
         // The children were asked first: when the program has ended, what it wrote was there when the pipes were asked.
         let ended = if child { self.children.ended(&self.program) } else { None };
-        let logged = if err { self.log() } else { 0 };
+        let logged = if err { self.send_log() } else { 0 };
         if out {
             self.collect();
         }
@@ -265,7 +266,7 @@ impl Running {
     fn rest_of_log(&mut self, mut last: usize) {
         let mut left = PIPE_SIZE.unsigned_abs() as usize / MAX_LOG_CHUNK;
         while last == MAX_LOG_CHUNK && left > 0 {
-            last = self.log();
+            last = self.send_log();
             left -= 1;
         }
     }
@@ -275,7 +276,7 @@ impl Running {
         let failed = match ended {
             _ if self.too_large() => Some(verdict::too_large()),
             None | Some(Ended::Exit(0)) => None,
-            Some(ended) => Some(verdict::ended(ended, memory::ran_out(), "the program")),
+            Some(ended) => Some(verdict::ended(ended, self.log.ran_out(), "the program")),
         };
         if let Some(failure) = failed {
             return self.door.send(&GuestMessage::Failed(failure));
@@ -297,6 +298,7 @@ impl Running {
 /// Waits for the input, runs the program on it and tells what came of it.
 fn run(mut door: Door, loaded: Loaded, children: Children, prefixes: Prefixes) -> Result<Door, AgentError> {
     let Loaded { program, stdin, outputs: Outputs { stdout, stderr } } = loaded;
+    let log = KernelLog::from_here();
     door.wait();
     let (start, input) = door.start()?;
     door.sync_clock()?;
@@ -304,7 +306,7 @@ fn run(mut door: Door, loaded: Loaded, children: Children, prefixes: Prefixes) -
     let mut feed = Feed { stdin: Some(stdin), input };
     feed.push(&door)?;
     let program = program.let_go(&start.execution)?;
-    let mut running = Running { door, prefixes, program, children, feed, stdout: Some(stdout), stderr: Some(stderr), collected: 0 };
+    let mut running = Running { door, prefixes, program, children, feed, stdout: Some(stdout), stderr: Some(stderr), collected: 0, log };
     let ended = loop {
         let ended = running.turn()?;
         if ended.is_some() || running.too_large() {

@@ -18,7 +18,7 @@ use crate::door::Door;
 use crate::error::AgentError;
 use crate::launch::{self, Launch, Outputs};
 use crate::link::{Link, settle};
-use crate::memory;
+use crate::memory::KernelLog;
 use crate::setup::{Place, mount_code, say};
 use crate::stopped::{Stopped, Traced};
 use crate::verdict::{self, Ended, failure};
@@ -55,6 +55,7 @@ struct Session {
     stdout: Option<File>,
     stderr: Option<File>,
     buffer: Vec<u8>,
+    log: KernelLog,
     /// The host has said that it is warm: from here on its output is the program's.
     warm: bool,
 }
@@ -114,6 +115,7 @@ fn start(door: Door, link: Link, children: Children, place: &Place) -> Result<Se
         stdout: Some(stdout),
         stderr: Some(stderr),
         buffer: vec![0; MAX_LOG_CHUNK],
+        log: KernelLog::from_here(),
         warm: false,
     })
 }
@@ -250,7 +252,7 @@ impl Session {
                     return Ok(Err(failure));
                 }
                 Event::Said(_) => {}
-                Event::Ended(ended) => return Ok(Err(ended_while_loading(ended))),
+                Event::Ended(ended) => return Ok(Err(ended_while_loading(ended, self.log.ran_out()))),
             }
         }
     }
@@ -265,14 +267,14 @@ impl Session {
                     self.tell(&ToHost::Drained);
                 }
                 Event::Said(_) => {}
-                Event::Ended(ended) => return Ok(verdict::ended(ended, memory::ran_out(), "the program's process")),
+                Event::Ended(ended) => return Ok(verdict::ended(ended, self.log.ran_out(), "the program's process")),
             }
         }
     }
 }
 
-fn ended_while_loading(ended: Ended) -> Failure {
-    if memory::ran_out() {
+fn ended_while_loading(ended: Ended, ran_out: bool) -> Failure {
+    if ran_out {
         return verdict::ended(ended, true, "the program's process");
     }
     failure(FailureKind::Load, format!("the program's process ended with {} while its code was being imported", ended.describe()))

@@ -12,6 +12,7 @@ use super::writer::{self, Change, Request};
 use crate::manifest::{Entry, Policy, TaskName};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
 use sqlx::{Connection, Row, SqliteConnection};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,8 @@ use torpor_protocol::agent::Runtime;
 
 /// Changes that may wait for the writer; more wait in their senders.
 const QUEUE: usize = 1024;
+/// Executions whose timelines are read at once.
+const TIMELINES: usize = 500;
 
 /// Why something could not be stored or read.
 #[derive(Debug, thiserror::Error)]
@@ -217,7 +220,7 @@ impl Store {
         let row = sqlx::query("SELECT * FROM executions WHERE id = $1").bind(id.as_str()).fetch_optional(&self.reads).await?;
         let Some(row) = row else { return Ok(None) };
         let mut execution = execution(&row)?;
-        self.add_timeline(&mut execution).await?;
+        self.add_timelines(std::slice::from_mut(&mut execution)).await?;
         let body: Option<Vec<u8>> = row.try_get("result")?;
         if let Some(body) = body {
             let text = String::from_utf8(body).map_err(StoreError::damaged("result"))?;
@@ -227,15 +230,22 @@ impl Store {
         Ok(Some(execution))
     }
 
-    async fn add_timeline(&self, execution: &mut Execution) -> Result<(), StoreError> {
-        let rows = sqlx::query("SELECT at, event FROM timeline WHERE execution = $1 ORDER BY seq")
-            .bind(execution.id.as_str())
-            .fetch_all(&self.reads)
-            .await?;
-        for row in rows {
-            let event: String = row.try_get("event")?;
-            let what = serde_json::from_str(&event).map_err(StoreError::damaged("timeline"))?;
-            execution.timeline.push(TimelineEntry { at: Timestamp(row.try_get("at")?), what });
+    async fn add_timelines(&self, executions: &mut [Execution]) -> Result<(), StoreError> {
+        for some in executions.chunks_mut(TIMELINES) {
+            let marks = vec!["?"; some.len()].join(", ");
+            let sql = format!("SELECT execution, at, event FROM timeline WHERE execution IN ({marks}) ORDER BY execution, seq");
+            let query = some.iter().fold(sqlx::query(&sql), |query, execution| query.bind(execution.id.as_str().to_owned()));
+            let rows = query.persistent(some.len() == 1).fetch_all(&self.reads).await?;
+            let mut by_id: HashMap<String, Vec<TimelineEntry>> = HashMap::with_capacity(some.len());
+            for row in rows {
+                let event: String = row.try_get("event")?;
+                let what = serde_json::from_str(&event).map_err(StoreError::damaged("timeline"))?;
+                let entry = TimelineEntry { at: Timestamp(row.try_get("at")?), what };
+                by_id.entry(row.try_get("execution")?).or_default().push(entry);
+            }
+            for execution in some {
+                execution.timeline = by_id.remove(execution.id.as_str()).unwrap_or_default();
+            }
         }
         Ok(())
     }
@@ -253,9 +263,7 @@ impl Store {
         .fetch_all(&self.reads)
         .await?;
         let mut executions = rows.iter().map(execution).collect::<Result<Vec<_>, _>>()?;
-        for execution in &mut executions {
-            self.add_timeline(execution).await?;
-        }
+        self.add_timelines(&mut executions).await?;
         Ok(executions)
     }
 
@@ -263,9 +271,7 @@ impl Store {
     pub async fn unfinished(&self) -> Result<Vec<Execution>, StoreError> {
         let rows = sqlx::query("SELECT * FROM executions WHERE finished_at IS NULL ORDER BY id").fetch_all(&self.reads).await?;
         let mut executions = rows.iter().map(execution).collect::<Result<Vec<_>, _>>()?;
-        for execution in &mut executions {
-            self.add_timeline(execution).await?;
-        }
+        self.add_timelines(&mut executions).await?;
         Ok(executions)
     }
 

@@ -29,16 +29,19 @@ pub enum Command {
         /// A code disk is given.
         code: bool,
         /// One frame for the inbox of the door, put there before the vCPU runs.
+        #[serde(with = "serde_bytes")]
         inbox: Option<Vec<u8>>,
     },
     /// Put one frame in the inbox of the door; valid after [`Event::AtDoor`].
     Inbox {
         /// The frame.
+        #[serde(with = "serde_bytes")]
         frame: Vec<u8>,
     },
     /// Bytes for the agent's vsock connection.
     Vsock {
         /// Part of a stream of frames.
+        #[serde(with = "serde_bytes")]
         bytes: Vec<u8>,
     },
     /// Put a code disk in. Descriptors: the image.
@@ -78,6 +81,7 @@ pub enum Event {
     /// The guest put this frame in the outbox of the door.
     Outbox {
         /// Unchecked bytes of the guest.
+        #[serde(with = "serde_bytes")]
         frame: Vec<u8>,
     },
     /// The agent connected.
@@ -85,6 +89,7 @@ pub enum Event {
     /// Bytes from the agent's connection.
     Vsock {
         /// Unchecked bytes of the guest.
+        #[serde(with = "serde_bytes")]
         bytes: Vec<u8>,
     },
     /// The agent's connection is closed.

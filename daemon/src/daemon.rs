@@ -1,8 +1,8 @@
 //! The daemon's life: take the state folder, open what is in it, account for what an earlier daemon left, serve, drain, stop.
 //!
 //! ```text
-//! lock -> store -> engine -> recover -> listening -- SIGTERM or SIGINT --> draining -> stopped
-//!                                                        (a second signal ends the draining)
+//! lock -> socket (clients wait) -> store -> engine -> recover -> serving -- SIGTERM or SIGINT --> draining -> stopped
+//!                                                                           (a second signal ends the draining)
 //! ```
 
 use crate::api::serve::{ListenError, adopt, listen, serve};

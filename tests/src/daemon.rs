@@ -40,11 +40,16 @@ pub struct Daemon {
 
 static SHARED: Mutex<Option<Arc<Daemon>>> = Mutex::new(None);
 
-/// The daemon that the tests of one binary share, with the tasks `probe` and `shell` pushed.
+/// The daemon that the tests of one binary share, with the tasks `probe` and `shell` pushed. Where `TORPOR_TEST_TEMPLATES` names a folder of
+/// templates that an earlier daemon left, those of them that fit are not made again.
 pub fn shared() -> Arc<Daemon> {
     let mut slot = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     let make = || {
-        let daemon = Daemon::start(Options::default());
+        let mut daemon = Daemon::new(Options::default());
+        if let Some(templates) = std::env::var_os("TORPOR_TEST_TEMPLATES") {
+            daemon.copy_templates(Path::new(&templates));
+        }
+        daemon.start_again();
         daemon.push_probes();
         Arc::new(daemon)
     };
@@ -70,12 +75,15 @@ impl Daemon {
     #[must_use]
     pub fn start_with_templates(options: Options) -> Self {
         let mut daemon = Self::new(options);
-        fs::create_dir_all(daemon.state()).expect("a state folder");
-        let templates = shared().state().join("templates");
-        let status = Command::new("cp").args(["-a", "--sparse=always"]).arg(templates).arg(daemon.state()).status();
-        assert!(status.expect("cp can be started").success(), "the templates can't be copied");
+        daemon.copy_templates(&shared().state().join("templates"));
         daemon.start_again();
         daemon
+    }
+
+    fn copy_templates(&self, from: &Path) {
+        fs::create_dir_all(self.state()).expect("a state folder");
+        let status = Command::new("cp").args(["-a", "--sparse=always"]).arg(from).arg(self.state().join("templates")).status();
+        assert!(status.expect("cp can be started").success(), "the templates can't be copied");
     }
 
     fn new(options: Options) -> Self {
@@ -218,6 +226,8 @@ impl Daemon {
     pub fn push_probes(&self) {
         for name in ["probe", "shell"] {
             self.push(TaskFolder::copy(name).path());
+        }
+        for name in ["probe", "shell"] {
             self.template(name);
         }
     }

@@ -19,13 +19,13 @@ fn arguments(words: &[&str]) -> Options {
 fn killed_while_working() {
     // A 64 MiB VM is charged a little more than its memory: 20 of them fit, 21 do not.
     let mut daemon = Daemon::start_with_templates(arguments(&["--max-vms", "20"]));
-    let policy: [(&str, &str); 2] = [("memory", "\"64MiB\""), ("timeout", "\"120s\"")];
+    let policy: [(&str, &str); 2] = [("memory", "\"64MiB\""), ("timeout", "\"10m\"")];
     daemon.push(TaskFolder::copy("shell").named("once", &policy).path());
     daemon.push(TaskFolder::copy("shell").named("again", &[policy[0], policy[1], ("retries", "1")]).path());
     daemon.template("once");
     daemon.template("again");
     let running: Vec<_> = (0..20).map(|at| daemon.submit(if at % 2 == 0 { "once" } else { "again" }, &json!("sleep 8; echo 1"))).collect();
-    until("20 running", Duration::from_secs(60), || running.iter().all(|id| daemon.execution(id)["state"] == "running").then_some(()));
+    until("20 running", Duration::from_secs(200), || running.iter().all(|id| daemon.execution(id)["state"] == "running").then_some(()));
     let waiting: Vec<_> = (0..50).map(|number| daemon.submit("once", &json!(format!("echo {number}")))).collect();
     let states = |ids: &[String], state: &str| ids.iter().filter(|id| daemon.execution(id)["state"] == state).count();
     assert_eq!((states(&running, "running"), states(&waiting, "queued")), (20, 50));
@@ -146,7 +146,7 @@ fn more_than_fits() {
     daemon.post("/v1/tasks/huge/executions", b"\"echo 1\"").refused(422, "over_capacity");
     let ids: Vec<_> = (0..12).map(|number| daemon.submit("shell", &json!(format!("sleep 1; echo {number}")))).collect();
     let mut most = 0;
-    until("all twelve", Duration::from_secs(120), || {
+    until("all twelve", Duration::from_secs(300), || {
         let host = daemon.get("/v1/host").expect(200);
         assert!(host["memory_used_bytes"].as_u64().unwrap() <= budget, "{host}");
         most = most.max(host["running"].as_u64().unwrap());

@@ -55,6 +55,9 @@ pub(crate) enum AgentError {
     /// The window does not hold what its own fields say.
     #[error("the door says {0} bytes, which is more than it holds")]
     DoorSize(u64),
+    /// The warm-up program of the image does not work.
+    #[error("/etc/torpor/warm of this image ended with {0}; rebuild the image with scripts/build-rootfs")]
+    WarmUp(String),
     /// The language host of the image does not work.
     #[error("the language host of this image ended while it warmed up ({0}); rebuild the image with scripts/build-rootfs")]
     HostBroken(String),

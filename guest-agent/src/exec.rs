@@ -32,6 +32,8 @@ use std::process::{Command, Stdio};
 use torpor_protocol::agent::{Failure, FailureKind, GuestMessage, HostMessage, Load, Stream};
 use torpor_protocol::limits::{MAX_LOG_CHUNK, MAX_RESULT};
 
+/// A program of the image that does what programs commonly do.
+const WARM_UP: &str = "/etc/torpor/warm";
 /// Offset in the outbox at which standard output is collected: behind the largest log frame.
 const STAGE: usize = 128 << 10;
 /// One byte more than allowed is enough to know.
@@ -43,6 +45,7 @@ const _: () = assert!((STAGE + COLLECT_MAX) as u64 <= torpor_protocol::door::BOX
 pub(crate) fn serve(mut door: Door, mut link: Link, place: &Place) -> Result<Infallible, AgentError> {
     let children = Children::watch()?;
     let prefixes = Prefixes { stderr: Prefix::log(Stream::Stderr)?, result: Prefix::result()? };
+    warm_up(place, &children)?;
     settle();
     door.wait();
     let HostMessage::Load(load) = door.message()? else { return Err(AgentError::Order { got: "Start", want: "Load" }) };
@@ -60,6 +63,38 @@ pub(crate) fn serve(mut door: Door, mut link: Link, place: &Place) -> Result<Inf
     children.clear();
     let program = run(door, loaded, children, prefixes)?;
     stand(program)
+}
+
+/// Runs what the image says is worth running once before the template is taken: what it reads stays in the page cache, and what it looks up is
+/// found at once.
+fn warm_up(place: &Place, children: &Children) -> Result<(), AgentError> {
+    if !Path::new(WARM_UP).exists() {
+        return Ok(());
+    }
+    let mut command = Command::new(WARM_UP);
+    launch::environment(&mut command);
+    command.current_dir("/tmp").stdin(Stdio::null()).stdout(Stdio::null());
+    launch::unprivileged(&mut command, &Launch { place, keep: Vec::new() });
+    let child = command.spawn().map_err(|source| AgentError::io("start", WARM_UP, source))?;
+    let pid = Pid::from_raw(child.id().cast_signed());
+    let mut program = Stopped::wait(pid)?.map_err(|status| AgentError::WarmUp(format!("{status:?}")))?;
+    program.prepare()?;
+    let program = program.let_go("")?;
+    let ended = loop {
+        let mut fds = [PollFd::new(children.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(source) => return Err(AgentError::Sys { what: "wait for the warm-up", source }),
+        }
+        if let Some(ended) = children.ended(&program) {
+            break ended;
+        }
+    };
+    program.bury();
+    match ended {
+        Ended::Exit(0) => Ok(()),
+        other => Err(AgentError::WarmUp(other.describe())),
+    }
 }
 
 fn stand(mut door: Door) -> Result<Infallible, AgentError> {

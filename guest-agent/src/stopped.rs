@@ -27,6 +27,8 @@ pub(crate) const EXECUTION_ROOM: &str = "???????????????????????????????????????
 const PAGE: u64 = 4096;
 /// Memory that is touched at most: enough for a shell or an interpreter, bounded for anything larger.
 const TOUCH_MAX: u64 = 16 << 20;
+/// What the kernel maps around a page of a file that was read.
+const FAULT_AROUND: u64 = 16 * PAGE;
 /// How far below the stack pointer a program's first calls reach.
 const STACK: u64 = 8 * PAGE;
 
@@ -103,10 +105,12 @@ impl Stopped {
         for mapping in mappings(&self.proc_file("maps")?) {
             let start = if mapping.stack { (stack_pointer & !(PAGE - 1)).saturating_sub(STACK).max(mapping.start) } else { mapping.start };
             let mut at = start;
-            while at < mapping.end && left >= PAGE {
+            // A fault for reading brings the pages around with it, those that are in memory.
+            let step = if mapping.writable { PAGE } else { FAULT_AROUND };
+            while at < mapping.end && left >= step {
                 self.touch(at, mapping.writable);
-                at += PAGE;
-                left -= PAGE;
+                at = (at & !(step - 1)) + step;
+                left -= step;
             }
         }
         // The first thing that a static program's start-up code asks for: found once, it is found faster.
@@ -177,6 +181,12 @@ impl Traced {
             other => return Ended::from_status(other),
         }
         None
+    }
+
+    /// Takes what is left of it apart, after its end was told: for one that is not the last program of this machine.
+    pub(crate) fn bury(self) {
+        self.go_on(None);
+        let _ = waitpid(self.pid, None);
     }
 
     /// A process that is gone meanwhile is reported as such by the next `wait`.

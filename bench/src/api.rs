@@ -71,9 +71,10 @@ fn push(http: &mut Http, runtime: &str, dir: &Path) -> Result<String, Failed> {
 /// All figures of the API.
 pub(crate) fn run(bin: &Path, paths: &Paths, runtimes: &[String], runs: usize, table: &mut Table) -> Result<(), Failed> {
     let daemon = Daemon::start(bin, paths)?;
-    let mut http = Http::connect(&daemon.socket())?;
     let dir = tempfile::tempdir_in(crate::scratch())?;
     for runtime in runtimes {
+        // A connection for each: torpord closes one that is idle while others are measured.
+        let mut http = Http::connect(&daemon.socket())?;
         let task = push(&mut http, runtime, dir.path())?;
         for _ in 0..3 {
             noop(&mut http, &task)?;

@@ -233,10 +233,11 @@ fn cancelled_in_every_state() {
 /// What `retries` is for, and what it is not for: the same code loads no better, and time that is used up stays used up.
 fn retries() {
     let daemon = shared();
-    variant(&daemon, "shell", "retried", &[("memory", "\"64MiB\""), ("retries", "2"), ("timeout", "\"3s\"")]);
+    variant(&daemon, "shell", "retried", &[("memory", "\"64MiB\""), ("retries", "2"), ("timeout", "\"5m\"")]);
+    variant(&daemon, "shell", "retried-in-vain", &[("memory", "\"64MiB\""), ("retries", "2"), ("timeout", "\"2s\"")]);
     let execution = daemon.fails("retried", &json!("echo again >&2; exit 1"), "exit");
     assert_eq!(execution["attempts"], 3, "{execution:#}");
     let log = daemon.cli(&["logs", execution["id"].as_str().unwrap()]).expect(0).stdout;
     assert_eq!(log, "again\n".repeat(3));
-    assert_eq!(daemon.fails("retried", &json!("while :; do :; done"), "timeout")["attempts"], 1);
+    assert_eq!(daemon.fails("retried-in-vain", &json!("while :; do :; done"), "timeout")["attempts"], 1);
 }

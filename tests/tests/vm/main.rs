@@ -9,7 +9,8 @@ mod host;
 mod input;
 mod isolation;
 mod usage;
+mod vector;
 
 fn main() -> ExitCode {
-    torpor_tests::suite(&[usage::TESTS, input::TESTS, failures::TESTS, isolation::TESTS, host::TESTS])
+    torpor_tests::suite(&[usage::TESTS, input::TESTS, failures::TESTS, isolation::TESTS, host::TESTS, vector::TESTS])
 }

@@ -15,7 +15,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -39,6 +39,8 @@ pub struct Daemon {
 }
 
 static SHARED: Mutex<Option<Arc<Daemon>>> = Mutex::new(None);
+/// Templates of the tasks that every test may use, and of their runtimes.
+static COMMON: OnceLock<Vec<PathBuf>> = OnceLock::new();
 
 /// The daemon that the tests of one binary share, with the tasks `probe` and `shell` pushed. Where `TORPOR_TEST_TEMPLATES` names a folder of
 /// templates that an earlier daemon left, those of them that fit are not made again.
@@ -47,10 +49,11 @@ pub fn shared() -> Arc<Daemon> {
     let make = || {
         let mut daemon = Daemon::new(Options::default());
         if let Some(templates) = std::env::var_os("TORPOR_TEST_TEMPLATES") {
-            daemon.copy_templates(Path::new(&templates));
+            daemon.copy_templates(&entries(Path::new(&templates)));
         }
         daemon.start_again();
         daemon.push_probes();
+        COMMON.get_or_init(|| entries(&daemon.state().join("templates")));
         Arc::new(daemon)
     };
     Arc::clone(slot.get_or_insert_with(make))
@@ -70,19 +73,21 @@ impl Daemon {
         daemon
     }
 
-    /// Starts one that has the shared daemon's templates: they depend on what they are made from only, and each that is not made again saves
-    /// seconds.
+    /// Starts one that has the templates of `probe` and `shell`, copied from the shared daemon: they depend on what they are made from only, and each
+    /// that is not made again saves seconds.
     #[must_use]
     pub fn start_with_templates(options: Options) -> Self {
         let mut daemon = Self::new(options);
-        daemon.copy_templates(&shared().state().join("templates"));
+        let _shared = shared();
+        daemon.copy_templates(COMMON.get().expect("the shared daemon has its templates"));
         daemon.start_again();
         daemon
     }
 
-    fn copy_templates(&self, from: &Path) {
-        fs::create_dir_all(self.state()).expect("a state folder");
-        let status = Command::new("cp").args(["-a", "--sparse=always"]).arg(from).arg(self.state().join("templates")).status();
+    fn copy_templates(&self, from: &[PathBuf]) {
+        let into = self.state().join("templates");
+        fs::create_dir_all(&into).expect("a state folder");
+        let status = Command::new("cp").args(["-a", "--sparse=always"]).args(from).arg(&into).status();
         assert!(status.expect("cp can be started").success(), "the templates can't be copied");
     }
 
@@ -331,6 +336,11 @@ impl Drop for Daemon {
             process::assert_no_orphans();
         }
     }
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    entries.map(|entry| entry.expect("a readable folder").path()).collect()
 }
 
 fn tail(text: &str, bytes: usize) -> &str {

@@ -90,6 +90,10 @@ def do_big(input):
     return "y" * input["bytes"]
 
 
+def do_length(input):
+    return len(input["text"])
+
+
 def do_unserializable(input):
     return {"set": {1, 2}}
 

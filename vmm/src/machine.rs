@@ -71,12 +71,12 @@ impl Machine {
     }
 
     /// Makes it ready to run a kernel from its entry.
-    pub fn boot(&mut self, mut kernel: File, root: File, extra_cmdline: &str) -> Result<(), VmmError> {
+    pub fn boot(&mut self, kernel: &File, root: File, extra_cmdline: &str) -> Result<(), VmmError> {
         let emulated = host::kernel_mode_is_emulated(&self.kvm)?;
         let table = cpuid::table(&self.kvm, emulated)?;
         self.vcpu.set_cpuid2(&table).map_err(VmmError::kvm("KVM_SET_CPUID2"))?;
         self.cpuid = Some(table);
-        let entry = boot::load::load(&self.memory, &mut kernel, emulated, VIRTIO_DEVICES, extra_cmdline)?;
+        let entry = boot::load::load(&self.memory, kernel, emulated, VIRTIO_DEVICES, extra_cmdline)?;
         start::firmware_state(&self.vcpu)?;
         start::long_mode(&self.vcpu, &self.memory.mem, entry)?;
         let mut devices = lock(&self.devices);

@@ -114,7 +114,7 @@ pub fn thread(mut machine: Machine, orders: &Receiver<Order>, writer: &Writer, b
 fn live(machine: &mut Machine, orders: &Receiver<Order>, writer: &Writer, bell: &Bell) -> Result<StopReason, VmmError> {
     let since = match orders.recv() {
         Ok(Order::Boot { kernel, root, extra_cmdline, since }) => {
-            machine.boot(kernel, root, &extra_cmdline)?;
+            machine.boot(&kernel, root, &extra_cmdline)?;
             since
         }
         Ok(Order::Restore { state, memory, root, code, inbox, since }) => {

@@ -134,6 +134,21 @@ fn each_end_of_a_machine_is_told_apart() {
 }
 
 #[test]
+fn machines_that_boot_at_once_share_one_open_kernel() {
+    let (kernel, root) = (Code::default().power_off().kernel(), tempfile::tempfile().unwrap());
+    for _ in 0..10 {
+        let clients: Vec<_> = (0..4).map(|_| prepared()).collect();
+        for client in &clients {
+            client.send(&Command::Boot { extra_cmdline: String::new() }, &[kernel.as_fd(), root.as_fd()]).unwrap();
+        }
+        for client in &clients {
+            assert!(matches!(client.receive().unwrap(), Event::Running { .. }));
+            assert_eq!(reason(client), StopReason::PowerOff);
+        }
+    }
+}
+
+#[test]
 fn an_outbox_beyond_its_box_drops_the_guest() {
     let code = Code::default().store_wide(WINDOW + door::USER + door::OUTBOX_LEN, u64::MAX).ring();
     assert!(matches!(reason(&booted(&code)), StopReason::GuestFault { device, .. } if device == "the door"));

@@ -44,6 +44,8 @@ const _: () = assert!((STAGE + COLLECT_MAX) as u64 <= torpor_protocol::door::BOX
 /// Serves one task and one execution of it.
 pub(crate) fn serve(mut door: Door, mut link: Link, place: &Place) -> Result<Infallible, AgentError> {
     let children = Children::watch()?;
+    // A shell that is refused memory only says so and ends like after any other error; one that the kernel ends for it is told apart.
+    let _ = std::fs::write("/proc/sys/vm/overcommit_memory", "1");
     let prefixes = Prefixes { stderr: Prefix::log(Stream::Stderr)?, result: Prefix::result()? };
     warm_up(place, &children)?;
     settle();

@@ -62,6 +62,12 @@ fn processes(place: &Place) -> u64 {
     (place.memory_mib * 2).clamp(64, 4096)
 }
 
+/// Memory that one process may ask for, touched or not, in bytes: far more than the machine has, so that stacks of threads and the like are no matter,
+/// but bounded, so that a program that asks for ever is refused instead of asking for ever.
+fn address_space(place: &Place) -> u64 {
+    (place.memory_mib * 4).max(1024) << 20
+}
+
 /// The environment of every program.
 pub(crate) fn environment(command: &mut Command) {
     // The kernel command line sets it where the kernel can't keep wide vector registers.
@@ -82,11 +88,12 @@ pub(crate) fn environment(command: &mut Command) {
 }
 
 /// What runs in the child before `execve`.
-fn become_program(keep: &[RawFd], processes: u64) -> nix::Result<()> {
+fn become_program(keep: &[RawFd], processes: u64, data: u64) -> nix::Result<()> {
     setsid()?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     setrlimit(Resource::RLIMIT_NPROC, processes, processes)?;
     setrlimit(Resource::RLIMIT_NOFILE, 1024, 4096)?;
+    setrlimit(Resource::RLIMIT_DATA, data, data)?;
     setgroups(&[])?;
     setgid(Gid::from_raw(USER))?;
     setuid(Uid::from_raw(USER))?;
@@ -101,10 +108,10 @@ fn become_program(keep: &[RawFd], processes: u64) -> nix::Result<()> {
 
 /// Makes the child start as the unprivileged user, stopped before its first instruction (see [`crate::stopped`]). Its priority and scheduling class are the ordinary ones: the agent's reset on fork.
 pub(crate) fn unprivileged(command: &mut Command, launch: &Launch<'_>) {
-    let (keep, processes) = (launch.keep.clone(), processes(launch.place));
+    let (keep, processes, data) = (launch.keep.clone(), processes(launch.place), address_space(launch.place));
     let prepare = move || {
         std::fs::write("/proc/self/oom_score_adj", "1000")?;
-        become_program(&keep, processes).map_err(std::io::Error::from)
+        become_program(&keep, processes, data).map_err(std::io::Error::from)
     };
     // SAFETY: the agent is single-threaded, so the child of its fork may do what any process may.
     unsafe { command.pre_exec(prepare) };
@@ -115,9 +122,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn process_limits_follow_the_memory() {
+    fn limits_follow_the_memory() {
         for (memory_mib, limit) in [(0, 64), (64, 128), (128, 256), (1 << 30, 4096)] {
             assert_eq!(processes(&Place { memory_mib }), limit);
         }
+        assert_eq!(address_space(&Place { memory_mib: 64 }), 1 << 30);
+        assert_eq!(address_space(&Place { memory_mib: 2048 }), 8 << 30);
     }
 }

@@ -12,8 +12,9 @@ const HOST_CID: u32 = 2;
 /// How often a connection is tried, with [`RETRY`] between: the host may still be taking its end up.
 const TRIES: u32 = 100;
 const RETRY: Duration = Duration::from_millis(50);
-/// Long enough for the kernel's threads to do what a system call has left them, on the slowest host.
-const SETTLE: Duration = Duration::from_millis(100);
+/// The agent never takes the processor from the kernel's threads when it wakes (it is a batch process): once it sleeps they do what a system call has
+/// left them, however slow the host is.
+const SETTLE: Duration = Duration::from_millis(30);
 
 /// The connection. Sends block: the host's window is the program's back-pressure.
 #[derive(Debug)]

@@ -193,6 +193,30 @@ class Executions(unittest.TestCase):
         self.assertEqual((logs, body), ([], b"7"))
 
 
+class Logging(unittest.TestCase):
+    def test_the_default_gives_way_to_the_programs_own(self):
+        import logging
+
+        from torpor._host import warm
+
+        def handler(value, context):
+            logging.getLogger("a").info("one")
+            logging.getLogger("a").debug("not this")
+            logging.basicConfig(format="own %(message)s", level=logging.DEBUG)
+            logging.debug("two")
+
+        root = logging.getLogger()
+        before = logging.lastResort, root.level
+        warm.log_by_default()
+        try:
+            logs, _, _ = run(handler, None)
+        finally:
+            logging.lastResort = before[0]
+            root.setLevel(before[1])
+            root.handlers.clear()
+        self.assertEqual(b"".join(body[1:] for _, body in logs), b"INFO:a:one\nown two\n")
+
+
 class Loading(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.TemporaryDirectory()
@@ -239,6 +263,10 @@ class Loading(unittest.TestCase):
         ):
             with self.assertRaisesRegex(task.LoadError, why):
                 self.load(entry)
+
+    def test_an_async_handler(self):
+        self.write("main.py", "import asyncio\nasync def handler(input, context):\n    await asyncio.sleep(0)\n    return input\n")
+        self.assertEqual(self.load("main.py:handler")(5, None), 5)
 
     def test_tracebacks_read_no_files_later(self):
         self.write("main.py", "def handler(input, context):\n    raise OSError('lost')  # here\n")

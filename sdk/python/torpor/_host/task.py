@@ -15,6 +15,8 @@ from torpor._host import failure, wire
 
 FOLDER = "/task"
 
+# `inspect.CO_COROUTINE`, without importing `inspect`.
+_CO_COROUTINE = 0x80
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
@@ -46,6 +48,7 @@ def load(entry, folder=FOLDER):
     """The function that ``entry`` names. Raises whatever the task's code raises."""
     path, function = _place(entry, folder)
     os.chdir(folder)
+    sys.argv = [path]
     for place in dict.fromkeys((folder, os.path.dirname(path))):
         sys.path.insert(0, place)
     spec = importlib.util.spec_from_file_location(_module_name(path), path)
@@ -57,7 +60,19 @@ def load(entry, folder=FOLDER):
         what = "is not a function" if hasattr(module, function) else "does not exist"
         raise LoadError(f"entry {entry!r}: {function} {what} in {os.path.relpath(path, folder)}")
     remember_sources(folder)
-    return handler
+    return _awaited(handler) if _is_async(handler) else handler
+
+
+def _is_async(handler):
+    code = getattr(handler, "__code__", None)
+    return code is not None and bool(code.co_flags & _CO_COROUTINE)
+
+
+def _awaited(handler):
+    """An ``async def`` handler as a plain one."""
+    import asyncio  # large: only tasks that need it pay for it
+
+    return lambda value, context: asyncio.run(handler(value, context))
 
 
 def remember_sources(folder):

@@ -4,11 +4,11 @@ A guest pays dearly for a page that its kernel has to give it; a page that is th
 next to nothing.
 """
 
+import faulthandler
 import gc
 import importlib
 import logging
 import random
-import sys
 import threading
 
 from torpor._host import failure, wire
@@ -62,6 +62,14 @@ def _failing(value, _context):
     raise ValueError(value)
 
 
+def log_by_default():
+    """Records from INFO on go to standard error, until the program configures logging itself: no handler of ours is in its way."""
+    last_resort = logging._StderrHandler(logging.INFO)
+    last_resort.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
+    logging.lastResort = last_resort
+    logging.getLogger().setLevel(logging.INFO)
+
+
 def rehearse(door, streams):
     """Complete executions through the very code that serves real ones; nobody hears of them."""
     head = {"execution": "ex_00000000000000000000000000", "seed": "00" * 32}
@@ -101,7 +109,9 @@ def settle():
 def everything(door, streams, mib):
     """All of it, for the runtime template."""
     imports()
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO)
+    log_by_default()
+    # A crash in C code leaves a traceback among the logs.
+    faulthandler.enable()
     kept = memory(mib)
     _deep(400)
     threads(2)

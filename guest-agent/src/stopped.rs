@@ -41,14 +41,14 @@ struct Mapping {
     stack: bool,
 }
 
-/// The lines that are a program's own memory; the kernel's own ones ([vdso] and the like) are left out.
+/// The lines that are memory which may be read from outside: the kernel's own data pages are not.
 fn mappings(maps: &str) -> Vec<Mapping> {
     let parse = |line: &str| {
         let mut fields = line.split_ascii_whitespace();
         let (start, end) = fields.next()?.split_once('-')?;
         let rights = fields.next()?.as_bytes();
         let name = fields.nth(3).unwrap_or_default();
-        if rights.first() != Some(&b'r') || (name.starts_with("[v")) {
+        if rights.first() != Some(&b'r') || name.starts_with("[vvar") || name.starts_with("[vsyscall") {
             return None;
         }
         Some(Mapping {
@@ -105,8 +105,8 @@ impl Stopped {
         for mapping in mappings(&self.proc_file("maps")?) {
             let start = if mapping.stack { (stack_pointer & !(PAGE - 1)).saturating_sub(STACK).max(mapping.start) } else { mapping.start };
             let mut at = start;
-            // A fault for reading brings the pages around with it, those that are in memory.
-            let step = if mapping.writable { PAGE } else { FAULT_AROUND };
+            // A fault for reading maps the pages around with it, those that are in memory; where none is, the first reads them and the second maps them.
+            let step = if mapping.writable { PAGE } else { FAULT_AROUND / 2 };
             while at < mapping.end && left >= step {
                 self.touch(at, mapping.writable);
                 at = (at & !(step - 1)) + step;

@@ -6,7 +6,7 @@
 use crate::error::AgentError;
 use crate::setup::Place;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{Gid, Uid, pipe2, setgid, setgroups, setsid, setuid};
 use std::fs::File;
@@ -94,6 +94,7 @@ fn become_program(keep: &[RawFd], processes: u64, data: u64) -> nix::Result<()> 
     setrlimit(Resource::RLIMIT_NPROC, processes, processes)?;
     setrlimit(Resource::RLIMIT_NOFILE, 1024, 4096)?;
     setrlimit(Resource::RLIMIT_DATA, data, data)?;
+    setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY)?;
     setgroups(&[])?;
     setgid(Gid::from_raw(USER))?;
     setuid(Uid::from_raw(USER))?;

@@ -19,7 +19,7 @@ use crate::error::AgentError;
 use crate::launch::{self, Launch, Outputs};
 use crate::link::{Link, settle};
 use crate::memory::KernelLog;
-use crate::setup::{Place, mount_code, say};
+use crate::setup::{Place, drop_caches, mount_code, say};
 use crate::stopped::{Stopped, Traced};
 use crate::verdict::{self, Ended, failure};
 use control::{Control, FromHost, ToHost};
@@ -234,6 +234,7 @@ impl Session {
             Event::Ended(ended) => return Err(AgentError::HostBroken(ended.describe())),
         }
         self.warm = true;
+        drop_caches();
         settle();
         self.children.clear();
         Ok(())

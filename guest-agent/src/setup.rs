@@ -90,6 +90,7 @@ pub(crate) fn place() -> Result<Place, AgentError> {
     let _ = fs::write("/proc/sys/kernel/dmesg_restrict", "1");
     fs::write("/proc/self/oom_score_adj", "-1000").map_err(|source| AgentError::io("write", "/proc/self/oom_score_adj", source))?;
     limits()?;
+    stay_in_memory()?;
     let memory = fs::read_to_string("/proc/meminfo").map_err(|source| AgentError::io("read", "/proc/meminfo", source))?;
     Ok(Place { memory_mib: total_memory(&memory).unwrap_or(64 * MIB) / MIB })
 }
@@ -129,6 +130,19 @@ fn limits() -> Result<(), AgentError> {
     // SAFETY: takes and gives integers only.
     let answer = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
     Errno::result(answer).map(drop).map_err(AgentError::sys("raise the agent's priority"))
+}
+
+/// Keeps the pages that the agent uses in memory. What can't be taken away makes the kernel see sooner that memory is short, and say so, instead
+/// of reading the same pages from the disk again and again.
+fn stay_in_memory() -> Result<(), AgentError> {
+    // SAFETY: takes and gives integers only.
+    let answer = unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) };
+    Errno::result(answer).map(drop).map_err(AgentError::sys("keep the agent in memory"))
+}
+
+/// Gives back the memory of files that were read once and are mapped by nobody.
+pub(crate) fn drop_caches() {
+    let _ = fs::write("/proc/sys/vm/drop_caches", "1");
 }
 
 /// Puts the code disk, which the monitor has just changed, on [`TASK`].

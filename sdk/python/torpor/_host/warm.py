@@ -4,6 +4,7 @@ A guest pays dearly for a page that its kernel has to give it; a page that is th
 next to nothing.
 """
 
+import ctypes
 import faulthandler
 import gc
 import importlib
@@ -14,7 +15,7 @@ import threading
 from torpor._host import failure, wire
 from torpor._host.task import Task
 
-# What many programs import and costs little. What draws in large libraries (hashlib, ssl, ctypes, asyncio) is left to the tasks that use it: it is
+# What many programs import and costs little. What draws in large libraries (hashlib, ssl, asyncio) is left to the tasks that use it: it is
 # imported when their template is made.
 MODULES = (
     "base64 bisect collections contextlib copy csv dataclasses datetime decimal enum functools heapq io itertools json logging math operator os pathlib "
@@ -31,16 +32,29 @@ def imports():
 
 
 def memory(mib):
-    """Makes the allocators take memory from the kernel and keep it: a thirty-second of the guest's, for programs to use."""
-    budget = max(mib, 16) << 15
+    """Makes the allocators take memory from the kernel and keep it: a tenth of the guest's, for programs to use. It is zero, so a template's file
+    does not hold it.
+    """
+    budget = (mib << 20) // 10
     # Small objects: arenas stay with the interpreter as long as one object in them lives, so a few are kept.
     small = [bytes(480) for _ in range(budget // 2 // 512)]
     kept = small[:: 1 << 10]
     small = None
-    # Larger ones come from the C library, which gives nothing back (see the agent's environment).
-    large = [bytes(64 << 10) for _ in range(budget // 2 // (64 << 10))]
+    # Larger ones come from the C library, which gives nothing back (see the agent's environment). A page is there once it was written to.
+    large = []
+    for _ in range(budget // 2 // (64 << 10)):
+        large.append(piece := bytearray(64 << 10))
+        piece[::4096] = bytes(16)
     large = None
     return kept
+
+
+def stay_in_memory():
+    """Keeps the pages of the interpreter and its libraries in memory. Without, a program that uses all memory up makes the kernel read them from
+    the disk again and again, for a minute, before it says that memory is short.
+    """
+    current, on_fault = 1, 4
+    ctypes.CDLL(None).mlockall(current | on_fault)
 
 
 def _deep(levels):
@@ -116,5 +130,6 @@ def everything(door, streams, mib):
     _deep(400)
     threads(2)
     rehearse(door, streams)
+    stay_in_memory()
     settle()
     return kept

@@ -2,7 +2,7 @@
 
 use crate::error::AgentError;
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, VsockAddr, connect, send, socket};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, VsockAddr, connect, recv, send, socket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 use torpor_protocol::agent::{GuestMessage, VSOCK_PORT};
@@ -48,6 +48,18 @@ impl Link {
             }
         }
         Ok(())
+    }
+
+    /// Waits until the connection has ended. What the host says meanwhile is not for anyone.
+    pub(crate) fn ended(&self) {
+        let mut nobody = [0; 64];
+        loop {
+            match recv(self.0.as_raw_fd(), &mut nobody, MsgFlags::empty()) {
+                Ok(0) => return,
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => return,
+            }
+        }
     }
 }
 

@@ -4,7 +4,11 @@
 //! ```text
 //!  boot --> Hello --> settled --(door: runtime template)--> Load --> Loaded --(door: task template)--> Start --> Result | Failed
 //!                                                            \--> LoadFailed
+//!  boot, no door --> Hello --connection ended--> Hello --> ...
 //! ```
+//!
+//! Without a door (a kernel command line without `torpor_door=`) there is nothing to stand at and no program can be run: the agent only says Hello,
+//! and again on a new connection whenever the last one ended. So a monitor that is not ours can be measured with this very image (bench/).
 //!
 //! - [`setup`]: what a program expects of a machine: mounts, loopback, limits
 //! - [`door`], [`link`]: the two ways out: the shared window, and vsock
@@ -34,6 +38,7 @@ mod verdict;
 use error::AgentError;
 use nix::sys::reboot::{RebootMode, reboot};
 use std::convert::Infallible;
+use std::io::ErrorKind;
 use torpor_protocol::agent::{GuestMessage, Hello, Runtime, VERSION};
 
 /// File on the root image that names its runtime.
@@ -50,14 +55,30 @@ fn runtime() -> Result<Runtime, AgentError> {
 fn run() -> Result<Infallible, AgentError> {
     setup::devices()?;
     let runtime = runtime()?;
-    let door = door::Door::open(door::DEVICE)?;
-    let mut link = link::Link::connect()?;
     let kernel = nix::sys::utsname::uname().map(|uts| uts.release().to_string_lossy().into_owned()).unwrap_or_default();
-    link.send(&GuestMessage::Hello(Hello { protocol: VERSION, runtime, agent: env!("CARGO_PKG_VERSION").to_owned(), kernel }))?;
+    let hello = GuestMessage::Hello(Hello { protocol: VERSION, runtime, agent: env!("CARGO_PKG_VERSION").to_owned(), kernel });
+    let door = match door::Door::open(door::DEVICE) {
+        Err(AgentError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => return greet(&hello),
+        opened => opened?,
+    };
+    let mut link = link::Link::connect()?;
+    link.send(&hello)?;
     let place = setup::place()?;
     match runtime {
         Runtime::Python => python::serve(door, link, &place),
         Runtime::Exec => exec::serve(door, link, &place),
+    }
+}
+
+/// All that there is to do without a door. A connection ends where its monitor restores the machine, or where the host closes it.
+fn greet(hello: &GuestMessage) -> Result<Infallible, AgentError> {
+    loop {
+        let mut link = link::Link::connect()?;
+        match link.send(hello) {
+            Ok(()) => link.ended(),
+            Err(AgentError::HostGone) => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 

@@ -8,14 +8,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// How often executions a second are measured.
+pub(crate) const ROUNDS: usize = 3;
+
 /// A torpord of its own.
-struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
     dir: tempfile::TempDir,
 }
 
 impl Daemon {
-    fn start(bin: &Path, paths: &Paths) -> Result<Self, Failed> {
+    pub(crate) fn start(bin: &Path, paths: &Paths) -> Result<Self, Failed> {
         let dir = tempfile::tempdir_in(crate::scratch())?;
         let log = std::fs::File::create(dir.path().join("log"))?;
         let child = Command::new(bin.join("torpord"))
@@ -44,7 +47,7 @@ impl Daemon {
         Ok(daemon)
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("sock")
     }
 }
@@ -61,11 +64,16 @@ fn noop(http: &mut Http, task: &str) -> Result<(), Failed> {
     if answer["state"] == "succeeded" { Ok(()) } else { Err(format!("a no-op did not succeed: {answer}").into()) }
 }
 
-fn push(http: &mut Http, runtime: &str, dir: &Path) -> Result<String, Failed> {
+/// Pushes a runtime's no-op task and runs it until all that is made once is made; gives its name.
+pub(crate) fn push(http: &mut Http, runtime: &str, dir: &Path) -> Result<String, Failed> {
     let (folder, _) = crate::code::folder(runtime, dir)?;
     let packed = Command::new("tar").arg("-C").arg(&folder).args(["-c", "."]).output()?;
     http.ok("POST", "/v1/tasks", "application/x-tar", &packed.stdout)?;
-    Ok(format!("noop-{runtime}"))
+    let task = format!("noop-{runtime}");
+    for _ in 0..3 {
+        noop(http, &task)?;
+    }
+    Ok(task)
 }
 
 /// All figures of the API.
@@ -76,44 +84,38 @@ pub(crate) fn run(bin: &Path, paths: &Paths, runtimes: &[String], runs: usize, t
         // A connection for each: torpord closes one that is idle while others are measured.
         let mut http = Http::connect(&daemon.socket())?;
         let task = push(&mut http, runtime, dir.path())?;
-        for _ in 0..3 {
-            noop(&mut http, &task)?;
-        }
         let mut latency = Samples::default();
         for _ in 0..runs {
             latency.time(|| noop(&mut http, &task))?;
         }
         table.add(&format!("{runtime}: no-op through the API, one client"), "ms", &latency);
         for clients in [1, 2, 4, 8] {
-            let rate = throughput(&daemon.socket(), &task, clients, runs)?;
+            let mut rate = Samples::default();
+            for _ in 0..ROUNDS {
+                rate.add(round(&daemon.socket(), &task, clients, runs)?);
+            }
             table.add(&format!("{runtime}: no-ops a second, {clients} clients"), "1/s", &rate);
         }
     }
     Ok(())
 }
 
-/// Three rounds, each of `runs` executions a client.
-fn throughput(socket: &Path, task: &str, clients: usize, runs: usize) -> Result<Samples, Failed> {
-    let mut rate = Samples::default();
-    for _ in 0..3 {
-        let start = Instant::now();
-        let done: Result<(), String> = std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..clients)
-                .map(|_| {
-                    scope.spawn(|| -> Result<(), String> {
-                        let mut http = Http::connect(socket).map_err(|e| e.to_string())?;
-                        for _ in 0..runs {
-                            noop(&mut http, task).map_err(|e| e.to_string())?;
-                        }
-                        Ok(())
-                    })
-                })
-                .collect();
-            workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| "a client panicked".to_owned())?)
-        });
-        done?;
-        #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
-        rate.add((clients * runs) as f64 / start.elapsed().as_secs_f64());
-    }
-    Ok(rate)
+/// Executions a second of `clients` at once, each of them `runs` times.
+pub(crate) fn round(socket: &Path, task: &str, clients: usize, runs: usize) -> Result<f64, Failed> {
+    a_second(clients, runs, || {
+        let mut http = Http::connect(socket)?;
+        (0..runs).try_for_each(|_| noop(&mut http, task))
+    })
+}
+
+/// How many a second: `worker`, which does `each` of them, `workers` times at once.
+pub(crate) fn a_second(workers: usize, each: usize, worker: impl Fn() -> Result<(), Failed> + Sync) -> Result<f64, Failed> {
+    let start = Instant::now();
+    let done: Result<(), String> = std::thread::scope(|scope| {
+        let all: Vec<_> = (0..workers).map(|_| scope.spawn(|| worker().map_err(|error| error.to_string()))).collect();
+        all.into_iter().try_for_each(|one| one.join().map_err(|_| "a worker panicked".to_owned())?)
+    });
+    done?;
+    #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
+    Ok((workers * each) as f64 / start.elapsed().as_secs_f64())
 }

@@ -7,13 +7,14 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-/// A connection to torpord.
+/// A connection to torpord, or to a peer's API.
 pub(crate) struct Http(BufReader<UnixStream>);
 
 impl Http {
     pub(crate) fn connect(socket: &Path) -> Result<Self, Failed> {
         let stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(Duration::from_secs(300)))?;
+        stream.set_write_timeout(Some(Duration::from_secs(300)))?;
         Ok(Self(BufReader::new(stream)))
     }
 

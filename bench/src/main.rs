@@ -5,6 +5,7 @@ mod api;
 mod boot;
 mod code;
 mod http;
+mod peer;
 mod restore;
 mod stats;
 mod vm;
@@ -36,7 +37,7 @@ struct Cli {
     /// Cold boots of each kind.
     #[arg(long, default_value_t = 3)]
     boots: usize,
-    /// Another monitor to boot in turn: a qemu-system-x86_64 or a firecracker.
+    /// Another monitor to measure in turn with ours: a qemu-system-x86_64 (boots) or a firecracker (boots and restores).
     #[arg(long)]
     peer: Vec<PathBuf>,
     /// Only these runtimes.
@@ -67,8 +68,15 @@ fn run(cli: &Cli) -> Result<(), Failed> {
         restore::run(&paths, runtime, 128, cli.runs, &mut table)?;
     }
     api::run(&cli.bin, &paths, &cli.runtime, cli.runs, &mut table)?;
+    let peers = peer::Setup { paths: &paths, bin: &cli.bin, runtimes: &cli.runtime, memory_mib: 128, boots: cli.boots, runs: cli.runs };
+    let mut missing = Vec::new();
     for peer in &cli.peer {
-        boot::beside(&paths, peer, 128, cli.boots, &mut table)?;
+        // The others' figures are worth having all the same.
+        if let Err(error) = peer::run(&peers, peer, &mut table) {
+            eprintln!("torpor-bench: {}: {error}", peer.display());
+            missing.push(peer.display().to_string());
+        }
     }
-    Ok(table.finish()?)
+    table.finish()?;
+    if missing.is_empty() { Ok(()) } else { Err(format!("not all could be measured of {}", missing.join(", ")).into()) }
 }

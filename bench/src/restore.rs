@@ -41,9 +41,17 @@ pub(crate) fn once(paths: &Paths, kvm: &File, template: &Template, new: bool, li
     Ok(())
 }
 
+/// Restores in a new monitor, to the first frame and no further.
+pub(crate) fn to_first_frame(paths: &Paths, kvm: &File, template: &Template) -> Result<(), Failed> {
+    let mut vm = Vm::prepare(&paths.monitor, kvm, template.memory_mib)?;
+    vm.restore(template, Some(vm::start_frame(b"null")?))?;
+    vm.until(|said| matches!(said, Said::Message(GuestMessage::Started)))?;
+    vm.kill().map(drop)
+}
+
 /// Memory that a process alone has written, from its smaps, in MiB. Clean pages are not counted: they are the template's page cache and the
 /// monitor's text, which every other VM shares (smaps calls them private while no other VM happens to run).
-fn private_mib(pid: u32) -> Result<f64, Failed> {
+pub(crate) fn private_mib(pid: u32) -> Result<f64, Failed> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let of = |name: &str| -> f64 {
         let line = text.lines().find(|line| line.starts_with(name));

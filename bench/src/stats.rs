@@ -57,7 +57,7 @@ pub(crate) struct Table {
 impl Table {
     pub(crate) fn new(json: bool) -> Self {
         if !json {
-            println!("{:<64} {:>10} {:>10} {:>10}  {:<6} {:>4}", "", "median", "min", "max", "", "n");
+            println!("{:<70} {:>10} {:>10} {:>10}  {:<6} {:>4}", "", "median", "min", "max", "", "n");
         }
         Self { rows: Vec::new(), json }
     }
@@ -66,7 +66,7 @@ impl Table {
         let (min, max) = samples.0.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(*v), b.max(*v)));
         let row = Row { what: what.to_owned(), unit, median: samples.median(), min, max, samples: samples.0.len() };
         if !self.json {
-            println!("{:<64} {:>10.2} {:>10.2} {:>10.2}  {:<6} {:>4}", row.what, row.median, row.min, row.max, row.unit, row.samples);
+            println!("{:<70} {:>10.2} {:>10.2} {:>10.2}  {:<6} {:>4}", row.what, row.median, row.min, row.max, row.unit, row.samples);
         }
         self.rows.push(row);
     }

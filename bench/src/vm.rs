@@ -128,6 +128,14 @@ impl Vm {
     }
 }
 
+/// No error leaves a monitor behind.
+impl Drop for Vm {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// Boots a runtime and takes its template.
 pub(crate) fn runtime_template(paths: &Paths, kvm: &File, root: &Path, memory_mib: u32, dir: &Path) -> Result<Template, Failed> {
     let mut vm = Vm::prepare(&paths.monitor, kvm, memory_mib)?;

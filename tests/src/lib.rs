@@ -4,7 +4,7 @@
 //! - [`daemon`]: one torpord, its state folder and its end
 //! - [`cli`]: runs of `torpor`; [`http`]: requests that no well-behaved client would send
 //! - [`tasks`]: folders to push
-//! - [`process`]: which monitors are alive
+//! - [`process`]: which monitors are alive; [`guest`]: faults put into running guests
 //!
 //! A helper that can't do its work panics: that is how a test fails.
 #![forbid(unsafe_code)]
@@ -12,6 +12,7 @@
 
 pub mod cli;
 pub mod daemon;
+pub mod guest;
 pub mod http;
 pub mod process;
 pub mod setup;

@@ -4,6 +4,7 @@
 
 use std::process::ExitCode;
 
+mod crashes;
 mod failures;
 mod host;
 mod input;
@@ -12,5 +13,5 @@ mod usage;
 mod vector;
 
 fn main() -> ExitCode {
-    torpor_tests::suite(&[usage::TESTS, input::TESTS, failures::TESTS, isolation::TESTS, host::TESTS, vector::TESTS])
+    torpor_tests::suite(&[usage::TESTS, input::TESTS, failures::TESTS, crashes::TESTS, isolation::TESTS, host::TESTS, vector::TESTS])
 }

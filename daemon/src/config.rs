@@ -14,6 +14,15 @@ pub enum LogFormat {
     Json,
 }
 
+/// How long something is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Removed this long after its end.
+    For(Duration),
+    /// Never removed.
+    Forever,
+}
+
 /// Runs programs in microVMs, on demand.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "torpord", version)]
@@ -45,6 +54,9 @@ pub struct Config {
     /// How long running executions may go on after SIGTERM
     #[arg(long, env = "TORPOR_DRAIN_TIMEOUT", default_value = "30s", value_parser = duration, value_name = "TIME")]
     pub drain_timeout: Duration,
+    /// How long executions that ended are kept, with results and logs, such as 12h or 30d; `forever`: none is removed
+    #[arg(long, env = "TORPOR_KEEP", default_value = "7d", value_parser = keep, value_name = "TIME")]
+    pub keep: Keep,
     /// How to write the daemon's own log (to standard error)
     #[arg(long, env = "TORPOR_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     pub log_format: LogFormat,
@@ -55,8 +67,12 @@ fn size(text: &str) -> Result<u64, String> {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let millis = manifest::parse_millis(text).ok_or("a time is a whole number and a unit: 500ms, 30s, 5m")?;
+    let millis = manifest::parse_millis(text).ok_or("a time is a whole number and a unit: 500ms, 30s, 5m, 12h, 7d")?;
     Ok(Duration::from_millis(millis))
+}
+
+fn keep(text: &str) -> Result<Keep, String> {
+    if text == "forever" { Ok(Keep::Forever) } else { duration(text).map(Keep::For) }
 }
 
 impl Config {

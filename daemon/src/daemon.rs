@@ -14,8 +14,10 @@ use crate::engine::{Engine, EngineConfig, EngineError};
 use crate::lock::{LockError, StateLock};
 use crate::logs::Logs;
 use crate::metrics::Metrics;
+use crate::retention::Retention;
 use crate::schedule::core::Budget;
 use crate::schedule::dispatch::Dispatcher;
+use crate::schedule::live::task_version;
 use crate::schedule::recover::recover;
 use crate::schedule::runner::Runner;
 use crate::state::store::{Store, StoreError};
@@ -94,6 +96,14 @@ async fn watchdog() {
     }
 }
 
+/// Removes what is kept no longer, until it is dropped.
+fn remove_old(app: &App) -> impl Future<Output = ()> + Send + use<> {
+    let (store, logs, metrics) = (app.store.clone(), app.logs.clone(), Arc::clone(&app.metrics));
+    let dispatcher = Arc::clone(&app.dispatcher);
+    let retention = Retention { keep: app.config.keep, store, logs, metrics };
+    async move { retention.run(|id| dispatcher.live(id).is_some()).await }
+}
+
 async fn either(term: &mut Signal, int: &mut Signal) {
     tokio::select! {
         _ = term.recv() => {}
@@ -136,7 +146,10 @@ async fn open(config: &Config) -> Result<Parts, DaemonError> {
         templates: folder.join("templates"),
         warm: config.warm,
     });
-    let runner: Arc<dyn Runner> = engine.await?;
+    let engine = engine.await?;
+    let versions: Vec<_> = catalog.all().into_iter().flat_map(|(_, task)| task.versions).collect();
+    engine.collect(&versions.iter().map(|version| task_version(version, images.path(&version.version))).collect::<Vec<_>>());
+    let runner: Arc<dyn Runner> = engine;
     let budget = Budget {
         bytes: config.budget().map_err(io_error("find out how much memory the host has"))?,
         vms: config.max_vms.map(|vms| usize::try_from(vms).unwrap_or(usize::MAX)),
@@ -144,6 +157,11 @@ async fn open(config: &Config) -> Result<Parts, DaemonError> {
     let last = store.last_id().await.map_err(store_error)?;
     let kept = (images.clone(), logs.clone());
     let dispatcher = Dispatcher::new(budget, last.as_ref(), store.clone(), kept, Arc::clone(&runner), Arc::clone(&metrics));
+    for (name, task) in catalog.all() {
+        if let Err(error) = dispatcher.check_capacity(&task.latest) {
+            tracing::warn!(task = %name, %error, "it was pushed under a larger memory budget and can't run now");
+        }
+    }
     let recovered = recover(&dispatcher, &catalog).await.map_err(store_error)?;
     tracing::info!(budget = budget.bytes, ?recovered, "accounted for the executions of the last run");
     let app = App::new(dispatcher, catalog, (store.clone(), images, logs), metrics, config.clone());
@@ -167,6 +185,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
 
     let serving = tokio::spawn(serve(listener, router(Arc::clone(&app)), app.stopping.clone()));
     let watching = tokio::spawn(watchdog());
+    let removing = tokio::spawn(remove_old(&app));
     tracing::info!(socket = %config.socket.display(), state = %folder.display(), "ready");
     notify(&[NotifyState::Ready]);
 
@@ -180,6 +199,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     app.stopping.cancel();
     let _ = serving.await;
     watching.abort();
+    removing.abort();
     runner.shutdown().await;
     store.close().await;
     tracing::info!("stopped");

@@ -6,6 +6,7 @@
 //! - [`state`]: what outlives the daemon; the state machine of an execution
 //! - [`schedule`]: who runs next, and the life of an execution from submission to its end
 //! - [`logs`]: what programs print
+//! - [`retention`]: how long executions that ended are known
 //! - [`engine`]: microVMs, their monitors and templates
 //! - [`config`], [`lock`], [`metrics`] and [`daemon`]: the process around all that
 #![forbid(unsafe_code)]
@@ -20,5 +21,6 @@ pub mod lock;
 pub mod logs;
 pub mod manifest;
 pub mod metrics;
+pub mod retention;
 pub mod schedule;
 pub mod state;

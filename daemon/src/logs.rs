@@ -72,6 +72,21 @@ impl Logs {
         Ok(Self(folder))
     }
 
+    /// Removes an execution's log; false if it had none.
+    pub fn remove(&self, id: &ExecutionId) -> io::Result<bool> {
+        match fs::remove_file(self.path(id)) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Executions that have a log, in no order; files that are no logs are left out.
+    pub fn all(&self) -> io::Result<impl Iterator<Item = io::Result<ExecutionId>> + Send + use<>> {
+        let id = |entry: fs::DirEntry| ExecutionId::parse(entry.file_name().to_str()?.strip_suffix(".jsonl")?);
+        Ok(fs::read_dir(&self.0)?.filter_map(move |entry| entry.map(id).transpose()))
+    }
+
     fn path(&self, id: &ExecutionId) -> PathBuf {
         self.0.join(format!("{id}.jsonl"))
     }

@@ -39,6 +39,8 @@ pub struct Metrics {
     commit_seconds: Histogram,
     commit_changes: Counter,
     log_dropped: Counter,
+    removed: Counter,
+    orphans: Counter,
 }
 
 impl Default for Metrics {
@@ -53,6 +55,8 @@ impl Default for Metrics {
             commit_seconds: seconds(0.000_1),
             commit_changes: Counter::default(),
             log_dropped: Counter::default(),
+            removed: Counter::default(),
+            orphans: Counter::default(),
             registry: Registry::default(),
         };
         registry.register("executions_submitted", "Executions accepted", this.submitted.clone());
@@ -62,6 +66,8 @@ impl Default for Metrics {
         registry.register("commit_seconds", "Durable commits of the database", this.commit_seconds.clone());
         registry.register("commit_changes", "Changes in all commits together", this.commit_changes.clone());
         registry.register("log_dropped_bytes", "Program output over log caps", this.log_dropped.clone());
+        registry.register("executions_removed", "Executions that were kept long enough", this.removed.clone());
+        registry.register("logs_orphaned", "Logs of unknown executions, removed after a start", this.orphans.clone());
         Self { registry, ..this }
     }
 }
@@ -92,6 +98,16 @@ impl Metrics {
         if let Some(Happening::Finished { log_dropped_bytes, .. }) = execution.timeline.last().map(|entry| &entry.what) {
             self.log_dropped.inc_by(*log_dropped_bytes);
         }
+    }
+
+    /// Executions were removed with all that was stored of them.
+    pub fn removed(&self, executions: usize) {
+        self.removed.inc_by(executions as u64);
+    }
+
+    /// Logs that belonged to no execution were removed.
+    pub fn orphans(&self, logs: usize) {
+        self.orphans.inc_by(logs as u64);
     }
 
     /// All of it in Prometheus' text format.

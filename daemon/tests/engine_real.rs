@@ -84,6 +84,7 @@ async fn real_guests() {
     let exec = bench.task(Runtime::Exec, 64, SHELL);
     programs_of_any_kind(&bench, &exec).await;
     a_restart_keeps_whole_templates_and_no_others(&mut bench, &python).await;
+    templates_that_no_task_needs_go(&mut bench, &python, &exec).await;
 
     bench.engine.forget(&python);
     assert_eq!(bench.engine.template_state(&python), TemplateState::None);
@@ -219,4 +220,16 @@ async fn a_restart_keeps_whole_templates_and_no_others(bench: &mut Bench, task: 
     memory.write_all_at(b"damage", 16 << 20).unwrap();
     let ran = bench.run(task, "null").await;
     assert!(made(&ran) && ran.result() == "null", "a damaged template is noticed and made anew: {ran:?}");
+}
+
+/// What a daemon leaves that dies between a task's removal and that of its template.
+async fn templates_that_no_task_needs_go(bench: &mut Bench, python: &TaskVersion, exec: &TaskVersion) {
+    bench.restart().await;
+    let ready = |bench: &Bench, task| bench.engine.template_state(task) == TemplateState::Ready;
+    assert!(ready(bench, python) && ready(bench, exec));
+    bench.engine.collect(std::slice::from_ref(python));
+    assert!(ready(bench, python) && !ready(bench, exec));
+    let folders = || std::fs::read_dir(&bench.config.templates).unwrap().count();
+    eventually("only the runtime's and the task's templates are left", || folders() == 2).await;
+    assert!(!made(&bench.run(python, "null").await));
 }

@@ -47,11 +47,10 @@ static COMMON: OnceLock<Vec<PathBuf>> = OnceLock::new();
 pub fn shared() -> Arc<Daemon> {
     let mut slot = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     let make = || {
-        let mut daemon = Daemon::new(Options::default());
+        let daemon = Daemon::start(Options::default());
         if let Some(templates) = std::env::var_os("TORPOR_TEST_TEMPLATES") {
             daemon.copy_templates(&entries(Path::new(&templates)));
         }
-        daemon.start_again();
         daemon.push_probes();
         COMMON.get_or_init(|| entries(&daemon.state().join("templates")));
         Arc::new(daemon)
@@ -77,13 +76,13 @@ impl Daemon {
     /// that is not made again saves seconds.
     #[must_use]
     pub fn start_with_templates(options: Options) -> Self {
-        let mut daemon = Self::new(options);
         let _shared = shared();
+        let daemon = Self::start(options);
         daemon.copy_templates(COMMON.get().expect("the shared daemon has its templates"));
-        daemon.start_again();
         daemon
     }
 
+    /// After the start, which removes templates that no task needs.
     fn copy_templates(&self, from: &[PathBuf]) {
         let into = self.state().join("templates");
         fs::create_dir_all(&into).expect("a state folder");

@@ -104,7 +104,10 @@ impl ApiError {
 
     /// No such execution.
     pub fn unknown_execution(id: &str) -> Self {
-        Self::new(ErrorCode::UnknownExecution, format!("no execution {id:?}; `torpor ps -a` lists them"))
+        Self::new(
+            ErrorCode::UnknownExecution,
+            format!("no execution {id:?}: `torpor ps -a` lists them; one that ended is kept for a time, see torpord's --keep"),
+        )
     }
 
     fn at(mut self, file: &str, line: Option<usize>) -> Self {

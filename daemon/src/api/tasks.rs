@@ -76,6 +76,7 @@ async fn spool(app: &App, body: Body) -> Result<File, ApiError> {
     responses(
         (status = 201, description = "A new version", body = VersionBody),
         (status = 200, description = "The same content as a version before; it is the newest again", body = VersionBody),
+        (status = 422, description = "over_capacity: its VM would never fit the memory budget", body = ErrorBody),
         (status = "4XX", description = "invalid_manifest, invalid_code, code_too_large", body = ErrorBody),
         (status = "5XX", description = "draining, disk_full", body = ErrorBody),
     )
@@ -108,6 +109,8 @@ async fn keep(app: &Arc<App>, spool: File, code: Checked) -> Result<(StatusCode,
             created_at: Timestamp::now(),
         })
     });
+    // A version that can't run here now is not kept for a day on which it might: who pushes should hear it, not who runs it.
+    app.dispatcher.check_capacity(&version)?;
     // The rest must not stop half-way when the client goes away.
     let (app, stored) = (Arc::clone(app), Arc::clone(&version));
     let keep = tokio::spawn(async move {
@@ -121,10 +124,7 @@ async fn keep(app: &Arc<App>, spool: File, code: Checked) -> Result<(StatusCode,
             return Err(ApiError::from(error));
         }
         app.catalog.put(Arc::clone(&stored));
-        // A version that does not fit this host's budget is kept: the budget is a setting, and may be another tomorrow.
-        if app.dispatcher.check_capacity(&stored).is_ok() {
-            app.dispatcher.prepare(Arc::clone(&stored));
-        }
+        app.dispatcher.prepare(Arc::clone(&stored));
         Ok(version_body(&app, &stored))
     });
     let body = keep.await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))??;
@@ -172,6 +172,7 @@ pub(super) async fn remove(State(app): State<Arc<App>>, Path(name): Path<String>
         }
         for version in &task.versions {
             let image = app.images.path(&version.version);
+            app.dispatcher.unprepare(version);
             app.runner().forget(&task_version(version, image));
             if let Err(error) = app.images.remove(&version.version) {
                 tracing::warn!(version = &*version.version, %error, "an image could not be removed; the next start sweeps it");

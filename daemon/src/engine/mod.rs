@@ -96,6 +96,15 @@ impl Engine {
         self.templates.forget(task);
     }
 
+    /// Removes the templates that none of these tasks needs. To be called before anything else is asked for.
+    pub fn collect(&self, tasks: &[TaskVersion]) {
+        match self.templates.collect(tasks) {
+            Ok(0) => {}
+            Ok(templates) => tracing::info!(templates, "removed templates that no task needs"),
+            Err(error) => tracing::warn!(%error, "can't look for templates that no task needs; the next start does"),
+        }
+    }
+
     /// What a VM of this size is charged against a memory budget: its RAM, the door's window and its monitor.
     #[must_use]
     pub fn vm_bytes(memory_mib: u32) -> u64 {

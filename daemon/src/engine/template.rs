@@ -15,6 +15,7 @@ use super::host::{Host, Image, Spec};
 use super::pool::Pool;
 use super::stats::Stats;
 use super::types::{ErrorKind, ExecutionError, TaskVersion, TemplateInfo, TemplateState};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -185,6 +186,18 @@ impl Templates {
         let id = self.host.id(&Spec::Task(task.clone()));
         self.table().forget(&id);
         self.remove(&id);
+    }
+
+    /// Removes templates on disk that none of these tasks needs: of tasks that are gone, or whose daemon died while it removed them, and of runtimes in
+    /// sizes that nobody asks for any more. For the start, when nothing is being made.
+    pub(super) fn collect(&self, tasks: &[TaskVersion]) -> io::Result<usize> {
+        let specs = tasks.iter().map(|task| Spec::Task(task.clone()));
+        let needed: HashSet<String> = specs.flat_map(|spec| [self.host.id(&spec.below()), self.host.id(&spec)]).collect();
+        let unneeded: Vec<String> = self.store.all()?.into_iter().filter(|id| !needed.contains(id)).collect();
+        for id in &unneeded {
+            self.remove(id);
+        }
+        Ok(unneeded.len())
     }
 
     /// Those that are open or being made, by runtime and task.

@@ -106,6 +106,7 @@ fn units_read_what_they_write() {
         assert_eq!(units::millis(&format_millis(millis)), Some(millis));
     }
     assert_eq!((format_bytes(128 << 20).as_str(), format_millis(30_000).as_str()), ("128MiB", "30s"));
+    assert_eq!((units::millis("7d"), units::millis("1dd")), (Some(604_800_000), None));
 }
 
 proptest! {

@@ -2,6 +2,8 @@
 
 const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 const TIMES: [(&str, u64); 4] = [("ms", 1), ("h", 3_600_000), ("m", 60_000), ("s", 1000)];
+/// Read, not written: people say 24h.
+const DAYS: [(&str, u64); 1] = [("d", 86_400_000)];
 
 fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -16,10 +18,10 @@ pub fn bytes(text: &str) -> Option<u64> {
     scaled(text, &SIZES)
 }
 
-/// `"30s"` in milliseconds; units ms, s, m, h.
+/// `"30s"` in milliseconds; units ms, s, m, h, d.
 #[must_use]
 pub fn millis(text: &str) -> Option<u64> {
-    scaled(text, &TIMES)
+    scaled(text, &TIMES).or_else(|| scaled(text, &DAYS))
 }
 
 /// A size with the largest unit that leaves a whole number.

@@ -36,11 +36,14 @@ pub enum SubmitError {
     #[error("torpord is stopping and takes no new work; try again when it is back")]
     Draining,
     /// It could never run.
-    #[error("a VM of task {task:?} needs {}, but the whole memory budget is {}; lower the policy's memory or raise --memory-budget", format_bytes(*needs), format_bytes(*budget))]
+    #[error(
+        "a VM of task {:?} is charged {}, and torpord's whole memory budget is {}; lower `memory` in the policy by {} and push again, or start torpord with a larger --memory-budget",
+        task.as_str(), format_bytes(*needs), format_bytes(*budget), format_bytes((needs - budget).next_multiple_of(1 << 20))
+    )]
     OverCapacity {
         /// The task.
         task: TaskName,
-        /// What its VM is charged.
+        /// What its VM is charged: more than the budget.
         needs: u64,
         /// All there is.
         budget: u64,
@@ -207,6 +210,11 @@ impl Dispatcher {
         let started = shared.core.step(Event::Submit(Job::Template(number), bytes));
         drop(shared);
         self.start(started);
+    }
+
+    /// A version is gone: its template, if it waits to be made, is not made.
+    pub fn unprepare(&self, gone: &Version) {
+        self.lock().templates.retain(|_, version| version.version != gone.version || version.task != gone.task);
     }
 
     fn start(self: &Arc<Self>, jobs: Vec<Job>) {

@@ -166,6 +166,13 @@ pub(super) async fn run(d: Arc<Dispatcher>, live: Arc<Live>, input: Option<Arc<[
         d.release(job.clone());
         d.forget(&id);
     };
+    // Nobody was ever told of it.
+    let drop_unstored = || {
+        if let Err(error) = d.logs.remove(&id) {
+            tracing::warn!(execution = %id, %error, "a log could not be removed; the next start does");
+        }
+        drop_it();
+    };
     let input = match input {
         Some(input) => input,
         None => {
@@ -186,7 +193,7 @@ pub(super) async fn run(d: Arc<Dispatcher>, live: Arc<Live>, input: Option<Arc<[
     loop {
         let outcome = attempt(&d, &live, &input, &mut log).await;
         if live.stored().await.is_err() {
-            return drop_it();
+            return drop_unstored();
         }
         match decide(outcome, &live.view(), &live.version.policy, live.cause(), d.draining()) {
             Decision::End(ending) => {

@@ -34,6 +34,12 @@ impl ExecutionId {
         Self(text.into())
     }
 
+    /// Sorts before all ids that are made from this moment on, and after those of earlier milliseconds.
+    #[must_use]
+    pub fn first_of(moment: Timestamp) -> Self {
+        Self::from_value(time(moment) << RANDOM_BITS)
+    }
+
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -45,6 +51,10 @@ impl std::fmt::Display for ExecutionId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+fn time(moment: Timestamp) -> u128 {
+    u128::from(moment.millis() & ((1 << 48) - 1))
 }
 
 fn value(text: &str) -> Option<u128> {
@@ -76,8 +86,7 @@ impl IdSource {
     pub fn next(&mut self, now: Timestamp, random: [u8; 10]) -> ExecutionId {
         let mut low = [0; 16];
         low[6..].copy_from_slice(&random);
-        let time = u128::from(now.millis() & ((1 << 48) - 1));
-        let fresh = (time << RANDOM_BITS) | u128::from_be_bytes(low);
+        let fresh = (time(now) << RANDOM_BITS) | u128::from_be_bytes(low);
         let same_moment = (fresh >> RANDOM_BITS) <= (self.last >> RANDOM_BITS);
         self.last = if same_moment { self.last.wrapping_add(1) } else { fresh };
         ExecutionId::from_value(self.last)

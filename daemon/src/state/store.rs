@@ -12,7 +12,7 @@ use super::writer::{self, Change, Request};
 use crate::manifest::{Entry, Policy, TaskName};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
 use sqlx::{Connection, Row, SqliteConnection};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +23,9 @@ use torpor_protocol::agent::Runtime;
 const QUEUE: usize = 1024;
 /// Executions whose timelines are read at once.
 const TIMELINES: usize = 500;
+
+/// Most executions, and bytes of their results, that are removed at once: while they are, other commits wait.
+const REMOVED_AT_ONCE: (u32, u64) = (64, 16 << 20);
 
 /// Why something could not be stored or read.
 #[derive(Debug, thiserror::Error)]
@@ -265,6 +268,43 @@ impl Store {
         let mut executions = rows.iter().map(execution).collect::<Result<Vec<_>, _>>()?;
         self.add_timelines(&mut executions).await?;
         Ok(executions)
+    }
+
+    /// Some executions that ended at or before this moment; none if there are none. What has an id that is ahead of the clock (which went back)
+    /// waits until the clock is there.
+    pub async fn ended_by(&self, moment: Timestamp) -> Result<Vec<ExecutionId>, StoreError> {
+        let (most, most_bytes) = REMOVED_AT_ONCE;
+        // What ended by then was accepted by then: the ids bound what is looked at, without an index that every end would have to write.
+        let rows = sqlx::query(
+            "SELECT id, coalesce(length(result), 0) AS bytes FROM executions WHERE id < $1 AND finished_at <= $2 ORDER BY id LIMIT $3",
+        )
+        .bind(ExecutionId::first_of(Timestamp(moment.0.saturating_add(1000))).as_str().to_owned())
+        .bind(moment.0)
+        .bind(i64::from(most))
+        .fetch_all(&self.reads)
+        .await?;
+        let (mut ids, mut bytes) = (Vec::with_capacity(rows.len()), 0);
+        for row in rows {
+            bytes += uint(row.try_get("bytes")?, "result")?;
+            if bytes > most_bytes && !ids.is_empty() {
+                break;
+            }
+            let id: String = row.try_get("id")?;
+            ids.push(ExecutionId::parse(&id).ok_or_else(|| StoreError::damaged("execution id")(&id))?);
+        }
+        Ok(ids)
+    }
+
+    /// Those of `ids` (a few hundred at most) that no execution has.
+    pub async fn unknown(&self, ids: Vec<ExecutionId>) -> Result<Vec<ExecutionId>, StoreError> {
+        if ids.is_empty() {
+            return Ok(ids);
+        }
+        let sql = format!("SELECT id FROM executions WHERE id IN ({})", vec!["?"; ids.len()].join(", "));
+        let query = ids.iter().fold(sqlx::query(&sql), |query, id| query.bind(id.as_str().to_owned()));
+        let rows = query.persistent(false).fetch_all(&self.reads).await?;
+        let known = rows.iter().map(|row| row.try_get("id")).collect::<Result<HashSet<String>, _>>()?;
+        Ok(ids.into_iter().filter(|id| !known.contains(id.as_str())).collect())
     }
 
     /// All executions that have not ended, oldest first.

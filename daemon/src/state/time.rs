@@ -20,6 +20,12 @@ impl Timestamp {
         u64::try_from(self.0 / 1000).unwrap_or(0)
     }
 
+    /// So long before this one.
+    #[must_use]
+    pub fn before(self, time: std::time::Duration) -> Self {
+        Self(self.0.saturating_sub(i64::try_from(time.as_micros()).unwrap_or(i64::MAX)))
+    }
+
     /// Seconds from an earlier moment; 0 where the clock went back.
     #[must_use]
     pub fn seconds_since(self, earlier: Self) -> f64 {

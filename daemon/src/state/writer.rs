@@ -45,6 +45,8 @@ pub enum Change {
         /// How many entries of the timeline the database has.
         timeline: usize,
     },
+    /// Executions that ended, with all that is stored of them. Others are left as they are.
+    RemoveEnded(Arc<[ExecutionId]>),
 }
 
 /// A change and who waits for it.
@@ -134,12 +136,22 @@ fn update<'a>(batch: &mut Batch<'a>, execution: &'a Execution, stored: State, kn
     timeline(batch, execution, known)
 }
 
+fn remove_ended<'a>(batch: &mut Batch<'a>, ids: &'a [ExecutionId]) -> Result<(), StoreError> {
+    let marks = vec!["?"; ids.len()].join(", ");
+    let ended = format!("SELECT id FROM executions WHERE id IN ({marks}) AND finished_at IS NOT NULL");
+    for (table, key) in [("timeline", "execution"), ("inputs", "execution"), ("executions", "id")] {
+        batch.add_all(&format!("DELETE FROM {table} WHERE {key} IN ({ended})"), ids.iter().map(|id| id.as_str().into()))?;
+    }
+    Ok(())
+}
+
 fn add<'a>(batch: &mut Batch<'a>, change: &'a Change) -> Result<(), StoreError> {
     match change {
         Change::PutVersion(version) => put_version(batch, version),
         Change::RemoveTask(name) => batch.add("DELETE FROM tasks WHERE name = ?", [name.as_str().into()]),
         Change::Insert { execution, input } => insert(batch, execution, input),
         Change::Update { execution, stored, timeline } => update(batch, execution, *stored, *timeline),
+        Change::RemoveEnded(ids) => remove_ended(batch, ids),
     }
 }
 

@@ -140,11 +140,13 @@ fn full_disk() {
 fn more_than_fits() {
     let daemon = Daemon::start_with_templates(arguments(&["--memory-budget", "320MiB"]));
     daemon.push(TaskFolder::copy("shell").path());
-    daemon.push(TaskFolder::copy("shell").named("huge", &[("memory", "\"1024MiB\"")]).path());
+    let huge = TaskFolder::copy("shell").named("huge", &[("memory", "\"1024MiB\"")]);
+    let ran = daemon.cli(&["task", "push", huge.path().to_str().unwrap()]).expect(2);
+    ran.says(&["over_capacity", "huge", "320MiB", "--memory-budget"]);
     daemon.template("shell");
     let budget = daemon.get("/v1/host").expect(200)["memory_budget_bytes"].as_u64().unwrap();
     assert_eq!(budget, 320 << 20);
-    daemon.post("/v1/tasks/huge/executions", b"\"echo 1\"").refused(422, "over_capacity");
+    daemon.post("/v1/tasks/huge/executions", b"\"echo 1\"").refused(404, "unknown_task");
     let ids: Vec<_> = (0..12).map(|number| daemon.submit("shell", &json!(format!("sleep 1; echo {number}")))).collect();
     let mut most = 0;
     until("all twelve", Duration::from_secs(300), || {

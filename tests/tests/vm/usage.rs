@@ -106,6 +106,11 @@ fn versions_are_kept() {
 fn removal() {
     let daemon = shared();
     daemon.push(TaskFolder::copy("shell").named("removed", &[("memory", "\"64MiB\"")]).path());
+    daemon.template("removed");
+    let host = daemon.get("/v1/host").expect(200);
+    let template = host["templates"].as_array().unwrap().iter().find(|template| template["task"] == "removed").unwrap();
+    let template = daemon.state().join("templates").join(template["id"].as_str().unwrap());
+    assert!(template.is_dir());
     let id = daemon.submit("removed", &json!("sleep 60"));
     daemon.cli(&["task", "rm", "removed"]).expect(2).says(&["task_busy"]);
     daemon.cli(&["cancel", &id]).expect(0);
@@ -114,6 +119,7 @@ fn removal() {
     daemon.cli(&["run", "removed"]).expect(2).says(&["unknown_task"]);
     daemon.cli(&["task", "inspect", "removed"]).expect(2);
     daemon.cli(&["task", "rm", "removed"]).expect(2);
+    assert!(!template.exists(), "its template is still there");
     assert_eq!(daemon.execution(&id)["state"], "cancelled", "what ran is still known");
 }
 

@@ -82,11 +82,32 @@ async fn bad_inputs_and_parameters() {
 }
 
 #[tokio::test]
+async fn what_can_never_fit_is_refused_when_pushed_and_when_run() {
+    let server = Server::start().await;
+    let fits = format!("memory = \"{BUDGET_MIB}MiB\"");
+    server.push("fits", &fits).await;
+    let before = std::fs::read_dir(server.path().join("code")).unwrap().count();
+    let error = server.refused("POST", "/v1/tasks", task("large", "memory = \"1000MiB\""), 422, "over_capacity").await;
+    for word in ["\"large\"", "charged 1000MiB", "budget is 512MiB", "by 488MiB", "--memory-budget"] {
+        assert!(error["message"].as_str().unwrap().contains(word), "{word}: {error}");
+    }
+    server.refused("GET", "/v1/tasks/large", Body::empty(), 404, "unknown_task").await;
+    assert_eq!(std::fs::read_dir(server.path().join("code")).unwrap().count(), before, "nothing of it is kept");
+    // A new version that does not fit leaves the old one the newest.
+    server.refused("POST", "/v1/tasks", task("fits", "memory = \"513MiB\""), 422, "over_capacity").await;
+    server.ok("POST", "/v1/tasks/fits/executions?wait=10", "{}").await;
+
+    // What was pushed under a larger budget is known, and can't run.
+    let mut version = (*crate::state::tests::version("old", 'a')).clone();
+    version.policy.memory_mib = 1024;
+    server.app.catalog.put(Arc::new(version));
+    server.refused("POST", "/v1/tasks/old/executions", "0", 422, "over_capacity").await;
+}
+
+#[tokio::test]
 async fn what_is_busy_ended_or_too_large_says_so() {
     let server = Server::start().await;
     server.push("t", "").await;
-    server.push("large", "memory = \"1024MiB\"").await;
-    server.refused("POST", "/v1/tasks/large/executions", "0", 422, "over_capacity").await;
     let run = server.ok("POST", "/v1/tasks/t/executions", r#"{"ms": 60000}"#).await;
     server.refused("DELETE", "/v1/tasks/t", Body::empty(), 409, "task_busy").await;
     let cancel = format!("/v1/executions/{}/cancel", run["id"].as_str().unwrap());

@@ -143,6 +143,15 @@ impl Store {
         Ok(store)
     }
 
+    /// Ids of all whole templates.
+    pub(super) fn all(&self) -> io::Result<Vec<String>> {
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            ids.extend(entry?.file_name().into_string().ok().filter(|name| !name.starts_with('.')));
+        }
+        Ok(ids)
+    }
+
     /// Whether a whole template of this id is there. One system call.
     pub(super) fn has(&self, id: &str) -> bool {
         self.root.join(id).exists()

@@ -1,0 +1,132 @@
+//! How long executions that ended are known: removes them with their results, timelines and logs, a few at a time, behind all other work.
+//!
+//! ```text
+//! ended -- kept for --keep --> rows removed (one commit: the commit point) --> log removed
+//!                                             a crash here leaves a log without an execution: the next start removes it
+//! ```
+//! Invariants: an execution that is known has its log; a log is removed only if no execution has it, neither in the database nor on its way there.
+
+#[cfg(test)]
+mod tests;
+
+use crate::config::Keep;
+use crate::logs::Logs;
+use crate::metrics::Metrics;
+use crate::state::id::ExecutionId;
+use crate::state::store::{Store, StoreError};
+use crate::state::time::Timestamp;
+use crate::state::writer::Change;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Logs that are looked up at once.
+const LOOKED_UP: usize = 256;
+/// What is over its time is noticed after a hundredth of that, within these bounds.
+const NOTICE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
+
+/// Why something is not removed now. It is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum RetentionError {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The folder of logs.
+    #[error("the folder of logs can't be read: {0}")]
+    Logs(#[from] io::Error),
+}
+
+/// Removes what was kept long enough.
+#[derive(Debug)]
+pub struct Retention {
+    /// How long it is.
+    pub keep: Keep,
+    /// The database.
+    pub store: Store,
+    /// The logs.
+    pub logs: Logs,
+    /// Counts what was removed.
+    pub metrics: Arc<Metrics>,
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+impl Retention {
+    /// For as long as the daemon lives. `live`: the execution has not ended, or is about to be stored.
+    pub async fn run(self, live: impl Fn(&ExecutionId) -> bool + Send) {
+        match self.remove_orphans(live).await {
+            Ok(0) => {}
+            Ok(logs) => tracing::info!(logs, "removed logs that belong to no execution"),
+            Err(error) => tracing::warn!(%error, "can't look for logs that belong to no execution; the next start does"),
+        }
+        let Keep::For(time) = self.keep else { return };
+        let (least, most) = NOTICE;
+        loop {
+            match self.remove_ended(Timestamp::now().before(time)).await {
+                Ok(0) => {}
+                Ok(executions) => tracing::info!(executions, "removed executions that ended long enough ago"),
+                Err(error) => tracing::warn!(%error, "can't remove executions that ended long enough ago; trying again"),
+            }
+            tokio::time::sleep((time / 100).clamp(least, most)).await;
+        }
+    }
+
+    /// Removes all executions that ended at or before this moment; how many.
+    async fn remove_ended(&self, moment: Timestamp) -> Result<usize, RetentionError> {
+        let mut removed = 0;
+        loop {
+            let begin = Instant::now();
+            let ids: Arc<[ExecutionId]> = self.store.ended_by(moment).await?.into();
+            if ids.is_empty() {
+                return Ok(removed);
+            }
+            self.store.commit(Change::RemoveEnded(Arc::clone(&ids))).await?;
+            removed += ids.len();
+            self.metrics.removed(ids.len());
+            self.remove_logs(ids).await?;
+            // Half of the time at most is ours.
+            tokio::time::sleep(begin.elapsed()).await;
+        }
+    }
+
+    /// How many there were.
+    async fn remove_logs(&self, ids: Arc<[ExecutionId]>) -> io::Result<usize> {
+        let logs = self.logs.clone();
+        blocking(move || {
+            let gone = |id: &ExecutionId| {
+                logs.remove(id).unwrap_or_else(|error| {
+                    tracing::warn!(execution = %id, %error, "a log could not be removed; the next start tries again");
+                    false
+                })
+            };
+            Ok(ids.iter().filter(|id| gone(id)).count())
+        })
+        .await
+    }
+
+    /// Removes the logs that no execution has.
+    async fn remove_orphans(&self, live: impl Fn(&ExecutionId) -> bool + Send) -> Result<usize, RetentionError> {
+        let logs = self.logs.clone();
+        let mut all = blocking(move || logs.all()).await?;
+        let mut removed = 0;
+        loop {
+            let some: Vec<ExecutionId>;
+            (all, some) = blocking(move || {
+                let some = all.by_ref().take(LOOKED_UP).collect::<Result<_, _>>()?;
+                Ok((all, some))
+            })
+            .await?;
+            if some.is_empty() {
+                break;
+            }
+            // In this order: an execution is live before it has a log, and in the database before it is live no more.
+            let ended = some.into_iter().filter(|id| !live(id)).collect();
+            let unknown = self.store.unknown(ended).await?;
+            removed += self.remove_logs(unknown.into()).await?;
+        }
+        self.metrics.orphans(removed);
+        Ok(removed)
+    }
+}

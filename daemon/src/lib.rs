@@ -24,3 +24,5 @@ pub mod metrics;
 pub mod retention;
 pub mod schedule;
 pub mod state;
+#[cfg(test)]
+mod testing;

@@ -5,6 +5,7 @@ use super::check::{Checked, check};
 use super::images::Images;
 use super::tree::Node;
 use super::{CodeError, MAX_ENTRIES, erofs, intake};
+use crate::testing::Mount;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -221,16 +222,13 @@ fn read_back(image: &[u8]) -> BTreeMap<String, String> {
     std::fs::write(&file, image).unwrap();
     run("fsck.erofs", &[&file]);
     std::fs::create_dir(&top).unwrap();
-    let mounted = Command::new("mount").args(["-t", "erofs", "-o", "ro,loop"]).args([&file, &top]).status().unwrap().success();
-    if !mounted {
+    let mounted = Mount::try_new("erofs", "ro,loop", file.as_os_str(), &top);
+    if mounted.is_none() {
         let extract = format!("--extract={}", top.display());
         run("fsck.erofs", &[Path::new(&extract), &file]);
     }
     let mut found = BTreeMap::new();
     walk(&top, "", &mut found);
-    if mounted {
-        run("umount", &[&top]);
-    }
     found
 }
 

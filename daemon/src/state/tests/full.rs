@@ -1,33 +1,14 @@
 //! A full disk: a change is refused whole, what is there can be read, and work goes on once there is room.
 
 use super::*;
-use std::process::Command;
-
-/// A small file system of its own; needs root, as the daemon's other tests do.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn new(size: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let options = format!("size={size}");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder.path()).status().unwrap();
-        assert!(mounted.success(), "mounting a tmpfs needs root");
-        Self(folder)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
-    }
-}
+use crate::testing::SmallDisk;
 
 #[tokio::test]
 async fn a_full_disk_refuses_whole_changes_and_recovers() {
     let disk = SmallDisk::new("8m");
-    let store = open(disk.0.path()).await;
+    let store = open(disk.path()).await;
     let mut ids = IdSource::default();
-    let ballast = disk.0.path().join("ballast");
+    let ballast = disk.path().join("ballast");
     std::fs::write(&ballast, vec![0; 4 << 20]).unwrap();
 
     let (mut kept, mut refused) = (Vec::new(), Vec::new());

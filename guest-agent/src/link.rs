@@ -73,3 +73,22 @@ impl AsFd for Link {
 pub(crate) fn settle() {
     std::thread::sleep(SETTLE);
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_connection_lasts_until_the_host_closes_it_whatever_it_says() {
+        let (ours, mut host) = UnixStream::pair().unwrap();
+        let waiting = std::thread::spawn(move || Link(ours.into()).ended());
+        host.write_all(&[0; 1000]).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!waiting.is_finished());
+        drop(host);
+        waiting.join().unwrap();
+    }
+}

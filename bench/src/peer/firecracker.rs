@@ -15,7 +15,7 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use torpor_protocol::agent::{GuestMessage, VSOCK_PORT};
@@ -168,7 +168,7 @@ impl Machine {
 
 /// A machine's snapshot on disk.
 pub(super) struct Snapshot {
-    program: std::path::PathBuf,
+    program: PathBuf,
     /// What the API is asked.
     load: String,
     _dir: tempfile::TempDir,
@@ -181,5 +181,38 @@ impl Snapshot {
         process.api()?.ok("PUT", "/snapshot/load", "application/json", self.load.as_bytes())?;
         let running = process.started.elapsed();
         Machine::greeted(process, running)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
+    use torpor_protocol::agent::{Hello, Runtime, VERSION};
+
+    #[test]
+    fn a_process_that_ends_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("firecracker");
+        fs::write(&program, "#!/bin/sh\necho no such option\nexit 3\n").unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut process = Process::start(&program, None).unwrap();
+        let error = process.api().err().unwrap().to_string();
+        assert!(error.contains("exit status: 3") && error.contains("no such option"), "{error}");
+        let error = process.hello().unwrap_err().to_string();
+        assert!(error.contains("no connection of the agent"), "{error}");
+    }
+
+    #[test]
+    fn hello_is_what_a_guest_must_begin_with() {
+        let hello = Hello { protocol: VERSION, runtime: Runtime::Exec, agent: String::new(), kernel: String::new() };
+        for (message, taken) in [(GuestMessage::Hello(hello), true), (GuestMessage::Loaded, false)] {
+            let mut process = Process::start(Path::new("true"), None).unwrap();
+            let mut guest = UnixStream::connect(process.dir.path().join(format!("vsock_{VSOCK_PORT}"))).unwrap();
+            guest.write_all(&message.to_frame().unwrap().encode().unwrap()).unwrap();
+            assert_eq!(process.hello().is_ok(), taken);
+        }
     }
 }

@@ -38,15 +38,19 @@ impl Setup<'_> {
     }
 }
 
-/// The command line that torpor-vmm gives its guests, less the door, which peers do not have. Where kernel mode is emulated they also can't do XSAVE
-/// for the guest (vmm/src/cpu/vector.rs); its one process can do without.
+/// The kernel command line for a peer's guest, on this host.
 fn line(extra: &str) -> Result<String, Failed> {
-    let emulated = torpor_vmm::cpu::host::probe()?;
+    line_on(torpor_vmm::cpu::host::probe()?, extra)
+}
+
+/// What torpor-vmm gives its guests, less the door, which peers do not have. Where kernel mode is emulated they also can't do XSAVE for the guest
+/// (vmm/src/cpu/vector.rs); its one process can do without.
+fn line_on(emulated: bool, extra: &str) -> Result<String, Failed> {
     let ours = cmdline::compose(emulated, 0, "")?.as_cstring()?.into_string()?;
-    let mut words: Vec<_> = ours.split_whitespace().filter(|word| !word.starts_with("torpor_door=")).collect();
-    words.extend(emulated.then_some("noxsave"));
-    words.extend((!extra.is_empty()).then_some(extra));
-    Ok(words.join(" "))
+    let words = ours.split_whitespace().filter(|word| !word.starts_with("torpor_door="));
+    // Last, as torpor-vmm has it: init's arguments are there.
+    let words = words.chain(emulated.then_some("noxsave")).chain(extra.split_whitespace());
+    Ok(words.collect::<Vec<_>>().join(" "))
 }
 
 /// All figures of one peer, which its file's name tells.
@@ -147,4 +151,20 @@ fn rates(setup: &Setup<'_>, kvm: &File, template: &Template, snapshot: &Snapshot
         table.ratio(&format!("no-ops a second / restores a second: torpor, {runtime} / firecracker"), rate, &theirs[1]);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_peers_guest_is_told_of_no_door() {
+        for emulated in [false, true] {
+            let line = line_on(emulated, "init=/bin/echo up").unwrap();
+            assert!(!line.contains("torpor_door"), "{line}");
+            assert!(line.contains("root=/dev/vda") && line.contains("init=/bin/echo up"), "{line}");
+            assert_eq!(line.contains("noxsave"), emulated, "{line}");
+        }
+    }
 }

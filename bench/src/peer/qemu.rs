@@ -81,3 +81,21 @@ pub(super) fn run(setup: &Setup<'_>, program: &Path, table: &mut Table) -> Resul
     table.ratio("cold boot to init's first line: torpor / qemu microvm", &torpor, &qemu);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_mark_is_waited_for_and_its_lack_is_told() {
+        let mut late = Command::new("sh");
+        late.args(["-c", "echo booting; sleep 0.1; echo init-is-up; sleep 60"]);
+        let took = to_mark(late).unwrap();
+        assert!(took >= Duration::from_millis(100) && took < Duration::from_secs(30), "{took:?}");
+        let mut never = Command::new("echo");
+        never.arg("no such machine");
+        let error = to_mark(never).unwrap_err().to_string();
+        assert!(error.contains("no such machine"), "{error}");
+    }
+}

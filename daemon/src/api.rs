@@ -27,7 +27,7 @@ use crate::schedule::dispatch::Dispatcher;
 use crate::schedule::runner::Runner;
 use crate::state::store::Store;
 use axum::Router;
-use axum::body::Body;
+use axum::body::BodyDataStream;
 use axum::http::StatusCode;
 use error::ApiError;
 use futures_util::StreamExt;
@@ -105,8 +105,7 @@ impl App {
 }
 
 /// Reads a little of what a client sends in vain, so that a client that writes before it reads sees the answer and not a broken pipe.
-async fn discard(body: Body) {
-    let mut pieces = body.into_data_stream();
+async fn discard(mut pieces: BodyDataStream) {
     let read = async {
         let mut size = 0;
         while let Some(Ok(piece)) = pieces.next().await {

@@ -27,7 +27,7 @@ const LIMIT_MAX: u32 = 1000;
 async fn input(app: &App, body: Body) -> Result<(Arc<[u8]>, SemaphorePermit<'_>), ApiError> {
     let too_large = || ApiError::new(ErrorCode::InputTooLarge, format!("an input has at most {}", format_bytes(MAX_INPUT as u64)));
     if body.size_hint().lower() > MAX_INPUT as u64 {
-        super::discard(body).await;
+        super::discard(body.into_data_stream()).await;
         return Err(too_large());
     }
     let most = body.size_hint().upper().unwrap_or(MAX_INPUT as u64).div_ceil(1024);

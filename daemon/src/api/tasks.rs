@@ -48,12 +48,13 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, CodeError>
 async fn spool(app: &App, body: Body) -> Result<File, ApiError> {
     let fault = |error: std::io::Error| ApiError::io("can't keep the upload", &error);
     if body.size_hint().lower() > MAX_TAR {
-        super::discard(body).await;
+        super::discard(body.into_data_stream()).await;
         return Err(CodeError::TooLarge.into());
     }
     let mut file = tokio::fs::File::from_std(app.images.spool().map_err(fault)?);
+    let mut pieces = body.into_data_stream();
     let receive = async {
-        let (mut pieces, mut size) = (body.into_data_stream(), 0u64);
+        let mut size = 0u64;
         while let Some(piece) = pieces.next().await {
             let piece = piece.map_err(|e| ApiError::request(StatusCode::BAD_REQUEST, format!("the upload broke off: {e}")))?;
             size += piece.len() as u64;
@@ -65,7 +66,11 @@ async fn spool(app: &App, body: Body) -> Result<File, ApiError> {
         file.flush().await.map_err(fault)
     };
     let late = || ApiError::request(StatusCode::REQUEST_TIMEOUT, "the upload took longer than 60 s");
-    tokio::time::timeout(BODY_TIMEOUT, receive).await.map_err(|_| late())??;
+    let received = tokio::time::timeout(BODY_TIMEOUT, receive).await.unwrap_or_else(|_| Err(late()));
+    if let Err(error) = received {
+        super::discard(pieces).await;
+        return Err(error);
+    }
     Ok(file.into_std().await)
 }
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::api::serve::{ListenError, listen, serve};
 use crate::lock::{LockError, StateLock};
+use crate::testing::SmallDisk;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -80,4 +81,20 @@ async fn connections_survive_nonsense_and_end_with_the_daemon() {
     tokio::time::timeout(Duration::from_secs(5), serving).await.unwrap().unwrap();
     assert!(followed.await.unwrap().starts_with("HTTP/1.1 200"));
     assert!(waited.await.unwrap().contains("\"state\":\"running\""));
+}
+
+/// Clients write all of a request before they read.
+#[tokio::test]
+async fn an_upload_that_does_not_fit_the_disk_is_answered() {
+    let disk = SmallDisk::new("32m");
+    let server = Server::on(tempfile::tempdir_in(disk.path()).unwrap()).await;
+    let path = server.path().join("s.sock");
+    let serving = tokio::spawn(serve(listen(&path).unwrap(), server.router.clone(), server.app.stopping.clone()));
+    let filled = std::io::copy(&mut std::io::repeat(0), &mut std::fs::File::create(disk.path().join("ballast")).unwrap());
+    assert!(filled.is_err());
+    let head = format!("POST /v1/tasks HTTP/1.1\r\nhost: t\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", 8 << 20);
+    let answer = exchange(&path, &(head + &"x".repeat(8 << 20))).await;
+    assert!(answer.starts_with("HTTP/1.1 507") && answer.contains("disk_full"), "{answer}");
+    server.app.stopping.cancel();
+    serving.await.unwrap();
 }

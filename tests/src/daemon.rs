@@ -238,7 +238,8 @@ impl Daemon {
 
     /// Waits until a task's newest version can be restored.
     pub fn template(&self, name: &str) {
-        until(&format!("the template of {name}"), Duration::from_secs(180), || {
+        // Longer than the daemon itself tries, so that it is the daemon that says what took so long.
+        until(&format!("the template of {name}"), Duration::from_secs(500), || {
             let task = self.get(&format!("/v1/tasks/{name}")).expect(200);
             let latest = task["latest"].as_str().expect("a version");
             let versions = task["versions"].as_array().expect("versions");

@@ -90,7 +90,7 @@ impl GuestMemory {
         let address = line.unwrap_or_else(|| panic!("the kernel has no {function}")).split(' ').next().expect("an address");
         let at = u64::from_str_radix(address, 16).expect("an address") - KERNEL_MAP;
         let elf = fs::read(&kernel).expect("the kernel can be read");
-        let code = Segment::all(&elf).find_map(|segment| segment.from_physical(at, 16)).expect("the function is in the kernel's file");
+        let code = Segment::all(&elf).find_map(|segment| segment.at_physical(at, 16)).expect("the function is in the kernel's file");
         assert_eq!(self.read(at, code.len()), code, "the guest's memory does not have {function} where the kernel's file has it");
         self.write(at, &NULL_DEREFERENCE);
     }
@@ -140,7 +140,7 @@ impl<'a> Segment<'a> {
         })
     }
 
-    fn from_physical(&self, at: u64, len: usize) -> Option<&'a [u8]> {
+    fn at_physical(&self, at: u64, len: usize) -> Option<&'a [u8]> {
         let inside = usize::try_from(at.checked_sub(self.physical)?).ok()?;
         if inside + len > self.file_len { None } else { self.elf.get(self.offset + inside..self.offset + inside + len) }
     }

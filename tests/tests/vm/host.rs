@@ -1,5 +1,7 @@
 //! What happens to the host: crashes, orderly ends, a second daemon, a full disk, more work than fits.
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::process::{Command, Stdio};
@@ -9,7 +11,7 @@ use torpor_tests::process::assert_no_orphans;
 use torpor_tests::tasks::TaskFolder;
 use torpor_tests::{Test, tests, until};
 
-pub(crate) const TESTS: &[Test] = tests![killed_while_working, second_daemon, drained, full_disk, more_than_fits];
+pub(crate) const TESTS: &[Test] = tests![killed_while_working, second_daemon, drained, full_disk, more_than_fits, kept_for_a_time];
 
 fn arguments(words: &[&str]) -> Options {
     Options { arguments: words.iter().map(|word| (*word).to_owned()).collect(), ..Options::default() }
@@ -108,8 +110,23 @@ impl Drop for Disk {
     }
 }
 
-/// A disk that fills up: refusals that say so, nothing half-stored, and all is well again when there is room.
+/// A disk that fills up: refusals that say so, nothing half-stored, and all is well again when there is room. The test and its daemon have mounts of their
+/// own, so that none is left however they end.
 fn full_disk() {
+    let test = std::thread::spawn(|| {
+        let private = unshare(CloneFlags::CLONE_NEWNS).and_then(|()| {
+            let nothing: Option<&str> = None;
+            mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)
+        });
+        private.expect("tests of a full disk mount a tmpfs: run them as root");
+        fill_a_disk();
+    });
+    if let Err(failure) = test.join() {
+        std::panic::resume_unwind(failure);
+    }
+}
+
+fn fill_a_disk() {
     let disk = Disk::new("400m");
     let state = disk.0.path().join("state");
     // Its own template: those of all other tests need not fit.
@@ -160,4 +177,30 @@ fn more_than_fits() {
     assert!(started[..4].iter().max() <= started[8..].iter().min(), "not in order: {started:?}");
     let results: Vec<Value> = ids.iter().map(|id| daemon.execution(id)["result"].clone()).collect();
     assert_eq!(results, (0..12).map(|number| json!(number)).collect::<Vec<_>>());
+}
+
+/// What ended is known for as long as `--keep` says, what runs for as long as it runs; a log that a crash left goes at the next start.
+fn kept_for_a_time() {
+    let mut daemon = Daemon::start_with_templates(arguments(&["--keep", "3s"]));
+    daemon.push(TaskFolder::copy("shell").path());
+    daemon.template("shell");
+    let runs = daemon.submit("shell", &json!("echo begun >&2; sleep 120"));
+    daemon.wait_for(&runs, "running");
+    let ended = daemon.execute("shell", &json!("echo a line >&2; echo 1"));
+    let id = ended["id"].as_str().unwrap();
+    let log = daemon.state().join("logs").join(format!("{id}.jsonl"));
+    assert!(log.exists());
+    until("its removal", Duration::from_secs(60), || (daemon.get(&format!("/v1/executions/{id}")).status == 404).then_some(()));
+    daemon.cli(&["logs", id]).expect(2).says(&["unknown_execution", "--keep"]);
+    until("the removal of its log", Duration::from_secs(10), || (!log.exists()).then_some(()));
+    assert_eq!(daemon.execution(&runs)["state"], "running");
+    assert!(daemon.get("/metrics").body.contains("torpor_executions_removed_total 1\n"));
+
+    daemon.kill();
+    std::fs::write(&log, "").unwrap();
+    daemon.start_again();
+    until("the removal of a log of nobody", Duration::from_secs(30), || (!log.exists()).then_some(()));
+    until("the removal of what the crash ended", Duration::from_secs(60), || {
+        (daemon.get(&format!("/v1/executions/{runs}")).status == 404).then_some(())
+    });
 }

@@ -97,7 +97,10 @@ fn prepared() -> Client {
 }
 
 fn booted(code: &Code) -> Client {
-    let client = prepared();
+    boot(prepared(), code)
+}
+
+fn boot(client: Client, code: &Code) -> Client {
     let (kernel, root) = (code.kernel(), tempfile::tempfile().unwrap());
     client.send(&Command::Boot { extra_cmdline: String::new() }, &[kernel.as_fd(), root.as_fd()]).unwrap();
     assert!(matches!(client.receive().unwrap(), Event::Running { .. }));
@@ -211,6 +214,23 @@ fn a_machine_goes_on_where_its_snapshot_was_taken_as_often_as_one_likes() {
         assert_eq!(said(&again), 2, "registers are those of the snapshot");
         assert_eq!(again.receive().unwrap(), Event::AtDoor);
     }
+}
+
+#[test]
+fn the_time_stamp_counter_of_a_restored_machine_does_not_go_back() {
+    // rdtsc; shl rdx, 32; or rax, rdx
+    let read = [0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0];
+    // mov r8, rax; ... cmp rax, r8; setb dl
+    let code = Code::default().raw(&read).raw(&[0x49, 0x89, 0xc0]).wait().raw(&read).raw(&[0x4c, 0x39, 0xc0, 0x0f, 0x92, 0xc2]);
+    let client = prepared();
+    // So that the counter is less than a second, but well above that of the VM that it is restored into.
+    std::thread::sleep(Duration::from_millis(400));
+    let client = boot(client, &code.say_dl().power_off());
+    assert_eq!(client.receive().unwrap(), Event::AtDoor);
+    let (state, memory) = snapshot(&client);
+    let again = restored(&state, &memory, Some(vec![1]));
+    assert!(matches!(again.receive().unwrap(), Event::Running { .. }));
+    assert_eq!(said(&again), 0, "it went back");
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //!
 //! Time: the clock is restored to what it was, so the guest's monotonic time does not jump over the time in between. A TSC that can't be
 //! written (hosts without hardware virtualization) goes on with the host's; the LAPIC's TSC deadline is moved by the same difference.
+//! Where it can, it is written twice: KVM before Linux 6.7 takes a value that is within a second of what the new vCPU's TSC is anyway for
+//! an attempt to synchronize processors, and leaves the TSC as it is. A value far from both comes first.
 
 use crate::error::VmmError;
 use kvm_bindings::{
@@ -13,6 +15,8 @@ use serde::{Deserialize, Serialize};
 
 const MSR_TSC: u32 = 0x10;
 const MSR_TSC_DEADLINE: u32 = 0x6e0;
+/// Further than any TSC gets.
+const FAR_TSC: u64 = 1 << 62;
 /// More entries than any host's KVM has.
 const MAX_ENTRIES: usize = 1024;
 
@@ -98,6 +102,9 @@ impl KvmState {
         vcpu.set_debug_regs(&self.debug).map_err(VmmError::kvm("KVM_SET_DEBUGREGS"))?;
         vcpu.set_lapic(&self.lapic).map_err(VmmError::kvm("KVM_SET_LAPIC"))?;
         let (deadline, others): (Vec<_>, Vec<_>) = self.msrs.iter().partition(|msr| msr.index == MSR_TSC_DEADLINE);
+        if let Some(tsc) = self.msrs.iter().find(|msr| msr.index == MSR_TSC) {
+            set_msrs(vcpu, &[kvm_msr_entry { data: tsc.data ^ FAR_TSC, ..*tsc }])?;
+        }
         set_msrs(vcpu, &others)?;
         self.restore_deadline(vcpu, &deadline)?;
         vcpu.set_vcpu_events(&self.events).map_err(VmmError::kvm("KVM_SET_VCPU_EVENTS"))

@@ -49,15 +49,16 @@ pub(crate) fn to_first_frame(paths: &Paths, kvm: &File, template: &Template) -> 
     vm.kill().map(drop)
 }
 
-/// Memory that a process alone has written, from its smaps, in MiB. Clean pages are not counted: they are the template's page cache and the
-/// monitor's text, which every other VM shares (smaps calls them private while no other VM happens to run).
+/// Memory that a process alone has written, from its smaps, in MiB: its anonymous pages, the copies that it made of a file's pages among them. Pages of
+/// the template's page cache and of the monitor's text are not counted: every other VM shares them (smaps calls them private while no other VM
+/// happens to run, and dirty until the file is written back).
 pub(crate) fn private_mib(pid: u32) -> Result<f64, Failed> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let of = |name: &str| -> f64 {
         let line = text.lines().find(|line| line.starts_with(name));
         line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0.0)
     };
-    Ok(of("Private_Dirty:") / 1024.0)
+    Ok(of("Anonymous:") / 1024.0)
 }
 
 /// All of a runtime's figures.

@@ -57,12 +57,12 @@ fn run() -> Result<Infallible, AgentError> {
     let runtime = runtime()?;
     let kernel = nix::sys::utsname::uname().map(|uts| uts.release().to_string_lossy().into_owned()).unwrap_or_default();
     let hello = GuestMessage::Hello(Hello { protocol: VERSION, runtime, agent: env!("CARGO_PKG_VERSION").to_owned(), kernel });
-    let door = match door::Door::open(door::DEVICE) {
-        Err(AgentError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => return greet(&hello),
-        opened => opened?,
-    };
     let mut link = link::Link::connect()?;
     link.send(&hello)?;
+    let door = match door::Door::open(door::DEVICE) {
+        Err(AgentError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => return greet(link, &hello),
+        opened => opened?,
+    };
     let place = setup::place()?;
     match runtime {
         Runtime::Python => python::serve(door, link, &place),
@@ -71,12 +71,12 @@ fn run() -> Result<Infallible, AgentError> {
 }
 
 /// All that there is to do without a door. A connection ends where its monitor restores the machine, or where the host closes it.
-fn greet(hello: &GuestMessage) -> Result<Infallible, AgentError> {
+fn greet(mut link: link::Link, hello: &GuestMessage) -> Result<Infallible, AgentError> {
     loop {
-        let mut link = link::Link::connect()?;
+        link.ended();
+        link = link::Link::connect()?;
         match link.send(hello) {
-            Ok(()) => link.ended(),
-            Err(AgentError::HostGone) => {}
+            Ok(()) | Err(AgentError::HostGone) => {}
             Err(error) => return Err(error),
         }
     }

@@ -81,19 +81,25 @@ impl GuestMemory {
 
     /// Puts a null dereference at the beginning of a function of the guest's kernel.
     pub fn break_kernel(&self, function: &str) {
-        let kernel = fs::canonicalize(&setup::get().kernel).expect("the kernel");
-        let symbols = kernel.with_file_name("vmlinux.debug");
-        let output = Command::new("nm").arg(&symbols).output().expect("nm, of binutils, can be started");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let symbols = String::from_utf8(output.stdout).expect("symbols in UTF-8");
-        let line = symbols.lines().find(|line| line.split(' ').nth(2) == Some(function));
-        let address = line.unwrap_or_else(|| panic!("the kernel has no {function}")).split(' ').next().expect("an address");
-        let at = u64::from_str_radix(address, 16).expect("an address") - KERNEL_MAP;
-        let elf = fs::read(&kernel).expect("the kernel can be read");
+        let at = kernel_symbol(function) - KERNEL_MAP;
+        let elf = fs::read(&setup::get().kernel).expect("the kernel can be read");
         let code = Segment::all(&elf).find_map(|segment| segment.at_physical(at, 16)).expect("the function is in the kernel's file");
         assert_eq!(self.read(at, code.len()), code, "the guest's memory does not have {function} where the kernel's file has it");
         self.write(at, &NULL_DEREFERENCE);
     }
+}
+
+/// The address of a function of the guest's kernel, from the `vmlinux.debug` that lies beside it.
+#[must_use]
+pub fn kernel_symbol(function: &str) -> u64 {
+    let kernel = fs::canonicalize(&setup::get().kernel).expect("the kernel");
+    let symbols = kernel.with_file_name("vmlinux.debug");
+    let output = Command::new("nm").arg(&symbols).output().expect("nm, of binutils, can be started");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let symbols = String::from_utf8(output.stdout).expect("symbols in UTF-8");
+    let line = symbols.lines().find(|line| line.split(' ').nth(2) == Some(function));
+    let address = line.unwrap_or_else(|| panic!("the kernel has no {function}")).split(' ').next().expect("an address");
+    u64::from_str_radix(address, 16).expect("an address")
 }
 
 /// Whole pages of the code of the agent in an image. It is stored in one piece, as an ELF file for one fixed address.

@@ -10,8 +10,8 @@ mod host;
 mod input;
 mod isolation;
 mod usage;
-mod vector;
+mod user_mode;
 
 fn main() -> ExitCode {
-    torpor_tests::suite(&[usage::TESTS, input::TESTS, failures::TESTS, crashes::TESTS, isolation::TESTS, host::TESTS, vector::TESTS])
+    torpor_tests::suite(&[usage::TESTS, input::TESTS, failures::TESTS, crashes::TESTS, isolation::TESTS, host::TESTS, user_mode::TESTS])
 }

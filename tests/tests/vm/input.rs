@@ -204,8 +204,11 @@ fn inputs() {
     let ran = daemon.cli_with(&["run", "probe", "--input", "-"], format!("{head}{text}{tail}").as_bytes()).expect(0);
     assert_eq!(ran.json(), text.len());
     let deep = "[".repeat(100_000) + &"]".repeat(100_000);
-    let execution = daemon.post("/v1/tasks/shell/executions?wait=60", deep.as_bytes());
+    let execution = daemon.post("/v1/tasks/probe/executions?wait=60", deep.as_bytes());
     assert!(matches!(execution.status, 201 | 400), "{} {}", execution.status, execution.body);
+    if execution.status == 201 {
+        assert_eq!(execution.expect(201)["error"]["kind"], "exception", "Python's own limit");
+    }
 }
 
 fn malformed_requests() {

@@ -1,4 +1,5 @@
-//! XSAVE and XRSTOR for guests whose kernel mode is emulated: KVM's emulator has neither, and ends `KVM_RUN` there with an emulation failure.
+//! XSAVE and XRSTOR for guests whose kernel mode is emulated: KVM's emulator has neither, and ends `KVM_RUN` there with an emulation failure. Our guest
+//! kernel runs its code in ring 3 on such hosts, where both are native; it gets here when it switches programs while it is in ring 0, and with `noring3`.
 //!
 //! Guest user mode uses all of the host's vector registers natively, so a guest kernel that could save only part of them would leak
 //! and lose them between processes. Here the monitor does what the processor would have done (Intel SDM vol. 1, ch. 13; standard format):

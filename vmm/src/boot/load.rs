@@ -1,6 +1,6 @@
 //! Puts kernel, command line, memory map and seed where the Linux boot protocol wants them (Documentation/arch/x86/boot.rst).
 
-use super::{cmdline, mptable};
+use super::{by_position::ByPosition, cmdline, mptable};
 use crate::error::VmmError;
 use crate::layout::{CMDLINE, HIGH_RAM, LOW_RAM_END, RNG_SEED, ZERO_PAGE};
 use crate::memory::GuestMemory;
@@ -10,8 +10,6 @@ use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
 use linux_loader::loader::elf::Elf;
 use linux_loader::loader::{KernelLoader, load_cmdline};
 use std::fs::File;
-use std::io::Cursor;
-use std::os::unix::fs::FileExt;
 use vm_memory::{Address, Bytes, GuestAddress};
 
 const E820_RAM: u32 = 1;
@@ -21,12 +19,16 @@ const HEADER_MAGIC: u32 = 0x5372_6448;
 const LOADER_UNKNOWN: u8 = 0xff;
 const SETUP_RNG_SEED: u32 = 9;
 const SEED_LEN: usize = 32;
-const MAX_KERNEL: usize = 128 << 20;
+const MAX_KERNEL: u64 = 128 << 20;
 
 /// Loads a kernel (ELF `vmlinux`) and all that it reads first. Gives its entry point.
 pub fn load(memory: &GuestMemory, kernel: &File, emulated: bool, devices: u64, extra: &str) -> Result<u64, VmmError> {
     let mem = &memory.mem;
-    let mut kernel = Cursor::new(read_whole(kernel)?);
+    let size = kernel.metadata().map_err(VmmError::io("reading the kernel's size"))?.len();
+    if size > MAX_KERNEL {
+        return Err(VmmError::Kernel(format!("it is larger than {} MiB", MAX_KERNEL >> 20)));
+    }
+    let mut kernel = ByPosition::new(kernel, size);
     let loaded = Elf::load(mem, None, &mut kernel, Some(GuestAddress(HIGH_RAM))).map_err(|e| VmmError::Kernel(e.to_string()))?;
     let line = cmdline::compose(emulated, devices, extra)?;
     load_cmdline(mem, GuestAddress(CMDLINE), &line).map_err(|e| VmmError::Kernel(e.to_string()))?;
@@ -54,16 +56,6 @@ pub fn load(memory: &GuestMemory, kernel: &File, emulated: bool, devices: u64, e
     LinuxBootConfigurator::write_bootparams(&params, mem).map_err(|e| VmmError::Kernel(e.to_string()))?;
     write_seed(memory)?;
     Ok(loaded.kernel_load.raw_value())
-}
-
-/// All of the kernel, read by position: monitors that boot at the same time share one open file, and so its offset.
-fn read_whole(kernel: &File) -> Result<Vec<u8>, VmmError> {
-    let failed = VmmError::io;
-    let size = kernel.metadata().map_err(failed("reading the kernel's size"))?.len();
-    let size = usize::try_from(size).ok().filter(|size| *size <= MAX_KERNEL);
-    let mut bytes = vec![0; size.ok_or_else(|| VmmError::Kernel(format!("it is larger than {} MiB", MAX_KERNEL >> 20)))?];
-    kernel.read_exact_at(&mut bytes, 0).map_err(failed("reading the kernel"))?;
-    Ok(bytes)
 }
 
 fn narrow(value: u64) -> Result<u32, VmmError> {

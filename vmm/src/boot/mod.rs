@@ -4,6 +4,7 @@
 //! - [`load`]: kernel image, `boot_params`, memory map, seed
 //! - [`mptable`]: one processor and its interrupts (the guest has no ACPI)
 
+mod by_position;
 pub mod cmdline;
 pub mod load;
 pub mod mptable;

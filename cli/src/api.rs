@@ -124,9 +124,9 @@ pub(crate) struct Event {
     pub(crate) figures: Map<String, Value>,
 }
 
-#[derive(Debug, Deserialize)]
-pub(crate) struct Logs {
-    pub(crate) entries: Vec<LogEntry>,
+/// What follows a log's entries.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct LogEnd {
     #[serde(default)]
     pub(crate) truncated: bool,
 }

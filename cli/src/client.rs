@@ -3,7 +3,7 @@
 
 use crate::api::RefusalBody;
 use crate::error::CliError;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
@@ -79,12 +79,31 @@ impl Client {
         let exchange = async {
             let response = self.open(method, path, payload).await?;
             let status = response.status();
-            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-            let bytes = body.map_err(|error| self.lost(error))?.to_bytes();
+            let bytes = self.whole(&request, response.into_body(), MAX_ANSWER).await?;
             let text = String::from_utf8(bytes.to_vec()).map_err(|_| CliError::Answer { request, why: "it is not UTF-8".into() })?;
             Ok((status, text))
         };
         timeout(wait + ANSWER, exchange).await.map_err(|_| self.lost("no answer in time"))?
+    }
+
+    /// All of an answer, where it is not larger than `limit`.
+    async fn whole<B>(&self, request: &str, body: B, limit: usize) -> Result<Bytes, CliError>
+    where
+        B: hyper::body::Body,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        match Limited::new(body, limit).collect().await {
+            Ok(body) => Ok(body.to_bytes()),
+            Err(error) if error.is::<LengthLimitError>() => {
+                Err(CliError::TooLarge { request: request.to_owned(), limit: u64::try_from(limit).unwrap_or(u64::MAX) })
+            }
+            Err(error) => Err(self.lost(error)),
+        }
+    }
+
+    /// What comes of a step of an answer that is read piece by piece, or that it took too long.
+    pub(crate) async fn in_time<T>(&self, step: impl Future<Output = T>) -> Result<T, CliError> {
+        timeout(ANSWER, step).await.map_err(|_| self.lost("no answer in time"))
     }
 
     /// A request whose answer is read piece by piece. Refusals are read here and become errors.
@@ -111,9 +130,9 @@ impl Client {
 
     async fn refusal(&self, method: &Method, path: &str, response: Response<Incoming>) -> CliError {
         let status = response.status();
-        let body = match Limited::new(response.into_body(), 1 << 20).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(error) => return self.lost(error),
+        let body = match self.whole(&format!("{method} {path}"), response.into_body(), 1 << 20).await {
+            Ok(body) => body,
+            Err(error) => return error,
         };
         match serde_json::from_slice::<RefusalBody>(&body) {
             Ok(body) => CliError::Refused(body.error),
@@ -142,7 +161,18 @@ pub(crate) fn escape(segment: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::escape;
+    use super::*;
+
+    #[tokio::test]
+    async fn too_large_is_not_no_daemon() {
+        let client = Client::new(PathBuf::from("/none"));
+        let body = || Full::new(Bytes::from_static(b"0123456789"));
+        assert_eq!(client.whole("GET /x", body(), 10).await.ok(), Some(Bytes::from_static(b"0123456789")));
+        let error = client.whole("GET /x", body(), 9).await.err();
+        let Some(error @ CliError::TooLarge { .. }) = error else { unreachable!("{error:?}") };
+        assert_eq!(error.exit_code(), 2);
+        assert_eq!(error.to_string(), "torpord's answer to GET /x is larger than the 9 B that torpor takes at once");
+    }
 
     #[test]
     fn segments_can_not_leave_their_place() {

@@ -30,6 +30,9 @@ pub(crate) enum CliError {
     /// An answer that is not what the API promises.
     #[error("torpord's answer to {request} makes no sense: {why}; are torpor and torpord of the same version?")]
     Answer { request: String, why: String },
+    /// An answer, or a part of one, that is larger than this program takes.
+    #[error("torpord's answer to {request} is larger than the {} that torpor takes at once", crate::output::size(*limit))]
+    TooLarge { request: String, limit: u64 },
     /// Standard output can't be written.
     #[error("can't write the output: {0}")]
     Output(#[source] io::Error),
@@ -46,7 +49,7 @@ impl CliError {
     pub(crate) const fn exit_code(&self) -> u8 {
         match self {
             Self::Failed => 1,
-            Self::Usage(_) | Self::File { .. } | Self::Refused(_) | Self::Answer { .. } | Self::Output(_) => 2,
+            Self::Usage(_) | Self::File { .. } | Self::Refused(_) | Self::Answer { .. } | Self::TooLarge { .. } | Self::Output(_) => 2,
             Self::NoDaemon { .. } | Self::Lost { .. } => 3,
             Self::Interrupted => 130,
         }

@@ -1,7 +1,7 @@
 //! `torpor`: the command line of a Torpor host. It speaks HTTP to torpord's Unix socket and knows nothing else of the daemon.
 //!
 //! - [`args`]: what may be said on the command line
-//! - [`client`]: requests, answers and refusals; [`sse`]: streams of events
+//! - [`client`]: requests, answers and refusals; [`sse`]: streams of events; [`pieces`]: a log of any length
 //! - [`api`]: the part of the answers that tables show; JSON output is the daemon's own text
 //! - [`commands`]: one file for each group of commands; [`pack`]: a folder as a tar
 //! - [`output`]: tables, JSON, sizes and times; [`error`]: every way to fail and its exit code
@@ -14,6 +14,7 @@ mod commands;
 mod error;
 mod output;
 mod pack;
+mod pieces;
 mod sse;
 
 use clap::Parser;
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if let Some(text) = error.text() {
-                eprintln!("torpor: {text}");
+                output::complain(&format!("torpor: {text}"));
             }
             ExitCode::from(error.exit_code())
         }

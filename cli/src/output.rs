@@ -2,6 +2,7 @@
 
 use crate::error::CliError;
 use chrono::{DateTime, Utc};
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 
 /// How standard output is used.
@@ -30,13 +31,29 @@ impl Output {
     /// One JSON value on standard output: indented on a terminal, as it came elsewhere.
     pub(crate) fn json(self, text: &str) -> Result<(), CliError> {
         let text = text.trim_end();
-        if self.terminal { self.line(&pretty(text)) } else { self.line(text) }
+        if self.terminal { self.line(&visible_json(&pretty(text))) } else { self.line(text) }
+    }
+
+    /// One JSON value on one line of standard output.
+    pub(crate) fn json_line(self, text: &str) -> Result<(), CliError> {
+        if self.terminal { self.line(&visible_json(text)) } else { self.line(text) }
+    }
+
+    /// Whether standard output is a terminal.
+    pub(crate) const fn terminal(self) -> bool {
+        self.terminal
     }
 
     /// Text and a line end on standard output.
     pub(crate) fn line(self, text: &str) -> Result<(), CliError> {
-        self.bytes(text.as_bytes())?;
-        self.bytes(b"\n")
+        let shown = if self.terminal { visible(text, "\n\t") } else { text.into() };
+        self.bytes(format!("{shown}\n").as_bytes())
+    }
+
+    /// What a program printed: as it is, but on a terminal without what would command the terminal.
+    pub(crate) fn printed(self, text: &str) -> Result<(), CliError> {
+        let shown = if self.terminal { visible(text, "\n\t\r") } else { text.into() };
+        self.bytes(shown.as_bytes())
     }
 
     /// Bytes on standard output, at once.
@@ -46,8 +63,38 @@ impl Output {
     }
 }
 
+/// Text and a line end on standard error; on a terminal without what would command it. Nobody is told when it can't be written.
+pub(crate) fn complain(text: &str) {
+    let mut stderr = std::io::stderr().lock();
+    let shown = if stderr.is_terminal() { visible(text, "\n\t") } else { text.into() };
+    let _ = stderr.write_all(format!("{shown}\n").as_bytes());
+}
+
+/// Text with its control characters (C0, DEL, C1) but those in `keep` written like `\x1b`: guests choose part of what is shown, and a
+/// terminal does what such characters tell it.
+pub(crate) fn visible<'a>(text: &'a str, keep: &str) -> Cow<'a, str> {
+    replaced(text, |c| c.is_control() && !keep.contains(c), |c| format!("\\x{:02x}", u32::from(c)))
+}
+
+/// The same for JSON, which stays JSON.
+pub(crate) fn visible_json(json: &str) -> Cow<'_, str> {
+    replaced(json, |c| c.is_control() && !matches!(c, '\n' | '\t' | '\r'), |c| format!("\\u{:04x}", u32::from(c)))
+}
+
+fn replaced(text: &str, what: impl Fn(char) -> bool, with: impl Fn(char) -> String) -> Cow<'_, str> {
+    if !text.chars().any(&what) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if what(c) { out.push_str(&with(c)) } else { out.push(c) }
+    }
+    Cow::Owned(out)
+}
+
 /// Rows under headings, columns as wide as their widest cell.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<Cow<'_, str>>> = rows.iter().map(|row| row.iter().map(|cell| visible(cell, "")).collect()).collect();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain(head.get(column).map(|cell| cell.len())).max().unwrap_or(0)
@@ -58,7 +105,7 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     let mut lines = vec![line(head.to_vec())];
-    lines.extend(rows.iter().map(|row| line(row.iter().map(String::as_str).collect())));
+    lines.extend(rows.iter().map(|row| line(row.iter().map(AsRef::as_ref).collect())));
     lines.join("\n")
 }
 
@@ -177,6 +224,14 @@ mod tests {
     fn tables_line_up() {
         let rows = vec![vec!["wordcount".into(), "1".into()], vec!["é".into(), "22".into()]];
         assert_eq!(table(&["NAME", "N"], &rows), "NAME       N\nwordcount  1\né          22");
+    }
+
+    #[test]
+    fn terminals_are_not_commanded() {
+        assert_eq!(visible("a\x1b[2J\u{9b}1m\x7f\r\n\tb\u{a0}é", "\n\t"), "a\\x1b[2J\\x9b1m\\x7f\\x0d\n\tb\u{a0}é");
+        assert_eq!(visible("50%\r\n\x07", "\n\t\r"), "50%\r\n\\x07");
+        assert_eq!(visible_json("{\n\"a\": \"\u{9b}\x7f\"}"), "{\n\"a\": \"\\u009b\\u007f\"}");
+        assert_eq!(table(&["A"], &[vec!["x\n\x1b".into()]]), "A\nx\\x0a\\x1b");
     }
 
     #[test]

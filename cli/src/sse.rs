@@ -83,7 +83,8 @@ impl Events {
                 self.ready.extend(self.parser.push(*byte));
             }
             if self.parser.held() > MAX_EVENT {
-                return Err(client.lost("an event is larger than it may be"));
+                let limit = u64::try_from(MAX_EVENT).unwrap_or(u64::MAX);
+                return Err(CliError::TooLarge { request: "a request for events".into(), limit });
             }
         }
     }

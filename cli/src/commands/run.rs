@@ -7,7 +7,7 @@ use crate::api::Execution;
 use crate::args::RunArgs;
 use crate::client::{Client, Payload, escape};
 use crate::error::CliError;
-use crate::output::{Output, size};
+use crate::output::{Output, complain, size, visible_json};
 use hyper::Method;
 use std::io::{self, Read};
 use std::path::Path;
@@ -30,11 +30,11 @@ pub(super) async fn run(client: &Client, output: Output, args: RunArgs) -> Resul
         return output.json(result);
     }
     if output.json_asked() {
-        eprintln!("{}", text.trim_end());
+        complain(&visible_json(text.trim_end()));
     } else {
-        eprintln!("torpor: {id} {}", execution.state.0.replace('_', " "));
+        complain(&format!("torpor: {id} {}", execution.state.0.replace('_', " ")));
         if let Some(error) = &execution.error {
-            eprintln!("{}", failure(error));
+            complain(&failure(error));
         }
         eprintln!("what it printed: torpor logs {id}");
     }

@@ -120,7 +120,7 @@ impl Client {
         let request =
             request.body(Full::new(Bytes::from(body))).map_err(|error| CliError::Usage(format!("can't ask for {path:?}: {error}")))?;
         let stream = timeout(CONNECT, UnixStream::connect(&self.socket)).await.map_err(|_| self.lost("can't connect in time"))?;
-        let stream = stream.map_err(|source| CliError::NoDaemon { socket: self.socket.clone(), source })?;
+        let stream = stream.map_err(|source| CliError::unreachable(&self.socket, source))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.lost(error))?;
         tokio::spawn(connection);

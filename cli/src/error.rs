@@ -2,7 +2,7 @@
 
 use crate::api::Refusal;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a command did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +24,9 @@ pub(crate) enum CliError {
     /// Nobody listens at the socket.
     #[error("no torpord at {} ({source}); start it, or name its socket with --socket or TORPOR_SOCKET", socket.display())]
     NoDaemon { socket: PathBuf, source: io::Error },
+    /// Somebody listens at the socket, but not to this user.
+    #[error("{} is there, but this user may not use it; be root, or join the group that owns it (see `ls -l`)", socket.display())]
+    Denied { socket: PathBuf },
     /// The daemon was there and went away, or did not answer in time.
     #[error("lost torpord at {}: {why}", socket.display())]
     Lost { socket: PathBuf, why: String },
@@ -50,9 +53,15 @@ impl CliError {
         match self {
             Self::Failed => 1,
             Self::Usage(_) | Self::File { .. } | Self::Refused(_) | Self::Answer { .. } | Self::TooLarge { .. } | Self::Output(_) => 2,
-            Self::NoDaemon { .. } | Self::Lost { .. } => 3,
+            Self::NoDaemon { .. } | Self::Denied { .. } | Self::Lost { .. } => 3,
             Self::Interrupted => 130,
         }
+    }
+
+    /// A socket that can't be connected to.
+    pub(crate) fn unreachable(socket: &Path, source: io::Error) -> Self {
+        let socket = socket.to_owned();
+        if source.kind() == io::ErrorKind::PermissionDenied { Self::Denied { socket } } else { Self::NoDaemon { socket, source } }
     }
 
     /// What goes to standard error; nothing where the reader of a pipe went away or all has been said.
@@ -62,5 +71,21 @@ impl CliError {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => None,
             other => Some(other.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_of_others_is_not_a_missing_one() {
+        let socket = Path::new("/run/x.sock");
+        let denied = CliError::unreachable(socket, io::Error::from(io::ErrorKind::PermissionDenied));
+        let text = denied.to_string();
+        assert!(text.starts_with("/run/x.sock is there, but this user may not use it") && !text.contains("start it"), "{text}");
+        let missing = CliError::unreachable(socket, io::Error::from(io::ErrorKind::NotFound));
+        assert!(missing.to_string().contains("start it"));
+        assert_eq!((denied.exit_code(), missing.exit_code()), (3, 3));
     }
 }

@@ -196,7 +196,13 @@ pub(crate) fn between(from: &str, to: Option<&str>) -> Option<i64> {
 
 /// How long ago, for tables.
 pub(crate) fn ago(time: &str) -> String {
-    between(time, None).map_or_else(|| time.to_owned(), |micros| format!("{} ago", span(micros / 1_000_000 * 1_000_000)))
+    between(time, None).map_or_else(|| time.to_owned(), age)
+}
+
+fn age(micros: i64) -> String {
+    let whole = micros / 1_000_000 * 1_000_000;
+    // A clock that was set back makes times to come.
+    if whole <= 0 { "just now".to_owned() } else { format!("{} ago", span(whole)) }
 }
 
 /// Bytes in the largest binary unit.
@@ -250,6 +256,7 @@ mod tests {
         assert_eq!(span(999), "999 us");
         assert_eq!(span(12_345), "12.3 ms");
         assert_eq!(span(61_000_000), "1 min 1 s");
+        assert_eq!([-5_000_000, 0, 999_999, 1_999_999].map(age), ["just now", "just now", "just now", "1.00 s ago"]);
         assert_eq!(between("2026-01-01T00:00:00.000001Z", Some("2026-01-01T00:00:01.000003Z")), Some(1_000_002));
     }
 }

@@ -49,7 +49,7 @@ async fn wait(client: &Client, id: &str) -> Result<(Execution, String), CliError
     loop {
         tokio::select! {
             result = &mut end => {
-                if let Err(CliError::Lost { .. } | CliError::NoDaemon { .. }) = &result {
+                if let Err(CliError::Lost { .. } | CliError::NoDaemon { .. } | CliError::Denied { .. }) = &result {
                     eprintln!("torpor: {id} was accepted and is kept: `torpor inspect {id}` once torpord is back");
                 }
                 return result;

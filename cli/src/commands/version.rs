@@ -2,13 +2,17 @@
 
 use crate::client::Client;
 use crate::error::CliError;
-use crate::output::Output;
+use crate::output::{Output, complain};
 use serde_json::{Value, json};
 
 pub(super) async fn version(client: &Client, output: Output) -> Result<(), CliError> {
     let own = env!("CARGO_PKG_VERSION");
     let daemon = match client.get::<Value>("/v1/host").await {
         Ok(host) => host.value.get("version").cloned().unwrap_or(Value::Null),
+        Err(error @ CliError::Denied { .. }) => {
+            complain(&format!("torpor: {error}"));
+            Value::Null
+        }
         Err(CliError::NoDaemon { .. } | CliError::Lost { .. }) => Value::Null,
         Err(error) => return Err(error),
     };
@@ -18,6 +22,6 @@ pub(super) async fn version(client: &Client, output: Output) -> Result<(), CliEr
     output.line(&format!("torpor   {own}"))?;
     match daemon.as_str() {
         Some(version) => output.line(&format!("torpord  {version}")),
-        None => output.line(&format!("torpord  not running at {}", client.socket().display())),
+        None => output.line(&format!("torpord  not reached at {}", client.socket().display())),
     }
 }

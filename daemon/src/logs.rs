@@ -5,7 +5,8 @@
 //! ```
 //!
 //! An entry's cursor is the byte where the next one begins, so a reader can go on after any entry, over restarts too. Output is kept in
-//! the order in which it came; a character cut between two pieces is put together again. Over the cap, output is counted and dropped.
+//! the order in which it came; a character cut between two pieces is put together again. Over the cap, output is counted and dropped; so it
+//! is once the file is at its own limit ([`file_limit`]), which many tiny pieces reach first: each costs 70 bytes beside its text.
 //! Lines are in the page cache when a reader is told of them, and on disk soon after the execution's end: they survive a crash of
 //! the daemon, and their last moments may be lost with the host.
 //!
@@ -25,6 +26,16 @@ use torpor_protocol::agent::Stream;
 
 /// Most bytes of the file that one read returns entries for.
 const READ_CHUNK: u64 = 1 << 20;
+
+/// Most bytes of an entry's line beside its text.
+const ENTRY_OVERHEAD: u64 = 128;
+/// Most bytes of a line for each byte of output: a control character becomes `\u0001`.
+const WORST_ESCAPE: u64 = 6;
+
+/// Most bytes that a log with this cap takes on disk. Lines of 24 characters, each an entry of its own, still fill the cap.
+const fn file_limit(cap: u64) -> u64 {
+    cap.saturating_mul(4).saturating_add(4 << 10)
+}
 
 /// One piece of output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -94,7 +105,7 @@ impl Logs {
     /// A writer for an execution that runs. Goes on where an earlier attempt stopped.
     #[must_use]
     pub fn writer(&self, id: &ExecutionId, cap: u64) -> LogWriter {
-        LogWriter { path: self.path(id), file: None, cap, cut: [Vec::new(), Vec::new()], failed: false }
+        LogWriter { path: self.path(id), file: None, cap, cut: [Vec::new(), Vec::new()], full: false, failed: false }
     }
 
     /// How much of an execution's file holds whole entries, and how much output they are. For executions of an earlier daemon.
@@ -144,6 +155,8 @@ pub struct LogWriter {
     cap: u64,
     /// Bytes of a character that is not whole yet, of stdout and stderr.
     cut: [Vec<u8>; 2],
+    /// The file is at its limit.
+    full: bool,
     failed: bool,
 }
 
@@ -151,7 +164,7 @@ impl LogWriter {
     /// Takes a piece of output; tells readers through `tail`.
     pub fn push(&mut self, stream: Stream, bytes: &[u8], tail: &watch::Sender<Tail>) {
         let now = *tail.borrow();
-        if now.kept >= self.cap || self.failed {
+        if now.kept >= self.cap || self.full || self.failed {
             tail.send_modify(|tail| tail.dropped += bytes.len() as u64);
             return;
         }
@@ -180,29 +193,49 @@ impl LogWriter {
     }
 
     fn write(&mut self, stream: Stream, bytes: &[u8], dropped: u64, tail: &watch::Sender<Tail>) {
-        let mut written = Ok(0);
+        let (mut kept, mut written) = (bytes, Ok(0));
         if !bytes.is_empty() {
-            let entry = LogEntry { at: Timestamp::now(), stream, text: String::from_utf8_lossy(bytes).into_owned() };
-            written = self.append(&entry, tail.borrow().bytes);
+            let at = tail.borrow().bytes;
+            (kept, written) = match self.line(stream, bytes, at) {
+                Ok((kept, line)) if !line.is_empty() => (kept, self.append(&line, at)),
+                Ok((kept, _)) => (kept, Ok(0)),
+                Err(error) => (kept, Err(error)),
+            };
         }
+        let dropped = dropped + (bytes.len() - kept.len()) as u64;
         match written {
             Ok(line) => tail.send_modify(|tail| {
                 tail.bytes += line;
-                tail.kept += bytes.len() as u64;
+                tail.kept += kept.len() as u64;
                 tail.dropped += dropped;
             }),
             Err(error) => {
                 tracing::warn!(path = %self.path.display(), %error, "can't write a log; the rest of it is dropped");
                 self.failed = true;
-                tail.send_modify(|tail| tail.dropped += bytes.len() as u64 + dropped);
+                tail.send_modify(|tail| tail.dropped += kept.len() as u64 + dropped);
             }
         }
     }
 
+    /// As much of a piece as the file has room for, and its line; with the piece cut, the log is full.
+    fn line<'a>(&mut self, stream: Stream, bytes: &'a [u8], at: u64) -> io::Result<(&'a [u8], Vec<u8>)> {
+        let room = file_limit(self.cap).saturating_sub(at);
+        if self.full {
+            return Ok((&[], Vec::new()));
+        }
+        let line = encode(stream, bytes)?;
+        if line.len() as u64 <= room {
+            return Ok((bytes, line));
+        }
+        let sure = room.saturating_sub(ENTRY_OVERHEAD) / WORST_ESCAPE;
+        self.full = true;
+        let kept = &bytes[..bytes.len().min(usize::try_from(sure).unwrap_or(usize::MAX))];
+        let line = if kept.is_empty() { Vec::new() } else { encode(stream, kept)? };
+        Ok((kept, line))
+    }
+
     /// At most 64 KiB of output into the page cache: too little to be worth a thread.
-    fn append(&mut self, entry: &LogEntry, at: u64) -> io::Result<u64> {
-        let mut line = serde_json::to_vec(entry)?;
-        line.push(b'\n');
+    fn append(&mut self, line: &[u8], at: u64) -> io::Result<u64> {
         let file = match &mut self.file {
             Some(file) => file,
             None => {
@@ -213,10 +246,17 @@ impl LogWriter {
             }
         };
         file.seek(SeekFrom::Start(at))?;
-        let written = file.write_all(&line);
+        let written = file.write_all(line);
         if written.is_err() {
             let _ = file.set_len(at);
         }
         written.map(|()| line.len() as u64)
     }
+}
+
+fn encode(stream: Stream, bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let entry = LogEntry { at: Timestamp::now(), stream, text: String::from_utf8_lossy(bytes).into_owned() };
+    let mut line = serde_json::to_vec(&entry)?;
+    line.push(b'\n');
+    Ok(line)
 }

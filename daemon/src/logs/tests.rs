@@ -83,6 +83,37 @@ fn a_gigabyte_of_output_takes_no_room() {
 }
 
 #[test]
+fn tiny_pieces_and_escapes_do_not_grow_the_file_past_its_limit() {
+    let cap = 64 << 10;
+    for piece in [&b"\x01"[..], b"x", b"\xff", &[1; 9000]] {
+        let f = Fixture::new();
+        let mut writer = f.logs.writer(&f.id, cap);
+        let mut sent = 0;
+        while sent < 2 * cap {
+            writer.push(Stream::Stdout, piece, &f.tail);
+            sent += piece.len() as u64;
+        }
+        writer.push(Stream::Stderr, "€".as_bytes().split_last().unwrap().1, &f.tail);
+        writer.end(&f.tail);
+        let tail = *f.tail.borrow();
+        assert!(fs::metadata(f.logs.path(&f.id)).unwrap().len() <= 4 * cap + 4096);
+        assert_eq!(tail.kept + tail.dropped, sent + 2, "all is accounted for");
+        assert_eq!(f.logs.measure(&f.id).unwrap().bytes, tail.bytes);
+        assert!(tail.kept > 3000, "{}", tail.kept);
+    }
+}
+
+#[test]
+fn ordinary_lines_fill_the_cap() {
+    let f = Fixture::new();
+    let mut writer = f.logs.writer(&f.id, 64 << 10);
+    for _ in 0..3000 {
+        writer.push(Stream::Stdout, b"24 characters of output\n", &f.tail);
+    }
+    assert_eq!(f.tail.borrow().kept, 64 << 10);
+}
+
+#[test]
 fn reading_goes_on_after_any_cursor_and_a_restart_after_half_a_line() {
     let f = Fixture::new();
     let mut writer = f.logs.writer(&f.id, 1000);

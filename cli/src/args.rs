@@ -1,6 +1,8 @@
 //! What may be said on the command line.
 
-use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap::error::{ContextKind, ContextValue};
+use clap::{Args as ClapArgs, Command as Definition, CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Runs programs in microVMs of their own.
@@ -22,6 +24,43 @@ pub(crate) struct Args {
     pub(crate) command: Command,
 }
 
+/// The command line; says what is wrong with it, or the help asked for, and exits.
+pub(crate) fn parse() -> Args {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let matches = matches(Args::command(), words).unwrap_or_else(|error| error.exit());
+    Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+/// The usage that clap puts into an error names options with a value from the environment as if they were needed; the one of the help
+/// takes its place.
+fn matches(mut definition: Definition, words: Vec<OsString>) -> Result<clap::ArgMatches, clap::Error> {
+    definition.try_get_matches_from_mut(&words).map_err(|mut error| {
+        definition.build();
+        let words = words.iter().skip(1).filter_map(|word| word.to_str());
+        let named = words.fold(&definition, |named, word| named.find_subcommand(word).unwrap_or(named));
+        if error.get(ContextKind::Usage).is_some() {
+            error.insert(ContextKind::Usage, ContextValue::StyledStr(named.clone().render_usage()));
+        }
+        error
+    })
+}
+
+fn execution(id: &str) -> Result<String, String> {
+    if id.is_empty() { Err("an execution's id is wanted; `torpor ps -a` lists them".into()) } else { Ok(id.to_owned()) }
+}
+
+fn task(name: &str) -> Result<String, String> {
+    if name.is_empty() { Err("a task's name is wanted; `torpor task ls` lists them".into()) } else { Ok(name.to_owned()) }
+}
+
+/// A task where its versions can't be told apart.
+fn task_name(name: &str) -> Result<String, String> {
+    match name.split_once('@') {
+        Some((name, _)) => Err(format!("a task's name without @ is wanted here, which stands for all its versions: {name:?}")),
+        None => task(name),
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Push, list, inspect and remove tasks
@@ -34,11 +73,13 @@ pub(crate) enum Command {
     /// Show one execution: state, figures, result or error
     Inspect {
         /// Execution
+        #[arg(value_parser = execution)]
         id: String,
     },
     /// Print what a program wrote to its standard output and error
     Logs {
         /// Execution
+        #[arg(value_parser = execution)]
         id: String,
         /// Go on until the execution ends
         #[arg(short, long)]
@@ -47,6 +88,7 @@ pub(crate) enum Command {
     /// Cancel an execution
     Cancel {
         /// Execution
+        #[arg(value_parser = execution)]
         id: String,
     },
     /// Check this host: KVM, kernel, images, disk, limits, daemon
@@ -72,11 +114,13 @@ pub(crate) enum TaskCommand {
     /// Show one task and its versions
     Inspect {
         /// Task
+        #[arg(value_parser = task_name)]
         name: String,
     },
     /// Remove a task and all its versions
     Rm {
         /// Task
+        #[arg(value_parser = task_name)]
         name: String,
     },
 }
@@ -84,6 +128,7 @@ pub(crate) enum TaskCommand {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct RunArgs {
     /// Task: NAME for its newest version, NAME@HASH for a given one
+    #[arg(value_parser = task)]
     pub(crate) task: String,
     /// Input: JSON text, @FILE with JSON, or - for standard input
     #[arg(long, short, default_value = "null", value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
@@ -99,7 +144,7 @@ pub(crate) struct PsArgs {
     #[arg(short, long)]
     pub(crate) all: bool,
     /// Only executions of this task
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = task_name)]
     pub(crate) task: Option<String>,
     /// Only executions in this state
     #[arg(long)]
@@ -126,7 +171,46 @@ pub(crate) struct DoctorArgs {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use clap::CommandFactory;
+
+    fn said(words: &[&str]) -> clap::Error {
+        Args::try_parse_from(words).unwrap_err()
+    }
+
+    #[test]
+    fn empty_names_are_refused() {
+        for words in [["inspect", ""], ["logs", ""], ["cancel", ""]] {
+            let error = said(&["torpor", words[0], words[1]]);
+            assert!(error.exit_code() == 2 && error.to_string().contains("an execution's id is wanted"), "{error}");
+        }
+        for words in [&["torpor", "task", "inspect", ""][..], &["torpor", "task", "rm", ""], &["torpor", "run", ""]] {
+            let error = said(words);
+            assert!(error.exit_code() == 2 && error.to_string().contains("a task's name is wanted"), "{error}");
+        }
+    }
+
+    #[test]
+    fn versions_are_refused_where_a_name_is_wanted() {
+        for command in ["inspect", "rm"] {
+            let error = said(&["torpor", "task", command, "bake@0123"]);
+            assert!(error.exit_code() == 2 && error.to_string().contains("without @ is wanted here"), "{error}");
+        }
+        Args::try_parse_from(["torpor", "run", "bake@0123"]).unwrap();
+    }
+
+    #[test]
+    fn usage_does_not_ask_for_what_the_environment_gives() {
+        // Any variable that is set will do.
+        let definition = || Args::command().mut_arg("socket", |arg| arg.env("PATH"));
+        let usage = |words: &[&str]| matches(definition(), words.iter().map(OsString::from).collect()).unwrap_err().to_string();
+        for (words, usage_line) in [
+            (&["torpor", "inspect"][..], "Usage: torpor inspect [OPTIONS] <ID>"),
+            (&["torpor", "task", "rm"], "Usage: torpor task rm [OPTIONS] <NAME>"),
+        ] {
+            let text = usage(words);
+            assert!(text.contains(usage_line) && !text.contains("--socket"), "{text}");
+        }
+        assert!(usage(&["torpor", "ps", "--help"]).contains("[env: PATH="));
+    }
 
     #[test]
     fn definition_is_consistent() {

@@ -83,6 +83,14 @@ pub(crate) struct Execution {
     pub(crate) timeline: Vec<Event>,
 }
 
+impl Execution {
+    /// Whether there is a log to read. True where the daemon does not say.
+    pub(crate) fn printed(&self) -> bool {
+        let finished = self.timeline.iter().rev().find(|event| event.event == "finished");
+        finished.and_then(|event| event.figures.get("log_bytes")?.as_u64()).is_none_or(|bytes| bytes > 0)
+    }
+}
+
 /// The daemon's enum; one from a newer daemon counts as not ended.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(from = "String")]
@@ -134,4 +142,21 @@ pub(crate) struct LogEnd {
 #[derive(Debug, Deserialize)]
 pub(crate) struct LogEntry {
     pub(crate) text: String,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn silent_executions_have_no_log() {
+        let printed = |timeline: &str| {
+            let head = r#""id":"ex_1","task":"t","version":"0","state":"failed","created_at":"x""#;
+            serde_json::from_str::<Execution>(&format!("{{{head},\"timeline\":{timeline}}}")).unwrap().printed()
+        };
+        assert!(printed(r#"[{"at":"x","event":"finished","log_bytes":1}]"#));
+        assert!(!printed(r#"[{"at":"x","event":"queued"},{"at":"x","event":"finished","log_bytes":0}]"#));
+        assert!(printed(r#"[{"at":"x","event":"finished"}]"#) && printed("[]"));
+    }
 }

@@ -68,7 +68,8 @@ pub(super) async fn doctor(client: &Client, output: Output, args: DoctorArgs) ->
     let images = path_of("images").unwrap_or(args.images);
     let state_dir = path_of("state_dir").unwrap_or(args.state_dir);
 
-    let mut checks = vec![kvm(), processor(), file("kernel", &kernel, "--kernel", "scripts/build-kernel")];
+    let mut checks =
+        vec![told.and_then(kvm_told).unwrap_or_else(kvm), processor(), file("kernel", &kernel, "--kernel", "scripts/build-kernel")];
     checks.extend(image_checks(&images));
     checks.extend([disk(&state_dir), memory(), files(), maps(), daemon(client, &host)]);
 
@@ -95,6 +96,23 @@ fn as_json(check: &Check) -> Value {
 /// A path, or an object with one.
 fn path_in(value: &Value) -> Option<PathBuf> {
     value.as_str().or_else(|| value.get("path").and_then(Value::as_str)).map(PathBuf::from)
+}
+
+/// KVM as the daemon has it: it is the daemon that opens the device, whoever asks. None where it does not say.
+fn kvm_told(host: &Value) -> Option<Check> {
+    let told = host.get("kvm")?;
+    let device = told.get("device").and_then(Value::as_str).unwrap_or(KVM);
+    if told.get("usable")?.as_bool()? {
+        return Some(Check::ok("kvm", format!("torpord can open {device}")));
+    }
+    let own = kvm();
+    let found = format!("torpord can't open {device}");
+    Some(match own.verdict {
+        Verdict::Ok => {
+            Check::not(Verdict::Wrong, "kvm", found, "this user can: put torpord's user into the group that owns it, then restart torpord")
+        }
+        _ => Check { found, ..own },
+    })
 }
 
 fn kvm() -> Check {
@@ -183,15 +201,20 @@ fn memory() -> Check {
 }
 
 fn files() -> Check {
-    let what = "open files";
     match getrlimit(Resource::RLIMIT_NOFILE) {
-        Ok((_, hard)) if hard < LOW_FILES => {
-            let todo = "raise it for torpord: LimitNOFILE= in its unit, or `ulimit -Hn`";
-            Check::not(Verdict::Wrong, what, format!("limit {hard}"), todo)
-        }
-        Ok((soft, hard)) => Check::ok(what, format!("limit {soft}, may be raised to {hard}")),
-        Err(error) => Check::not(Verdict::Note, what, error.to_string(), "see `ulimit -n`"),
+        Ok((soft, hard)) => files_of(soft, hard),
+        Err(error) => Check::not(Verdict::Note, "open files", error.to_string(), "see `ulimit -n`"),
     }
+}
+
+fn files_of(soft: u64, hard: u64) -> Check {
+    let what = "open files";
+    if hard < LOW_FILES {
+        let todo =
+            format!("raise it for torpord: LimitNOFILE= in its unit, or `ulimit -n {LOW_FILES}` as root in the shell that starts it");
+        return Check::not(Verdict::Wrong, what, format!("limit {hard}"), todo);
+    }
+    Check::ok(what, format!("limit {soft}, may be raised to {hard}"))
 }
 
 fn maps() -> Check {
@@ -219,8 +242,42 @@ fn daemon(client: &Client, host: &Result<crate::client::Reply<Value>, CliError>)
             Check::ok(what, found)
         }
         Err(error) => {
+            if matches!(error, CliError::Denied { .. }) {
+                let todo = "run this as root, or join the group that owns the socket: `usermod -aG GROUP USER`, then log in again";
+                return Check::not(Verdict::Wrong, what, error.to_string(), todo);
+            }
             let todo = format!("start one: `torpord --socket {}`, or `systemctl start torpord`", client.socket().display());
             Check::not(Verdict::Wrong, what, error.to_string(), todo)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_daemon_has_the_word_about_kvm() {
+        let told = |usable: bool| kvm_told(&json!({"kvm": {"device": "/dev/kvm", "usable": usable}})).unwrap();
+        assert_eq!((told(true).verdict, told(true).found.as_str()), (Verdict::Ok, "torpord can open /dev/kvm"));
+        let not = told(false);
+        assert_eq!((not.verdict, not.found.as_str()), (Verdict::Wrong, "torpord can't open /dev/kvm"));
+        assert!(not.todo.is_some());
+        assert!(kvm_told(&json!({"version": "0.0.1"})).is_none());
+    }
+
+    #[test]
+    fn few_open_files_are_raised_by_a_command_that_works() {
+        assert_eq!(files_of(256, LOW_FILES).verdict, Verdict::Ok);
+        let low = files_of(256, 512);
+        assert!(low.verdict == Verdict::Wrong && low.todo.as_deref().is_some_and(|todo| todo.contains("`ulimit -n 1024`")), "{low:?}");
+    }
+
+    #[test]
+    fn a_daemon_that_may_not_be_asked_is_not_started_again() {
+        let client = Client::new("/x.sock".into());
+        let check = daemon(&client, &Err(CliError::Denied { socket: "/x.sock".into() }));
+        assert!(check.verdict == Verdict::Wrong && !check.todo.unwrap().contains("start one"));
     }
 }

@@ -36,7 +36,9 @@ pub(super) async fn run(client: &Client, output: Output, args: RunArgs) -> Resul
         if let Some(error) = &execution.error {
             complain(&failure(error));
         }
-        eprintln!("what it printed: torpor logs {id}");
+        if execution.printed() {
+            eprintln!("what it printed: torpor logs {id}");
+        }
     }
     Err(CliError::Failed)
 }

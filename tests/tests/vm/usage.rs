@@ -67,7 +67,11 @@ fn failure_is_explained() {
     let daemon = shared();
     let ran = daemon.run("probe", &json!({"do": "raise", "message": "no such flour"})).expect(1);
     assert_eq!(ran.stdout, "");
-    ran.says(&["exception", "no such flour", "ValueError", "Traceback", "main.py", "in do_raise", "torpor logs ex_"]);
+    ran.says(&["exception", "no such flour", "ValueError", "Traceback", "main.py", "in do_raise"]);
+    // Only what there is to read is named.
+    daemon.run("shell", &json!("echo crumbs >&2; exit 3")).expect(1).says(&["torpor logs ex_"]);
+    let silent = daemon.run("shell", &json!("exit 3")).expect(1);
+    assert!(!silent.stderr.contains("torpor logs"), "{}", silent.stderr);
 }
 
 fn asynchronous_run() {

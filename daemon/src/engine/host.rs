@@ -55,6 +55,14 @@ impl Host {
         Ok(Self { kvm: Arc::new(kvm.into()), kernel, python: python?, exec: exec? })
     }
 
+    /// A host of empty files, for tests that make no VM.
+    #[cfg(test)]
+    pub(super) fn scripted() -> std::io::Result<Arc<Self>> {
+        let null = || File::open("/dev/null");
+        let image = |runtime: Runtime| Ok::<_, std::io::Error>(Arc::new(Image { runtime, file: null()?, base: runtime.name().to_owned() }));
+        Ok(Arc::new(Self { kvm: Arc::new(null()?.into()), kernel: null()?, python: image(Runtime::Python)?, exec: image(Runtime::Exec)? }))
+    }
+
     /// The root disk of a runtime.
     pub(super) fn image(&self, runtime: Runtime) -> &Arc<Image> {
         let image = match runtime {

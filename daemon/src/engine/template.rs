@@ -4,8 +4,9 @@
 //! - [`store`]: on disk
 //! - [`make`]: a VM is brought to the door and saved
 //!
-//! Invariants: a template is made once however many want it, in a task of its own that outlives those who asked; a template is used only
-//! after all of it was checked or made in this life of the daemon; its files stay open, so that a run opens nothing.
+//! Invariants: a template is made once however many want it, in a task of its own that outlives those who asked first; that of a task ends
+//! when nobody waits for it any more or its task is removed, and its VM with it; code that hangs while it is loaded keeps others waiting
+//! for [`PATIENCE`] at most; a template is used only after all of it was checked or made in this life of the daemon; its files stay open, so that a run opens nothing.
 
 mod make;
 mod store;
@@ -21,13 +22,17 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
-use store::{Files, Meta, Store, StoreError};
-use table::{Found, Table};
+use std::time::{Duration, Instant};
+use store::{Draft, Files, Meta, Store, StoreError};
+use table::{Attempt, Found, Table};
 use tokio::sync::Semaphore;
 
-/// Most templates made at once: each takes a VM and a core.
-const MAKERS: usize = 2;
+/// Most runtimes booted at once: each takes a core.
+const BOOTS: usize = 2;
+/// Least number of tasks that may be loaded at once, on hosts with fewer processors. What all of them take is in the memory budget.
+const LOADS: usize = 4;
+/// A load that takes longer is waiting rather than working, and does not count as one of those at once any more.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A template ready for use, its files open.
 #[derive(Debug)]
@@ -60,14 +65,17 @@ pub(super) struct Templates {
     stats: Arc<Stats>,
     store: Store,
     table: Mutex<Table<Template>>,
-    makers: Semaphore,
+    boots: Semaphore,
+    loads: Semaphore,
 }
 
 impl Templates {
     /// Opens the folder and cleans it. Blocks.
     pub(super) fn open(root: &Path, host: Arc<Host>, pool: Arc<Pool>, stats: Arc<Stats>) -> io::Result<Self> {
         let store = Store::open(root, &host.bases())?;
-        Ok(Self { host, pool, stats, store, table: Mutex::default(), makers: Semaphore::new(MAKERS) })
+        let loads = std::thread::available_parallelism().map_or(LOADS, |processors| processors.get().max(LOADS));
+        let (boots, loads) = (Semaphore::new(BOOTS), Semaphore::new(loads));
+        Ok(Self { host, pool, stats, store, table: Mutex::default(), boots, loads })
     }
 
     /// The template, made first where it is missing. Everybody who asks while it is being made shares that attempt's end.
@@ -88,20 +96,36 @@ impl Templates {
     }
 
     fn begin(self: &Arc<Self>, table: &mut Table<Template>, id: String, spec: Spec) -> table::End<Template> {
-        let (attempt, told) = table.begin(&id, spec.clone());
-        let (this, end) = (self.clone(), told.subscribe());
+        let (attempt, end) = table.begin(&id, spec.clone());
+        let this = self.clone();
         tokio::spawn(async move {
-            let got = this.load_or_make(&id, &spec).await;
-            let wanted = this.table().settle(&id, attempt, &got);
+            let got = this.load_or_make(&id, &spec, &attempt).await;
+            let wanted = this.table().settle(&id, &attempt, &got);
             if !wanted {
                 this.remove(&id);
             }
-            told.send_replace(Some(got));
+            attempt.told.send_replace(Some(got));
         });
         end
     }
 
-    async fn load_or_make(self: &Arc<Self>, id: &str, spec: &Spec) -> Got {
+    /// Until nobody wants what comes of an attempt. A runtime is everybody's: the next task needs it.
+    async fn unwanted(&self, id: &str, spec: &Spec, attempt: &Attempt<Template>) {
+        let abandoned = async {
+            loop {
+                attempt.told.closed().await;
+                if self.table().abandon(id, attempt) {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = attempt.unwanted.cancelled() => {}
+            () = abandoned, if spec.task().is_some() => {}
+        }
+    }
+
+    async fn load_or_make(self: &Arc<Self>, id: &str, spec: &Spec, attempt: &Attempt<Template>) -> Got {
         let code = match spec.task() {
             Some(task) => {
                 let path = task.code.clone();
@@ -114,7 +138,18 @@ impl Templates {
             return Ok((Arc::new(self.template(spec, files, file)), false));
         }
         let since = Instant::now();
-        let made = self.make(id, spec, file.as_ref(), hash).await;
+        let made = tokio::select! {
+            biased;
+            () = self.unwanted(id, spec, attempt) => {
+                tracing::info!(template = id, "the making of a template of {spec} was stopped after {:?}: nobody wants it", since.elapsed());
+                return Err(ExecutionError::new(ErrorKind::Load, "nobody waited for the code to be loaded, or its task was removed"));
+            }
+            made = self.make(id, spec, file.as_ref()) => made,
+        };
+        let made = match made {
+            Ok((draft, memory_bytes)) => self.commit(id, spec, hash, draft, memory_bytes).await,
+            Err(error) => Err(error),
+        };
         self.stats.template(made.is_ok());
         match made {
             Ok(files) => {
@@ -141,23 +176,36 @@ impl Templates {
         None
     }
 
-    async fn make(self: &Arc<Self>, id: &str, spec: &Spec, code: Option<&File>, hash: Option<String>) -> Result<Files, ExecutionError> {
+    /// A template that is not in its place yet, and how much memory it holds. Dropped halfway, it leaves neither a VM nor files.
+    async fn make(self: &Arc<Self>, id: &str, spec: &Spec, code: Option<&File>) -> Result<(Draft, u64), ExecutionError> {
         let below = match spec {
             Spec::Runtime { .. } => None,
             Spec::Task(_) => Some(Box::pin(self.get(&spec.below())).await?.0),
         };
-        let _permit = self.makers.acquire().await;
+        let permit = if below.is_some() { &self.loads } else { &self.boots }.acquire().await;
         let (this, name) = (self.clone(), id.to_owned());
         let draft = blocking(move || this.store.begin(&name)).await?;
         let out = (&draft.state, &draft.memory);
         let memory_bytes = match (spec, &below, code) {
-            (Spec::Task(task), Some(below), Some(code)) => make::task(&self.pool, task, below, code, out).await?,
+            (Spec::Task(task), Some(below), Some(code)) => patiently(permit, make::task(&self.pool, task, below, code, out)).await?,
             _ => {
                 let (bytes, first_frame) = make::runtime(&self.host, &self.pool, spec, out).await?;
                 self.stats.booted(first_frame);
                 bytes
             }
         };
+        Ok((draft, memory_bytes))
+    }
+
+    /// Puts a template in its place.
+    async fn commit(
+        self: &Arc<Self>,
+        id: &str,
+        spec: &Spec,
+        hash: Option<String>,
+        draft: Draft,
+        memory_bytes: u64,
+    ) -> Result<Files, ExecutionError> {
         let base = self.host.image(spec.runtime()).base.clone();
         let meta = Meta { memory_bytes, ..Meta::of(spec, id.to_owned(), base, hash) };
         let this = self.clone();
@@ -237,9 +285,22 @@ impl Templates {
     }
 }
 
+/// Does work that holds a permit, for [`PATIENCE`] at most.
+async fn patiently<T>(permit: impl Sized, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    if let Ok(done) = tokio::time::timeout(PATIENCE, &mut work).await {
+        return done;
+    }
+    drop(permit);
+    work.await
+}
+
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, StoreError> + Send + 'static) -> Result<T, ExecutionError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done.map_err(|error| ExecutionError::new(ErrorKind::Host, error.to_string())),
         Err(error) => Err(ExecutionError::new(ErrorKind::Host, format!("disk work broke off: {error}"))),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,7 +24,7 @@ use torpor_protocol::monitor::{Command, Event};
 /// A host without hardware virtualization boots in 10 s to 20 s; one whose cores are taken by others needs many times that.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(300);
 /// Reading and importing a task's code.
-const LOAD_TIMEOUT: Duration = Duration::from_secs(120);
+const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 const SAVE_TIMEOUT: Duration = Duration::from_secs(60);
 /// For the console of a guest that did not get there.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);

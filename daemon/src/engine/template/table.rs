@@ -5,7 +5,7 @@
 //!                        |                                  on disk it may still be there, checked or not
 //!                        +-----settle--> Failed --begin--> Making
 //! ```
-//! Invariants: one attempt at a time for each id; an end that comes for an attempt that was forgotten changes nothing; at most [`MAX_OPEN`]
+//! An attempt that is forgotten, or that nobody waits for any more, is told to stop. Invariants: one attempt at a time for each id; an end that comes for an attempt that was forgotten changes nothing; at most [`MAX_OPEN`]
 //! templates are open at once besides those in use.
 
 use crate::engine::host::Spec;
@@ -13,6 +13,7 @@ use crate::engine::types::{ExecutionError, TemplateState};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// Most templates kept open: each holds three descriptors.
 pub(super) const MAX_OPEN: usize = 64;
@@ -22,9 +23,19 @@ pub(super) type Got<T> = Result<(Arc<T>, bool), ExecutionError>;
 /// Tells an attempt's end to all who wait for it.
 pub(super) type End<T> = watch::Receiver<Option<Got<T>>>;
 
+/// An attempt under way.
+#[derive(Debug)]
+pub(super) struct Attempt<T> {
+    number: u64,
+    /// Where its end is to be told; its receivers are those who wait.
+    pub(super) told: watch::Sender<Option<Got<T>>>,
+    /// Cancelled when nobody wants what comes of it.
+    pub(super) unwanted: CancellationToken,
+}
+
 #[derive(Debug)]
 enum State<T> {
-    Making(End<T>),
+    Making(Arc<Attempt<T>>),
     Ready(Arc<T>),
     Failed,
 }
@@ -77,24 +88,37 @@ impl<T> Table<T> {
                 slot.used = now;
                 Found::Ready(template.clone())
             }
-            State::Making(end) => Found::Making(end.clone()),
+            State::Making(attempt) => Found::Making(attempt.told.subscribe()),
             State::Failed => Found::Nothing,
         }
     }
 
-    /// An attempt begins; its number, and where its end is to be told.
-    pub(super) fn begin(&mut self, id: &str, spec: Spec) -> (u64, watch::Sender<Option<Got<T>>>) {
-        let attempt = self.tick();
+    /// An attempt begins, for one who waits for its end.
+    pub(super) fn begin(&mut self, id: &str, spec: Spec) -> (Arc<Attempt<T>>, End<T>) {
+        let number = self.tick();
         let (told, end) = watch::channel(None);
-        self.slots.insert(id.to_owned(), Slot { spec, attempt, used: attempt, state: State::Making(end) });
-        (attempt, told)
+        let attempt = Arc::new(Attempt { number, told, unwanted: CancellationToken::new() });
+        self.slots.insert(id.to_owned(), Slot { spec, attempt: number, used: number, state: State::Making(attempt.clone()) });
+        (attempt, end)
+    }
+
+    /// Forgets an attempt that nobody waits for; false if somebody does. Who comes later begins another.
+    pub(super) fn abandon(&mut self, id: &str, attempt: &Attempt<T>) -> bool {
+        if attempt.told.receiver_count() > 0 {
+            return false;
+        }
+        if self.slots.get(id).is_some_and(|slot| slot.attempt == attempt.number) {
+            self.slots.remove(id);
+        }
+        attempt.unwanted.cancel();
+        true
     }
 
     /// An attempt ended. False: it was forgotten meanwhile, and nobody wants what came of it.
-    pub(super) fn settle(&mut self, id: &str, attempt: u64, got: &Got<T>) -> bool {
+    pub(super) fn settle(&mut self, id: &str, attempt: &Attempt<T>, got: &Got<T>) -> bool {
         let now = self.tick();
         match self.slots.get_mut(id) {
-            Some(slot) if slot.attempt == attempt => {
+            Some(slot) if slot.attempt == attempt.number => {
                 slot.used = now;
                 slot.state = match got {
                     Ok((template, _)) => State::Ready(template.clone()),
@@ -142,7 +166,9 @@ impl<T> Table<T> {
     /// Its task is gone.
     pub(super) fn forget(&mut self, id: &str) {
         self.checked.remove(id);
-        self.slots.remove(id);
+        if let Some(Slot { state: State::Making(attempt), .. }) = self.slots.remove(id) {
+            attempt.unwanted.cancel();
+        }
     }
 
     /// Where it is in its life; `None` where only the disk knows.
@@ -184,19 +210,19 @@ mod tests {
 
     fn ready(table: &mut Table<u32>, id: &str, value: u32) {
         let (attempt, _) = table.begin(id, SPEC);
-        assert!(table.settle(id, attempt, &Ok((Arc::new(value), true))));
+        assert!(table.settle(id, &attempt, &Ok((Arc::new(value), true))));
     }
 
     #[test]
     fn those_who_come_while_it_is_made_wait_for_the_same_end() {
         let mut table = Table::<u32>::default();
         assert!(matches!(table.find("a"), Found::Nothing));
-        let (attempt, told) = table.begin("a", SPEC);
+        let (attempt, _end) = table.begin("a", SPEC);
         let Found::Making(end) = table.find("a") else { unreachable!("an attempt is under way") };
         assert_eq!(table.state("a"), Some(TemplateState::Preparing));
         let got = Ok((Arc::new(7), true));
-        assert!(table.settle("a", attempt, &got));
-        told.send_replace(Some(got));
+        assert!(table.settle("a", &attempt, &got));
+        attempt.told.send_replace(Some(got));
         assert_eq!(*end.borrow().as_ref().unwrap().as_ref().unwrap().0, 7);
         assert!(matches!(table.find("a"), Found::Ready(value) if *value == 7));
     }
@@ -205,7 +231,7 @@ mod tests {
     fn a_failure_is_remembered_until_the_next_attempt() {
         let mut table = Table::<u32>::default();
         let (attempt, _) = table.begin("a", SPEC);
-        table.settle("a", attempt, &Err(ExecutionError::new(ErrorKind::Load, "no")));
+        table.settle("a", &attempt, &Err(ExecutionError::new(ErrorKind::Load, "no")));
         assert_eq!(table.state("a"), Some(TemplateState::Failed));
         assert!(matches!(table.find("a"), Found::Nothing) && !table.is_checked("a"));
         ready(&mut table, "a", 1);
@@ -217,12 +243,30 @@ mod tests {
         let mut table = Table::<u32>::default();
         let (first, _) = table.begin("a", SPEC);
         table.forget("a");
-        assert!(!table.settle("a", first, &Ok((Arc::new(1), true))), "nobody wants it");
+        assert!(!table.settle("a", &first, &Ok((Arc::new(1), true))), "nobody wants it");
         let (second, _) = table.begin("a", SPEC);
-        assert!(table.settle("a", first, &Ok((Arc::new(1), true))));
+        assert!(table.settle("a", &first, &Ok((Arc::new(1), true))));
         assert_eq!(table.state("a"), Some(TemplateState::Preparing), "the second attempt goes on");
-        table.settle("a", second, &Ok((Arc::new(2), true)));
+        table.settle("a", &second, &Ok((Arc::new(2), true)));
         assert!(matches!(table.find("a"), Found::Ready(value) if *value == 2));
+    }
+
+    #[test]
+    fn an_attempt_stops_when_the_last_who_waits_is_gone_or_it_is_forgotten() {
+        let mut table = Table::<u32>::default();
+        let (first, end) = table.begin("a", SPEC);
+        let Found::Making(other) = table.find("a") else { unreachable!("an attempt is under way") };
+        drop(end);
+        assert!(!table.abandon("a", &first) && !first.unwanted.is_cancelled(), "somebody waits");
+        drop(other);
+        assert!(table.abandon("a", &first) && first.unwanted.is_cancelled());
+        assert_eq!(table.state("a"), None);
+
+        let (second, _end) = table.begin("a", SPEC);
+        assert!(table.abandon("a", &first), "what is said of the first is not of the second");
+        assert!(matches!(table.find("a"), Found::Making(_)) && !second.unwanted.is_cancelled());
+        table.forget("a");
+        assert!(second.unwanted.is_cancelled());
     }
 
     #[test]

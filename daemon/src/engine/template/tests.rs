@@ -1,0 +1,110 @@
+//! When the making of a task's template stops: monitors here are processes that never answer.
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::engine::monitor::Launcher;
+use std::os::unix::fs::PermissionsExt;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use torpor_protocol::agent::Runtime;
+
+struct Fixture {
+    dir: tempfile::TempDir,
+    templates: Arc<Templates>,
+    stats: Arc<Stats>,
+    task: TaskVersion,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (monitor, code) = (dir.path().join("monitor"), dir.path().join("code"));
+        std::fs::write(&monitor, "#!/bin/sh\nexec sleep 100\n").unwrap();
+        std::fs::set_permissions(&monitor, PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::write(&code, "code").unwrap();
+        let (stats, wake, host) = (Arc::new(Stats::default()), Arc::new(Notify::new()), Host::scripted().unwrap());
+        let launcher = Arc::new(Launcher::new(monitor, stats.clone(), CancellationToken::new(), wake.clone()));
+        let pool = Pool::new(launcher, host.kvm.clone(), stats.clone(), 0, wake);
+        let templates = Arc::new(Templates::open(&dir.path().join("templates"), host, pool, stats.clone()).unwrap());
+        let (task, version, entry) = ("t".into(), "0".repeat(64), "main:f".into());
+        let task = TaskVersion { task, version, runtime: Runtime::Python, entry, memory_mib: 128, code };
+        let fixture = Self { dir, templates, stats, task };
+        fixture.has_runtime();
+        fixture
+    }
+
+    fn has_runtime(&self) {
+        let spec = Spec::Task(self.task.clone()).below();
+        let id = self.templates.host.id(&spec);
+        let null = || File::open("/dev/null").unwrap();
+        let image = self.templates.host.image(Runtime::Python).clone();
+        let below = Template { id: id.clone(), state: null(), memory: null(), image, code: None, memory_bytes: 0 };
+        let mut table = self.templates.table();
+        let (attempt, _end) = table.begin(&id, spec);
+        table.settle(&id, &attempt, &Ok((Arc::new(below), true)));
+    }
+
+    /// One who waits for the task's template.
+    fn asks(&self) -> tokio::task::JoinHandle<Got> {
+        let (templates, spec) = (self.templates.clone(), Spec::Task(self.task.clone()));
+        tokio::spawn(async move { templates.get(&spec).await })
+    }
+
+    async fn monitors(&self, wanted: usize) {
+        let since = Instant::now();
+        while self.stats.snapshot().monitors != wanted {
+            assert!(since.elapsed() < Duration::from_secs(20), "{:?}", self.stats.snapshot());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn left_nothing(&self) {
+        self.monitors(0).await;
+        assert_eq!(self.templates.state(&self.task), TemplateState::None);
+        let since = Instant::now();
+        while std::fs::read_dir(self.dir.path().join("templates")).unwrap().count() > 0 {
+            assert!(since.elapsed() < Duration::from_secs(20), "a draft is left");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_load_stops_when_the_last_who_waits_for_it_is_gone() {
+    let f = Fixture::new();
+    let (first, second) = (f.asks(), f.asks());
+    f.monitors(1).await;
+    first.abort();
+    assert!(first.await.is_err());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!((f.stats.snapshot().monitors, f.templates.state(&f.task)), (1, TemplateState::Preparing), "the second still waits");
+    second.abort();
+    f.left_nothing().await;
+    // And it can be asked for again.
+    let third = f.asks();
+    f.monitors(1).await;
+    third.abort();
+    f.left_nothing().await;
+}
+
+#[tokio::test]
+async fn a_load_stops_when_its_task_is_removed() {
+    let f = Fixture::new();
+    let waits = f.asks();
+    f.monitors(1).await;
+    f.templates.forget(&f.task);
+    let error = waits.await.unwrap().unwrap_err();
+    assert!(error.message.contains("removed"), "{error}");
+    f.left_nothing().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn code_that_hangs_gives_up_its_place() {
+    let places = Semaphore::new(1);
+    let hanging = patiently(places.acquire().await, std::future::pending::<()>());
+    let since = tokio::time::Instant::now();
+    tokio::select! {
+        () = hanging => {}
+        place = places.acquire() => assert!(place.is_ok() && since.elapsed() <= PATIENCE + Duration::from_millis(1)),
+    }
+}

@@ -44,6 +44,7 @@ fn mebibytes(text: &str) -> Result<u32, String> {
 
 /// Serves the daemon that started this process.
 pub(crate) fn serve() -> Result<ExitCode, Failed> {
+    close_inherited()?;
     // One heap for both threads: less private memory, and a second heap would read /proc when it shrinks, which the sandbox does not allow.
     // SAFETY: called before any other thread exists; it sets a number in malloc's parameters.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
@@ -52,6 +53,16 @@ pub(crate) fn serve() -> Result<ExitCode, Failed> {
     let socket = unsafe { UnixStream::from_raw_fd(CONTROL_FD) };
     monitor::run(socket, Options { console: false, sandbox: true })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Closes whatever the daemon inherited from whoever started it and let through: of descriptors, this process has standard ones and its socket.
+fn close_inherited() -> Result<(), Failed> {
+    const FIRST: libc::c_uint = CONTROL_FD.cast_unsigned() + 1;
+    // SAFETY: called before this process has opened anything, so nothing in it owns one of these descriptors; no memory is touched.
+    match unsafe { libc::close_range(FIRST, libc::c_uint::MAX, 0) } {
+        0 => Ok(()),
+        _ => Err(format!("can't close inherited descriptors: {}", io::Error::last_os_error()).into()),
+    }
 }
 
 fn open(path: &Path) -> Result<File, Failed> {

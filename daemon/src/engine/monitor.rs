@@ -1,4 +1,4 @@
-//! Monitor processes: started with a control socket as descriptor 3 and nothing else, watched, and reaped off everyone's path.
+//! Monitor processes: started with a control socket as descriptor 3 and nothing else (what torpord itself inherited, they close), watched, and reaped off everyone's path.
 //!
 //! ```text
 //! launch -> [process, supervised by one task] -> exits by itself, or its Monitor is dropped, or the engine shuts down

@@ -11,11 +11,30 @@ use std::path::Path;
 /// A blake3 hash.
 pub(super) type Hash = blake3::Hash;
 
-/// Hashes and opens a file: what was hashed is what is used later, whatever happens to the path.
-pub(super) fn open_hashed(path: &Path) -> io::Result<(File, Hash)> {
+/// What a file must be: its magic number, and where that stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Format {
+    name: &'static str,
+    at: u64,
+    magic: [u8; 4],
+}
+
+/// A guest kernel.
+pub(super) const ELF: Format = Format { name: "an ELF file", at: 0, magic: *b"\x7fELF" };
+/// A root disk.
+pub(super) const EROFS: Format = Format { name: "an EROFS image", at: 1024, magic: 0xE0F5_E1E2_u32.to_le_bytes() };
+
+/// Hashes and opens a file of a format: what was hashed is what is used later, whatever happens to the path.
+pub(super) fn open_hashed(path: &Path, format: Format) -> io::Result<(File, Hash)> {
     let file = File::open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("not a regular file"));
+    }
+    let mut magic = [0; 4];
+    match file.read_exact_at(&mut magic, format.at) {
+        Ok(()) if magic == format.magic => {}
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error),
+        _ => return Err(io::Error::new(io::ErrorKind::InvalidData, format!("not {}", format.name))),
     }
     let hash = hash_file(&file)?;
     Ok((file, hash))
@@ -89,7 +108,23 @@ mod tests {
 
     #[test]
     fn what_is_no_file_is_refused() {
-        assert!(open_hashed(Path::new("/")).is_err());
-        assert!(open_hashed(Path::new("/nonexistent")).is_err());
+        assert!(open_hashed(Path::new("/"), ELF).is_err());
+        assert!(open_hashed(Path::new("/nonexistent"), ELF).is_err());
+    }
+
+    #[test]
+    fn a_file_of_another_format_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let why = |format| open_hashed(&path, format).unwrap_err().to_string();
+        for other in ["", "root:x:0:0:root:/root:/bin/bash\n", &"x".repeat(4096)] {
+            std::fs::write(&path, other).unwrap();
+            assert_eq!((why(ELF), why(EROFS)), ("not an ELF file".to_owned(), "not an EROFS image".to_owned()));
+        }
+        let mut image = vec![0; 1024];
+        image.extend([0xe2, 0xe1, 0xf5, 0xe0]);
+        std::fs::write(&path, &image).unwrap();
+        assert!(open_hashed(&path, EROFS).is_ok());
+        assert!(open_hashed(&std::env::current_exe().unwrap(), ELF).is_ok());
     }
 }

@@ -3,7 +3,7 @@
 //! Invariant: what a [`Spec`]'s id was computed from is what its template is made from; files that are replaced later change nothing until
 //! the next start.
 
-use super::fingerprint::{Hash, combine, cpu, hash_file, open_hashed};
+use super::fingerprint::{ELF, EROFS, Hash, combine, cpu, hash_file, open_hashed};
 use super::types::{EngineConfig, EngineError, TaskVersion};
 use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
@@ -43,11 +43,11 @@ impl Host {
             .and_then(|file| hash_file(&file))
             .map_err(|source| EngineError::Monitor { path: config.monitor.clone(), source })?;
         let (kernel, kernel_hash) =
-            open_hashed(&config.kernel).map_err(|source| EngineError::Kernel { path: config.kernel.clone(), source })?;
+            open_hashed(&config.kernel, ELF).map_err(|source| EngineError::Kernel { path: config.kernel.clone(), source })?;
         let cpu = cpu()?;
         let image = |runtime: Runtime| {
             let path = config.images.join(format!("{}.erofs", runtime.name()));
-            let (file, hash) = open_hashed(&path).map_err(|source| EngineError::Image { runtime: runtime.name(), path, source })?;
+            let (file, hash) = open_hashed(&path, EROFS).map_err(|source| EngineError::Image { runtime: runtime.name(), path, source })?;
             let base = base(runtime, &[kernel_hash, hash, monitor], &cpu);
             Ok(Arc::new(Image { runtime, file, base }))
         };

@@ -268,16 +268,16 @@ pub enum EngineError {
         /// Why not.
         source: std::io::Error,
     },
-    /// The guest kernel is not there.
-    #[error("can't read the guest kernel {path}: {source}; make it with `scripts/build-kernel` or name it with --kernel")]
+    /// The guest kernel is not there, or is none.
+    #[error("can't use the guest kernel {path}: {source}; make it with `scripts/build-kernel` or name it with --kernel")]
     Kernel {
         /// Where it was looked for.
         path: PathBuf,
         /// Why not.
         source: std::io::Error,
     },
-    /// A runtime's root disk is not there.
-    #[error("can't read the root disk {path}: {source}; make it with `scripts/build-rootfs {runtime}` or name its folder with --images")]
+    /// A runtime's root disk is not there, or is none.
+    #[error("can't use the root disk {path}: {source}; make it with `scripts/build-rootfs {runtime}` or name its folder with --images")]
     Image {
         /// Which runtime's.
         runtime: &'static str,

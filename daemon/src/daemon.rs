@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::engine::{Engine, EngineConfig, EngineError};
 use crate::lock::{LockError, StateLock};
 use crate::logs::Logs;
+use crate::manifest::format_bytes;
 use crate::metrics::Metrics;
 use crate::retention::Retention;
 use crate::schedule::core::Budget;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use torpor_protocol::limits::MIN_MEMORY_MIB;
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +51,16 @@ pub enum DaemonError {
     /// KVM, kernel or images.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// No VM fits the memory budget.
+    #[error(
+        "a memory budget of {} is too small for a single VM: the smallest takes {}; give a larger one with --memory-budget",
+        format_bytes(*budget),
+        format_bytes(Engine::vm_bytes(MIN_MEMORY_MIB))
+    )]
+    Budget {
+        /// The budget.
+        budget: u64,
+    },
     /// Anything else of the host.
     #[error("can't {what}: {source}")]
     Io {
@@ -117,7 +129,12 @@ struct Parts {
     store: Store,
 }
 
-async fn open(config: &Config) -> Result<Parts, DaemonError> {
+fn memory_budget(config: &Config) -> Result<u64, DaemonError> {
+    let budget = config.budget().map_err(io_error("find out how much memory the host has"))?;
+    if budget < Engine::vm_bytes(MIN_MEMORY_MIB) { Err(DaemonError::Budget { budget }) } else { Ok(budget) }
+}
+
+async fn open(config: &Config, budget_bytes: u64) -> Result<Parts, DaemonError> {
     let folder = &config.state_dir;
     let metrics = Arc::new(Metrics::default());
     let path = folder.join("torpor.db");
@@ -150,10 +167,7 @@ async fn open(config: &Config) -> Result<Parts, DaemonError> {
     let versions: Vec<_> = catalog.all().into_iter().flat_map(|(_, task)| task.versions).collect();
     engine.collect(&versions.iter().map(|version| task_version(version, images.path(&version.version))).collect::<Vec<_>>());
     let runner: Arc<dyn Runner> = engine;
-    let budget = Budget {
-        bytes: config.budget().map_err(io_error("find out how much memory the host has"))?,
-        vms: config.max_vms.map(|vms| usize::try_from(vms).unwrap_or(usize::MAX)),
-    };
+    let budget = Budget { bytes: budget_bytes, vms: config.max_vms.map(|vms| usize::try_from(vms).unwrap_or(usize::MAX)) };
     let last = store.last_id().await.map_err(store_error)?;
     let kept = (images.clone(), logs.clone());
     let dispatcher = Dispatcher::new(budget, last.as_ref(), store.clone(), kept, Arc::clone(&runner), Arc::clone(&metrics));
@@ -171,6 +185,7 @@ async fn open(config: &Config) -> Result<Parts, DaemonError> {
 /// Runs the daemon to its end.
 pub async fn run(config: Config) -> Result<(), DaemonError> {
     let config = config.absolute().map_err(io_error("find out the current folder"))?;
+    let budget = memory_budget(&config)?;
     let folder = &config.state_dir;
     std::fs::create_dir_all(folder).map_err(io_error(format!("make the state folder {}", folder.display())))?;
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
@@ -181,7 +196,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let mut int = signal(SignalKind::interrupt()).map_err(io_error(signals))?;
     // Listening from here on: clients that come early wait.
     let (listener, _socket_file) = socket(&config)?;
-    let Parts { app, runner, store } = open(&config).await?;
+    let Parts { app, runner, store } = open(&config, budget).await?;
 
     let serving = tokio::spawn(serve(listener, router(Arc::clone(&app)), app.stopping.clone()));
     let watching = tokio::spawn(watchdog());
@@ -204,4 +219,23 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     store.close().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use clap::Parser;
+
+    #[test]
+    fn a_budget_below_the_smallest_vm_is_refused() {
+        let with = |budget: &str| memory_budget(&Config::parse_from(["torpord", "--memory-budget", budget]));
+        let message = with("32MiB").unwrap_err().to_string();
+        assert!(message.contains("32MiB") && message.contains("--memory-budget"), "{message}");
+        let smallest = Engine::vm_bytes(MIN_MEMORY_MIB);
+        let exact = format_bytes(smallest);
+        assert!(message.contains(&exact), "{message}");
+        assert_eq!(with(&exact).unwrap(), smallest);
+        assert!(with(&format!("{}KiB", (smallest >> 10) - 1)).is_err());
+    }
 }

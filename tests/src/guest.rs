@@ -64,16 +64,21 @@ impl GuestMemory {
         self.memory.write_all_at(bytes, self.start + at).expect("guest memory can be written");
     }
 
-    /// Replaces the agent's code by invalid instructions: it dies when it runs next.
+    /// Replaces the agent's code by invalid instructions: it dies when it runs next, perhaps before all of it is replaced.
     pub fn break_agent(&self, image: &Path) {
         let image = fs::read(image).expect("the image can be read");
         let code = agent_code(&image);
         let all = self.read(0, usize::try_from(self.len).expect("a 64-bit host"));
         let mut broken = 0;
         for (number, page) in (0_u64..).zip(all.chunks_exact(PAGE)) {
-            if code.contains(page) {
-                self.write(number * PAGE as u64, &INVALID.repeat(PAGE / 2));
-                broken += 1;
+            if !code.contains(page) {
+                continue;
+            }
+            match self.memory.write_all_at(&INVALID.repeat(PAGE / 2), self.start + number * PAGE as u64) {
+                Ok(()) => broken += 1,
+                Err(error) if broken == 0 => panic!("guest memory can't be written: {error}"),
+                // Its monitor is gone with it.
+                Err(_) => return,
             }
         }
         assert!(broken > 4, "only {broken} of {} pages of the agent's code are in the guest's memory", code.len());

@@ -23,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 use torpor_protocol::agent::{HostMessage, Start};
 use torpor_protocol::monitor::{Command, Event, StopReason};
 
-/// For output that a guest still has after its answer.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// For output that a guest still has after its answer: long enough for one that hardly gets a processor, as an orderly guest ends it sooner.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// A snapshot that does not run by then never will.
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(30);
 /// After the agent's connection closed: for the kernel to say why, or for an answer through the door.

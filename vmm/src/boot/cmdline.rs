@@ -8,13 +8,13 @@ use torpor_protocol::door;
 use vm_memory::GuestAddress;
 
 /// For every host. `reboot=k`: a reset is a write to the keyboard controller. `panic=-1`: no wait before it.
-pub const COMMON: &str =
+const COMMON: &str =
     "console=ttyS0 reboot=k panic=-1 tsc=reliable no_timer_check root=/dev/vda rootfstype=erofs ro init=/sbin/torpor-agent";
 /// Hosts with hardware virtualization: all of the kernel's own defences stay on.
-pub const HARDWARE: &str = "quiet random.trust_cpu=on";
+const HARDWARE: &str = "quiet random.trust_cpu=on";
 /// Hosts that emulate kernel mode: the kernel goes round what the emulator lacks, and runs its own code in ring 3. Barriers against speculation would
 /// keep a VM's kernel from its own program, of which there is one for each VM; each costs a privileged, so emulated, instruction at every entry.
-pub const EMULATED: &str = "loglevel=4 ring0_emul mitigations=off";
+const EMULATED: &str = "loglevel=4 ring0_emul mitigations=off";
 
 /// The command line as text.
 pub fn compose(emulated: bool, devices: u64, extra: &str) -> Result<Cmdline, VmmError> {

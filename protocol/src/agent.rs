@@ -13,21 +13,25 @@
 //! Start               ->                        (door)
 //!                     <-  Started               (door)
 //!                     <-  Log *                 (door or vsock)
+//!                     <-> Ask, Answers *        (door or vsock, see [`crate::ask`])
 //!                     <-  Result | Failed       (door, or vsock when the program's host is gone)
 //!                     <-  Drained               (vsock, after a Result or Failed that said so)
 //! ```
 
+use crate::ask::{Answers, Ask, Blocked, MAX_ASKS, Taken, What};
 use crate::frame::{Frame, FrameError};
 use crate::limits::{MAX_FAILURE_TEXT, MAX_INPUT, MAX_LOG_CHUNK, MAX_RESULT};
 use serde::{Deserialize, Serialize};
 
 /// Version of these messages; an agent of another is refused at [`GuestMessage::Hello`].
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// vsock port of the host (CID 2) that the agent connects to.
 pub const VSOCK_PORT: u32 = 1024;
 
 const LOAD: u8 = 1;
 const START: u8 = 2;
+const TAKEN: u8 = 3;
+const ANSWERS: u8 = 4;
 const HELLO: u8 = 64;
 const LOADED: u8 = 65;
 const LOAD_FAILED: u8 = 66;
@@ -36,6 +40,8 @@ const LOG: u8 = 68;
 const RESULT: u8 = 69;
 const FAILED: u8 = 70;
 const DRAINED: u8 = 71;
+const ASK: u8 = 72;
+const BLOCKED: u8 = 73;
 
 /// A program's language host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -144,6 +150,15 @@ pub enum HostMessage {
         /// JSON text.
         input: Vec<u8>,
     },
+    /// To the agent, over vsock: the daemon knows of an ask that came that way.
+    Taken(Taken),
+    /// To whoever asked.
+    Answers {
+        /// The header.
+        answers: Answers,
+        /// Payloads of the answers, one after the other.
+        payload: Vec<u8>,
+    },
 }
 
 /// Body of [`GuestMessage::Hello`].
@@ -188,6 +203,15 @@ pub enum GuestMessage {
     Failed(Failure),
     /// All output that the program wrote before its end has been sent.
     Drained,
+    /// The program asks for something.
+    Ask {
+        /// The header.
+        ask: Ask,
+        /// Input (JSON text) of a call; empty for everything else.
+        payload: Vec<u8>,
+    },
+    /// Nothing can run here but what waits for answers; the agent stands at the door.
+    Blocked(Blocked),
 }
 
 /// Why a frame is not a message.
@@ -234,19 +258,32 @@ fn failure(what: &'static str, body: &[u8]) -> Result<Failure, MessageError> {
     Ok(failure)
 }
 
+/// `u32 header length, header (JSON), payload`.
+fn headed<T: Serialize>(kind: u8, what: &'static str, header: &T, payload: &[u8]) -> Result<Frame, MessageError> {
+    let head = serde_json::to_vec(header).map_err(|source| MessageError::Json { what, source })?;
+    let len = u32::try_from(head.len()).map_err(|_| MessageError::Body("a header is too long"))?;
+    let mut body = Vec::with_capacity(4 + head.len() + payload.len());
+    body.extend_from_slice(&len.to_le_bytes());
+    body.extend_from_slice(&head);
+    body.extend_from_slice(payload);
+    Ok(Frame { kind, body })
+}
+
+fn split_head<'a, T: Deserialize<'a>>(what: &'static str, body: &'a [u8]) -> Result<(T, &'a [u8]), MessageError> {
+    const CUT: MessageError = MessageError::Body("a message with a header is cut off");
+    let (len, rest) = body.split_first_chunk::<4>().ok_or(CUT)?;
+    let (head, payload) = rest.split_at_checked(u32::from_le_bytes(*len) as usize).ok_or(CUT)?;
+    Ok((parse(what, head)?, payload))
+}
+
 impl HostMessage {
-    /// As a frame. `Start`: `u32 header length, header (JSON), input`.
+    /// As a frame. `Start` and `Answers`: `u32 header length, header (JSON), payload`.
     pub fn to_frame(&self) -> Result<Frame, MessageError> {
         match self {
             Self::Load(load) => json(LOAD, "Load", load),
-            Self::Start { start, input } => {
-                let head = serde_json::to_vec(start).map_err(|source| MessageError::Json { what: "Start", source })?;
-                let len = u32::try_from(head.len()).map_err(|_| MessageError::Body("Start header too long"))?;
-                let mut body = len.to_le_bytes().to_vec();
-                body.extend_from_slice(&head);
-                body.extend_from_slice(input);
-                Ok(Frame { kind: START, body })
-            }
+            Self::Start { start, input } => headed(START, "Start", start, input),
+            Self::Taken(taken) => json(TAKEN, "Taken", taken),
+            Self::Answers { answers, payload } => headed(ANSWERS, "Answers", answers, payload),
         }
     }
 
@@ -255,13 +292,20 @@ impl HostMessage {
         match frame.kind {
             LOAD => Ok(Self::Load(parse("Load", &frame.body)?)),
             START => {
-                let (len, rest) = frame.body.split_first_chunk::<4>().ok_or(MessageError::Body("Start is cut off"))?;
-                let len = u32::from_le_bytes(*len) as usize;
-                let (head, input) = rest.split_at_checked(len).ok_or(MessageError::Body("Start is cut off"))?;
+                let (start, input) = split_head("Start", &frame.body)?;
                 if input.len() > MAX_INPUT {
                     return Err(MessageError::Body("input is larger than allowed"));
                 }
-                Ok(Self::Start { start: parse("Start", head)?, input: input.to_vec() })
+                Ok(Self::Start { start, input: input.to_vec() })
+            }
+            TAKEN => Ok(Self::Taken(parse("Taken", &frame.body)?)),
+            ANSWERS => {
+                let (answers, payload): (Answers, _) = split_head("Answers", &frame.body)?;
+                let announced = answers.answers.iter().fold(0usize, |sum, answer| sum.saturating_add(answer.reply.payload()));
+                if announced != payload.len() {
+                    return Err(MessageError::Body("Answers has more or less payload than it says"));
+                }
+                Ok(Self::Answers { answers, payload: payload.to_vec() })
             }
             kind => Err(MessageError::Kind(kind)),
         }
@@ -269,7 +313,8 @@ impl HostMessage {
 }
 
 impl GuestMessage {
-    /// As a frame. `Log`: `u8 stream (1 stdout, 2 stderr), bytes`. `Result`: `u8 drain (0 or 1), JSON`.
+    /// As a frame. `Log`: `u8 stream (1 stdout, 2 stderr), bytes`. `Result`: `u8 drain (0 or 1), JSON`. `Ask`: `u32 header length, header (JSON),
+    /// payload`.
     pub fn to_frame(&self) -> Result<Frame, MessageError> {
         let bare = |kind| Ok(Frame { kind, body: Vec::new() });
         let tagged = |kind, tag: u8, bytes: &[u8]| {
@@ -288,6 +333,8 @@ impl GuestMessage {
             Self::Result { drain, json } => tagged(RESULT, u8::from(*drain), json),
             Self::Failed(failure) => json(FAILED, "Failed", failure),
             Self::Drained => bare(DRAINED),
+            Self::Ask { ask, payload } => headed(ASK, "Ask", ask, payload),
+            Self::Blocked(blocked) => json(BLOCKED, "Blocked", blocked),
         }
     }
 
@@ -323,6 +370,23 @@ impl GuestMessage {
             }
             FAILED => Ok(Self::Failed(failure("Failed", body)?)),
             DRAINED => empty(body, Self::Drained),
+            ASK => {
+                let (ask, payload): (Ask, _) = split_head("Ask", body)?;
+                if payload.len() > MAX_INPUT {
+                    return Err(MessageError::Body("input is larger than allowed"));
+                }
+                if !payload.is_empty() && !matches!(ask.what, What::Spawn { .. } | What::Call { .. }) {
+                    return Err(MessageError::Body("an ask that takes no payload has one"));
+                }
+                Ok(Self::Ask { ask, payload: payload.to_vec() })
+            }
+            BLOCKED => {
+                let blocked: Blocked = parse("Blocked", body)?;
+                if blocked.seqs.len() > MAX_ASKS {
+                    return Err(MessageError::Body("Blocked names more asks than there may be"));
+                }
+                Ok(Self::Blocked(blocked))
+            }
             kind => Err(MessageError::Kind(kind)),
         }
     }
@@ -332,6 +396,7 @@ impl GuestMessage {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::ask::{Answer, Refusal, Reply, Waited};
     use proptest::prelude::*;
 
     #[test]
@@ -355,13 +420,32 @@ mod tests {
             GuestMessage::Result { drain: false, json: b"{}".to_vec() },
             GuestMessage::Failed(failure),
             GuestMessage::Drained,
+            GuestMessage::Ask {
+                ask: Ask { seq: 1, standing: true, what: What::Call { task: "t".into(), timeout_ms: Some(5) } },
+                payload: b"{}".to_vec(),
+            },
+            GuestMessage::Ask { ask: Ask { seq: 2, standing: false, what: What::Event {} }, payload: Vec::new() },
+            GuestMessage::Blocked(Blocked { seqs: vec![1, 1 << 33] }),
         ] {
             assert_eq!(GuestMessage::from_frame(message.to_frame().unwrap()).unwrap(), message);
         }
         let start = Start { execution: "e1".into(), seed: "00".repeat(32) };
+        let waited = Waited { execution: "e2".into(), state: "succeeded".into(), result: Some(2), error: None, more: false };
+        let answers = Answers {
+            resumed: true,
+            seed: Some("00".repeat(32)),
+            answers: vec![
+                Answer { seq: 1, reply: Reply::Waited { executions: vec![waited], timed_out: false } },
+                Answer { seq: 2, reply: Reply::Refused { kind: Refusal::Cycle, message: "no".into() } },
+                Answer { seq: 3, reply: Reply::Signalled { len: 2 } },
+                Answer { seq: 4, reply: Reply::Slept },
+            ],
+        };
         for message in [
             HostMessage::Load(Load { entry: "main.py:handler".into(), task: "t".into(), version: "ab".into() }),
             HostMessage::Start { start, input: b"[1]".to_vec() },
+            HostMessage::Taken(Taken { seq: 7 }),
+            HostMessage::Answers { answers, payload: b"12{}".to_vec() },
         ] {
             assert_eq!(HostMessage::from_frame(message.to_frame().unwrap()).unwrap(), message);
         }

@@ -32,6 +32,13 @@ pub enum Command {
         #[serde(with = "serde_bytes")]
         inbox: Option<Vec<u8>>,
     },
+    /// Restore the prepared VM from a template and what a parked machine changed in it, and run it. All of the parked machine is checked before any
+    /// of it is used. Descriptors: parked machine, the template's memory, root disk, code disk.
+    Resume {
+        /// One frame for the inbox of the door, put there before the vCPU runs.
+        #[serde(with = "serde_bytes")]
+        inbox: Vec<u8>,
+    },
     /// Put one frame in the inbox of the door; valid after [`Event::AtDoor`].
     Inbox {
         /// The frame.
@@ -48,8 +55,29 @@ pub enum Command {
     CodeDisk,
     /// Save the machine, valid after [`Event::AtDoor`]; it stays at the door. Descriptors: state, memory, both empty and writable.
     Save,
+    /// Write down what the machine changed in its template, valid after [`Event::AtDoor`] in a machine that was restored from one; it stays at the door.
+    /// Descriptors: the file for it, writable and readable; what it holds is overwritten.
+    Park {
+        /// Kept in the file as it is, for whoever resumes the machine.
+        #[serde(with = "serde_bytes")]
+        origin: Vec<u8>,
+        /// How memory is written.
+        packing: Packing,
+    },
     /// End now. The guest is not asked.
     Stop,
+}
+
+/// How the memory of a parked machine is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Packing {
+    /// As it is.
+    None,
+    /// Compressed where a sample of it says that this takes less time.
+    Fast,
+    /// Compressed wherever it gets smaller.
+    Small,
 }
 
 impl Command {
@@ -60,7 +88,8 @@ impl Command {
             Self::Prepare { .. } | Self::CodeDisk => 1,
             Self::Boot { .. } | Self::Save => 2,
             Self::Restore { code: false, .. } => 3,
-            Self::Restore { code: true, .. } => 4,
+            Self::Park { .. } => 1,
+            Self::Restore { code: true, .. } | Self::Resume { .. } => 4,
             Self::Inbox { .. } | Self::Vsock { .. } | Self::Stop => 0,
         }
     }
@@ -100,6 +129,20 @@ pub enum Event {
         memory_bytes: u64,
         /// From the command's arrival to here.
         micros: u64,
+    },
+    /// The parked machine is written and synced; the VM is as it was before.
+    Parked {
+        /// Bytes of pages that differ from the template.
+        changed_bytes: u64,
+        /// Bytes that were written for all of it.
+        stored_bytes: u64,
+        /// From the command's arrival to here.
+        micros: u64,
+    },
+    /// The machine could not be written down; the VM is as it was before.
+    NotParked {
+        /// Why.
+        reason: String,
     },
     /// The VM is gone; the monitor ends after this.
     Stopped {

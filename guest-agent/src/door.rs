@@ -36,6 +36,16 @@ const fn at(offset: u64) -> usize {
     offset as usize
 }
 
+/// For messages about what comes in the wrong place.
+pub(crate) const fn name(message: &HostMessage) -> &'static str {
+    match message {
+        HostMessage::Load(_) => "Load",
+        HostMessage::Start { .. } => "Start",
+        HostMessage::Taken(_) => "Taken",
+        HostMessage::Answers { .. } => "Answers",
+    }
+}
+
 /// The first bytes of a frame whose payload is written behind them in place.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Prefix([u8; PREFIX_LEN]);
@@ -149,7 +159,7 @@ impl Door {
         }
         match HostMessage::from_frame(Frame { kind: header[4], body: head.to_vec() })? {
             HostMessage::Start { start, .. } => Ok((start, inbox.len() - input.len()..inbox.len())),
-            HostMessage::Load(_) => Err(AgentError::Order { got: "Load", want: "Start" }),
+            other => Err(AgentError::Order { got: name(&other), want: "Start" }),
         }
     }
 

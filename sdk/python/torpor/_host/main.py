@@ -18,8 +18,10 @@ import select
 import socket
 import sys
 
-from torpor._host import failure, task, warm, wire
+from torpor import _wait
+from torpor._host import failure, rng, task, warm, wire
 from torpor._host.door import Door
+from torpor._host.stand import Speaker
 from torpor._host.streams import Streams
 
 _MAX_LOAD = 64 << 10
@@ -36,14 +38,16 @@ class Host:
         self.control = socket.socket(fileno=control)
         self.raw = select.epoll.fromfd(raw)
         self.streams = Streams(self.door)
+        self.speaker = Speaker(self.door, self.streams)
         self.mib = mib
         sys.stdout = sys.__stdout__ = self.streams.stdout
         sys.stderr = sys.__stderr__ = self.streams.stderr
         sys.dont_write_bytecode = True
+        rng.watch()
 
     def serve(self):
         """All states, in order."""
-        self.kept = warm.everything(self.door, self.streams, self.mib)
+        self.kept = warm.everything(self.speaker, self.mib)
         self.control.send(b"W")
         packet = self.control.recv(_MAX_LOAD)
         if packet[:1] != b"L":
@@ -52,12 +56,14 @@ class Host:
         if loaded is None:
             return
         # A second rehearsal: the task's imports may have replaced what the first one used.
-        warm.rehearse(self.door, self.streams)
+        warm.rehearse(self.speaker)
+        self.speaker.alone.look()
         warm.settle()
         self.control.send(b"L")
         if self.control.recv(16) != b"G":
             return
         self.streams.use_door(True)
+        _wait.use(self.speaker)
         self.door.take_over()
         while True:
             self.door.wait()
@@ -88,6 +94,8 @@ class Host:
         before = self.door.raw_output()
         kind, body = loaded.run(self.door, self.streams)
         drain = self._raw_output_left(before) and self._agent_hears()
+        # What came meanwhile was answers.
+        self.door.take_over()
         if kind == wire.RESULT:
             self.door.send_tagged(kind, int(drain), body)
         else:

@@ -7,11 +7,10 @@ import importlib.util
 import json
 import linecache
 import os
-import random
 import sys
 
 from torpor._context import Context
-from torpor._host import failure, wire
+from torpor._host import failure, rng, wire
 
 FOLDER = "/task"
 
@@ -86,14 +85,6 @@ def remember_sources(folder):
             linecache.cache[path] = (sum(map(len, lines)), None, lines, path)
 
 
-def reseed(seed):
-    """Random numbers of user mode start anew in each execution; those of the kernel do by themselves."""
-    random.seed(int(seed, 16))
-    ssl = sys.modules.get("ssl")
-    if ssl is not None:
-        ssl.RAND_add(bytes.fromhex(seed), 32.0)
-
-
 class Task:
     """A loaded task."""
 
@@ -109,7 +100,7 @@ class Task:
         door.sync_clock()
         door.send(wire.STARTED)
         try:
-            reseed(head["seed"])
+            rng.start(head["seed"])
             result = self.handler(json.loads(text), Context(head["execution"], self.name, self.version))
         except SystemExit as error:
             return self._exited(error, streams)

@@ -12,6 +12,8 @@ import logging
 import random
 import threading
 
+import torpor
+from torpor import _wait
 from torpor._host import failure, wire
 from torpor._host.task import Task
 
@@ -69,6 +71,8 @@ def _rehearsal(value, _context):
     print("rehearsal", value)
     logging.getLogger("rehearsal").info("value %s", value)
     random.random()
+    torpor.sleep(0.001)
+    torpor.call("rehearsal", value, timeout=60)
     return {"value": value, "list": [1, 2.5, None, True, "ä"]}
 
 
@@ -84,20 +88,34 @@ def log_by_default():
     logging.getLogger().setLevel(logging.INFO)
 
 
-def rehearse(door, streams):
+def _answer(speaker):
+    """What the host would say to the last ask, after the machine was parked."""
+    done = {"execution": "ex_00000000000000000000000001", "state": "succeeded", "result": 2}
+    reply = {"seq": speaker.seq, "answer": "waited", "executions": [done], "timed_out": False}
+    return wire.answers_frame({"resumed": True, "seed": "00" * 32, "answers": [reply]}, b"{}")
+
+
+def rehearse(speaker):
     """Complete executions through the very code that serves real ones; nobody hears of them."""
+    door, streams = speaker.door, speaker.streams
     head = {"execution": "ex_00000000000000000000000000", "seed": "00" * 32}
     state = random.getstate()
-    door.rehearse(wire.start_frame(head, '{"name": ["rehearsal", 1, 2.5, null, true, "\\u00e4"]}'))
+    start = wire.start_frame(head, '{"name": ["rehearsal", 1, 2.5, null, true, "\\u00e4"]}')
     streams.use_door(True)
+    _wait.use(speaker)
+    speaker.rehearsing = True
     try:
         for handler in (_rehearsal, _failing, lambda value, context: None) * _ROUNDS:
+            door.rehearse(start, lambda: _answer(speaker))
             kind, body = Task(handler, "rehearsal", "0").run(door, streams)
             if kind == wire.RESULT:
                 door.send_tagged(kind, 0, body)
             else:
                 door.send(kind, failure.encode(body))
     finally:
+        speaker.rehearsing = False
+        speaker.seq = 0
+        _wait.use(None)
         streams.use_door(False)
         door.open_up()
         random.setstate(state)
@@ -120,7 +138,7 @@ def settle():
     gc.freeze()
 
 
-def everything(door, streams, mib):
+def everything(speaker, mib):
     """All of it, for the runtime template."""
     imports()
     log_by_default()
@@ -129,7 +147,7 @@ def everything(door, streams, mib):
     kept = memory(mib)
     _deep(400)
     threads(2)
-    rehearse(door, streams)
+    rehearse(speaker)
     stay_in_memory()
     settle()
     return kept

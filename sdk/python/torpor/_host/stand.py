@@ -1,0 +1,52 @@
+"""Asking through the door, for a process that is alone in its machine: it sends its ask and stands at the door until the answer is in the inbox. The
+kernel has no part in it.
+"""
+
+import json
+import os
+
+from torpor import _socket, _wait
+from torpor._host import rng, wire
+from torpor._host.alone import Alone
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+class Speaker:
+    """What ``torpor._wait`` asks first. Only the process that the door was given to has one."""
+
+    def __init__(self, door, streams):
+        self.door = door
+        self.streams = streams
+        self.alone = Alone()
+        # In a rehearsal it stands at the door whoever else is there.
+        self.rehearsing = False
+        self.seq = 0
+        _socket.on_resume = rng.resume
+        os.register_at_fork(after_in_child=lambda: _wait.use(None))
+
+    def ask(self, what, payload):
+        """The answer, and the values that came with it by execution (``None`` for a signal's). ``None`` for both: others are there, ask the agent."""
+        if not self.alone.sure() and not self.rehearsing:
+            return None
+        self.seq = seq = self.seq + 1
+        body = wire.ask(_encode({"seq": seq, "standing": True, **what}).encode(), payload)
+        self.streams.flush()
+        # The agent may have been at the door meanwhile.
+        self.door.take_over()
+        self.door.send(wire.ASK, body)
+        body = None
+        while True:
+            self.door.wait()
+            with self.door.frame() as frame:
+                head, answer = wire.parse_answers(frame, seq)
+            if head.get("resumed"):
+                self.resumed(head.get("seed"))
+            # Without an answer something was on its way to the agent: it has had its turn now.
+            if answer is not None:
+                return answer
+
+    def resumed(self, entropy):
+        """The machine was parked."""
+        self.door.sync_clock()
+        rng.resume(entropy)

@@ -6,10 +6,13 @@
 //! - **memory** ([`memory`]): guest memory, byte for byte at its guest physical address, sparse where it is zero, so that a monitor can
 //!   map it privately. Its [`memory::Index`] (a hash per block) is a section of the state file.
 //!
+//! A parked machine is one file ([`parked`]): what the machine changed in the template that it stems from, and the state that it stopped in.
+//!
 //! Snapshots may come damaged or from someone else: everything is bounded and hashed before it is used, and nothing here knows KVM.
 #![forbid(unsafe_code)]
 
 pub mod memory;
+pub mod parked;
 pub mod state;
 
 use std::fs::File;
@@ -60,6 +63,9 @@ pub enum SnapshotError {
         /// Recorded.
         expected: u64,
     },
+    /// A file of a parked machine that is not.
+    #[error(transparent)]
+    Parked(#[from] parked::ParkedError),
     /// A section does not parse.
     #[error("damaged snapshot: {0}")]
     Body(#[from] postcard::Error),

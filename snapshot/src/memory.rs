@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 pub const BLOCK: usize = 64 << 10;
 /// No memory is larger.
 pub const MAX_MEMORY: u64 = 4 << 30;
-const PAGE: usize = 4096;
+pub(crate) const PAGE: usize = 4096;
 
 /// What the memory file must hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,7 +84,7 @@ fn extent(size: u64, block: usize, buffer: &mut [u8]) -> (u64, &mut [u8]) {
     (offset, &mut buffer[..len])
 }
 
-fn is_zero(bytes: &[u8]) -> bool {
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     let (words, rest) = bytes.as_chunks::<16>();
     words.iter().all(|word| u128::from_ne_bytes(*word) == 0) && rest.iter().all(|byte| *byte == 0)
 }

@@ -20,7 +20,7 @@ const MAX_SECTIONS: u32 = 16;
 const HEADER: usize = 16;
 const ENTRY: usize = 44;
 
-/// What a section holds.
+/// What a section holds. Two numbers differ in two bits at least: the table of sections has no hash of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum SectionId {
@@ -28,6 +28,10 @@ pub enum SectionId {
     Machine = 1,
     /// [`crate::memory::Index`].
     MemoryIndex = 2,
+    /// [`crate::parked::Origin`].
+    Origin = 4,
+    /// Which pages a parked machine changed, and where they are in its file.
+    ParkedIndex = 7,
 }
 
 impl SectionId {
@@ -35,6 +39,8 @@ impl SectionId {
         match id {
             1 => Some(Self::Machine),
             2 => Some(Self::MemoryIndex),
+            4 => Some(Self::Origin),
+            7 => Some(Self::ParkedIndex),
             _ => None,
         }
     }
@@ -53,12 +59,28 @@ impl Sections {
 
     /// A section's value.
     pub fn decode<T: DeserializeOwned>(&self, id: SectionId) -> Result<T, SnapshotError> {
+        Ok(postcard::from_bytes(self.encoded(id)?)?)
+    }
+
+    /// A section's bytes.
+    pub fn encoded(&self, id: SectionId) -> Result<&[u8], SnapshotError> {
         let (_, body) = self.0.iter().find(|(i, _)| *i == id).ok_or(SnapshotError::Missing(id))?;
-        Ok(postcard::from_bytes(body)?)
+        Ok(body)
+    }
+
+    /// Adds a section of bytes that are encoded already.
+    pub fn add_encoded(&mut self, id: SectionId, bytes: Vec<u8>) {
+        self.0.push((id, bytes));
     }
 
     /// Writes the file and syncs it.
     pub fn write(&self, file: &File) -> Result<(), SnapshotError> {
+        file.write_all_at(&self.encode()?, 0).map_err(io("writing the state file"))?;
+        file.sync_all().map_err(io("syncing the state file"))
+    }
+
+    /// What [`Self::parse`] takes.
+    pub fn encode(&self) -> Result<Vec<u8>, SnapshotError> {
         let count = u32::try_from(self.0.len()).ok().filter(|n| *n <= MAX_SECTIONS).ok_or(SnapshotError::Damaged("too many sections"))?;
         let mut bytes = Vec::with_capacity(HEADER + self.0.len() * ENTRY);
         bytes.extend_from_slice(MAGIC);
@@ -76,8 +98,7 @@ impl Sections {
         for (_, body) in &self.0 {
             bytes.extend_from_slice(body);
         }
-        file.write_all_at(&bytes, 0).map_err(io("writing the state file"))?;
-        file.sync_all().map_err(io("syncing the state file"))
+        Ok(bytes)
     }
 
     /// Reads a file and checks all of it.

@@ -1,0 +1,215 @@
+//! The file of a parked machine: what it changed in its template, and the state that it stopped in. Always one difference to one template.
+//!
+//! ```text
+//! 0     header, 4 KiB: "TORPPARK" | u32 version | u32 0 | u64 bytes of data | u64 bytes of sections | blake3 of the section block | zeros | blake3 of
+//!       all bytes of the header before
+//! 4096  data: chunks of up to 64 KiB of changed pages, each as it is or one LZ4 block
+//! then  section block, as in a state file: Machine, Origin, ParkedIndex (the changed pages; codec, length and hash of each chunk)
+//! ```
+//! All integers little-endian. The file may be longer: what follows the section block is no part of it, so that a file can be written over, which
+//! costs a disk much less than a new one. The header's hash covers all else by way of the hashes that it leads to.
+
+mod header;
+mod index;
+mod origin;
+#[cfg(test)]
+mod tests;
+mod write;
+
+pub use header::{HEADER, MAGIC, VERSION};
+pub use index::{CHUNK, Run};
+pub use origin::Origin;
+pub use write::{Contents, Still, Written, retire, write};
+
+use crate::memory::PAGE;
+use crate::state::{MAX_SECTION, SectionId, Sections};
+use crate::{SnapshotError, io};
+use header::Header;
+use index::{Checked, Codec, Cutter, Index};
+use serde::de::DeserializeOwned;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+/// No section block is larger.
+pub const MAX_SECTIONS_LEN: u64 = 3 * MAX_SECTION;
+
+/// How memory is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packing {
+    /// As it is.
+    None,
+    /// Compressed where a sample of it says that this takes less time.
+    Fast,
+    /// Compressed wherever it gets smaller.
+    Small,
+}
+
+/// Why a file is not a parked machine, or not a sound one.
+#[derive(Debug, thiserror::Error)]
+pub enum ParkedError {
+    /// Something else.
+    #[error("this is not a parked machine: its first bytes are not those of one")]
+    Magic,
+    /// Writing it has begun and not ended, or the file was given free.
+    #[error("this parked machine was never finished: its header is empty")]
+    Unfinished,
+    /// One of another format version.
+    #[error("parked machine of format version {found}, this build reads version {expected}")]
+    Version {
+        /// In the file.
+        found: u32,
+        /// [`VERSION`].
+        expected: u32,
+    },
+    /// The header is not what was written.
+    #[error("damaged parked machine: its header does not have the recorded hash")]
+    HeaderHash,
+    /// The section block is not what was written, or is that of another one.
+    #[error("damaged parked machine: its sections do not have the hash that the header records")]
+    SectionsHash,
+    /// The file ends too early.
+    #[error("damaged parked machine: cut off at {found} of {expected} bytes")]
+    Cut {
+        /// Bytes of the file.
+        found: u64,
+        /// Bytes that it should have at least.
+        expected: u64,
+    },
+    /// Numbers that can't be.
+    #[error("damaged parked machine: {0}")]
+    Index(&'static str),
+    /// A chunk is not what was written.
+    #[error("damaged parked machine: chunk {number} at {offset:#x} of the file does not have the recorded hash")]
+    ChunkHash {
+        /// Which, counted from 0.
+        number: u64,
+        /// Where it is in the file.
+        offset: u64,
+    },
+    /// A chunk has its hash, but does not unpack to its pages.
+    #[error("damaged parked machine: chunk {number} at {offset:#x} of the file does not unpack to its pages")]
+    Unpack {
+        /// Which, counted from 0.
+        number: u64,
+        /// Where it is in the file.
+        offset: u64,
+    },
+}
+
+/// Memory that a parked machine is laid over.
+pub trait Target {
+    /// These pages are about to be written, in this order.
+    fn prepare(&mut self, _runs: &[Run]) {}
+
+    /// The bytes of a run; `None` where it is not in memory.
+    fn pages(&mut self, run: Run) -> Option<&mut [u8]>;
+}
+
+/// A parked machine whose header and sections are sound.
+#[derive(Debug)]
+pub struct Parked {
+    header: Header,
+    sections: Sections,
+    index: Checked,
+}
+
+impl Parked {
+    /// Reads header and sections and checks them. The memory is checked by [`Self::verify`] or while it is laid over.
+    pub fn read(file: &File) -> Result<Self, SnapshotError> {
+        let header = Header::read(file)?;
+        let len = usize::try_from(header.sections_len).map_err(|_| ParkedError::Index("the sections are too large"))?;
+        let mut block = vec![0; len];
+        file.read_exact_at(&mut block, header.sections_offset()).map_err(io("reading the sections of the parked machine"))?;
+        if blake3::hash(&block) != header.sections_hash {
+            return Err(ParkedError::SectionsHash.into());
+        }
+        let sections = Sections::parse(&block)?;
+        for needed in [SectionId::Machine, SectionId::Origin] {
+            sections.encoded(needed)?;
+        }
+        let index: Index = sections.decode(SectionId::ParkedIndex)?;
+        Ok(Self { header, index: index.check(header.data_len)?, sections })
+    }
+
+    /// What the machine needs of a host.
+    pub fn origin(&self) -> Result<Origin, SnapshotError> {
+        self.sections.decode(SectionId::Origin)
+    }
+
+    /// Section [`SectionId::Machine`].
+    pub fn machine<M: DeserializeOwned>(&self) -> Result<M, SnapshotError> {
+        self.sections.decode(SectionId::Machine)
+    }
+
+    /// Bytes of the whole guest memory.
+    #[must_use]
+    pub const fn memory(&self) -> u64 {
+        self.index.memory
+    }
+
+    /// Bytes of pages that differ from the template.
+    #[must_use]
+    pub const fn changed_bytes(&self) -> u64 {
+        (self.index.data_pages + self.index.zero_pages) * PAGE as u64
+    }
+
+    /// Bytes of the file that count. What follows them is no part of the parked machine, and need not be copied with it.
+    #[must_use]
+    pub const fn stored_bytes(&self) -> u64 {
+        self.header.file_len()
+    }
+
+    /// Reads and checks all chunks.
+    pub fn verify(&self, file: &File) -> Result<(), SnapshotError> {
+        self.each_chunk(file, |_, _| Ok(()))
+    }
+
+    /// Checks all chunks and lays the changed pages over the template's memory. Where this fails, some of them are laid over, and the memory must not be used.
+    pub fn lay_over(&self, file: &File, target: &mut impl Target) -> Result<(), SnapshotError> {
+        let beyond = || ParkedError::Index("a run of pages is empty or beyond the memory");
+        target.prepare(&self.index.data);
+        self.each_chunk(file, |pieces, bytes| {
+            let mut rest = bytes;
+            for piece in pieces {
+                let to = target.pages(*piece).ok_or_else(beyond)?;
+                let (from, after) = rest.split_at_checked(to.len()).ok_or_else(beyond)?;
+                to.copy_from_slice(from);
+                rest = after;
+            }
+            Ok(())
+        })?;
+        target.prepare(&self.index.zero);
+        for run in &self.index.zero {
+            target.pages(*run).ok_or_else(beyond)?.fill(0);
+        }
+        Ok(())
+    }
+
+    /// Calls `f` with the pieces and the bytes of each chunk once they are checked.
+    fn each_chunk(&self, file: &File, mut f: impl FnMut(&[Run], &[u8]) -> Result<(), SnapshotError>) -> Result<(), SnapshotError> {
+        let (mut stored, mut unpacked) = (vec![0; CHUNK], vec![0; CHUNK]);
+        let (mut cutter, mut pieces, mut offset) = (Cutter::new(&self.index.data), Vec::new(), HEADER as u64);
+        for (number, chunk) in (0..).zip(&self.index.chunks) {
+            let full = usize::try_from(cutter.next(&mut pieces)).unwrap_or(0) * PAGE;
+            let len = usize::try_from(chunk.len).ok().filter(|len| *len <= full && full <= CHUNK);
+            let len = len.ok_or(ParkedError::Index("a chunk has an impossible length"))?;
+            let bytes = &mut stored[..len];
+            file.read_exact_at(bytes, offset).map_err(io("reading the memory of the parked machine"))?;
+            if blake3::hash(bytes) != chunk.hash {
+                return Err(ParkedError::ChunkHash { number, offset }.into());
+            }
+            match chunk.codec {
+                Codec::Raw => f(&pieces, bytes)?,
+                Codec::Lz4 => {
+                    let out = &mut unpacked[..full];
+                    if !matches!(lz4_flex::block::decompress_into(bytes, out), Ok(got) if got == full) {
+                        return Err(ParkedError::Unpack { number, offset }.into());
+                    }
+                    f(&pieces, out)?;
+                }
+            }
+            offset += len as u64;
+        }
+        Ok(())
+    }
+}

@@ -28,6 +28,9 @@ const COMMON: &[i64] = &[
     libc::SYS_lseek,
     libc::SYS_ftruncate,
     libc::SYS_fsync,
+    // A parked machine is written over blocks that are there, and the disk begins before the last is written.
+    libc::SYS_fdatasync,
+    libc::SYS_sync_file_range,
     libc::SYS_fstat,
     libc::SYS_statx,
     libc::SYS_close,

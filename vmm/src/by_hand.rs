@@ -114,6 +114,8 @@ impl Boot {
                     }
                 }
                 Event::Saved { memory_bytes, micros } => say(&format!("saved {memory_bytes} bytes in {micros} us")),
+                Event::Parked { stored_bytes, micros, .. } => say(&format!("parked in {stored_bytes} bytes and {micros} us")),
+                Event::NotParked { reason } => say(&format!("not parked: {reason}")),
                 Event::Stopped { reason, console } => {
                     say(&reason.to_string());
                     if !self.console && !console.is_empty() {

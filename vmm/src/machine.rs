@@ -1,13 +1,15 @@
-//! One VM: made, then booted or restored, run by its vCPU thread, saved while it stands at the door.
+//! One VM: made, then booted, restored or resumed, run by its vCPU thread, saved or parked while it stands at the door.
 //!
 //! ```text
-//!  new() -- prepared --+-- boot() ----+
-//!                      +-- restore() -+--> ready to run <--> at the door -- save()
+//!                      +-- boot() ----+
+//!  new() -- prepared --+-- restore() -+--> ready to run <--> at the door --+-- save()
+//!                      +-- resume() --+                                    +-- park()
 //! ```
-//! Boot and restore stand side by side here and end in the same place. The vCPU thread owns the [`Machine`]; the event loop shares only its
+//! All three ways in end in the same place; resume and park are in [`crate::park`]. The vCPU thread owns the [`Machine`]; the event loop shares only its
 //! [`Devices`] and the VM's descriptor for interrupt lines.
 
 use crate::boot;
+use crate::changed::PageMap;
 use crate::cpu::state::KvmState;
 use crate::cpu::{cpuid, host, start};
 use crate::devices::{Devices, DevicesState, VIRTIO_DEVICES};
@@ -35,7 +37,7 @@ pub fn lock(devices: &Mutex<Devices>) -> MutexGuard<'_, Devices> {
 
 /// See the module.
 pub struct Machine {
-    kvm: Kvm,
+    pub(crate) kvm: Kvm,
     /// For interrupt lines.
     pub vm: Arc<VmFd>,
     /// The one vCPU.
@@ -44,20 +46,25 @@ pub struct Machine {
     pub memory: GuestMemory,
     /// All devices.
     pub devices: SharedDevices,
-    cpuid: Option<CpuId>,
+    pub(crate) cpuid: Option<CpuId>,
+    /// Guest memory is a private mapping of a template's memory file.
+    pub(crate) from_file: bool,
+    /// Where the host's kernel tells which pages changed.
+    pub(crate) pages: Option<PageMap>,
 }
 
-/// Section [`SectionId::Machine`] of a snapshot.
+/// Section [`SectionId::Machine`] of a snapshot and of a parked machine.
 #[derive(Serialize, Deserialize)]
-struct MachineState {
-    ram: u64,
-    kvm: KvmState,
-    devices: DevicesState,
+pub(crate) struct MachineState {
+    pub(crate) ram: u64,
+    pub(crate) kvm: KvmState,
+    pub(crate) devices: DevicesState,
 }
 
 impl Machine {
     /// A VM with memory, vCPU, interrupt controllers and devices, that has not run.
-    pub fn new(kvm: OwnedFd, memory_mib: u32, copy_console: bool) -> Result<Self, VmmError> {
+    /// `pages`: without it, the machine can't be parked.
+    pub fn new(kvm: OwnedFd, memory_mib: u32, copy_console: bool, pages: Option<PageMap>) -> Result<Self, VmmError> {
         // SAFETY: the descriptor is owned and given up here, so `Kvm` becomes its only owner.
         let kvm = unsafe { <Kvm as std::os::fd::FromRawFd>::from_raw_fd(kvm.into_raw_fd()) };
         let memory = GuestMemory::new(memory_mib)?;
@@ -67,7 +74,7 @@ impl Machine {
         vm.create_irq_chip().map_err(VmmError::kvm("KVM_CREATE_IRQCHIP"))?;
         let vcpu = vm.create_vcpu(0).map_err(VmmError::kvm("KVM_CREATE_VCPU"))?;
         let devices = Arc::new(Mutex::new(Devices::new(memory.clone(), copy_console)));
-        Ok(Self { kvm, vm: Arc::new(vm), vcpu, memory, devices, cpuid: None })
+        Ok(Self { kvm, vm: Arc::new(vm), vcpu, memory, devices, cpuid: None, from_file: false, pages })
     }
 
     /// Makes it ready to run a kernel from its entry.
@@ -87,14 +94,23 @@ impl Machine {
     /// Makes it ready to go on where a snapshot was taken.
     pub fn restore(&mut self, state: &File, memory: &File, root: File, code: Option<File>) -> Result<(), VmmError> {
         let state: MachineState = Sections::read(state)?.decode(SectionId::Machine)?;
-        if state.ram != self.memory.ram {
-            return Err(VmmError::Incompatible(format!(
-                "it has {} MiB of RAM, the prepared VM {} MiB",
-                state.ram >> 20,
-                self.memory.ram >> 20
-            )));
-        }
+        self.fits(&state)?;
         self.memory.map_file(memory)?;
+        self.from_file = true;
+        self.go_on(state, root, code)
+    }
+
+    /// A state can only go on in memory of its size.
+    pub(crate) fn fits(&self, state: &MachineState) -> Result<(), VmmError> {
+        if state.ram == self.memory.ram {
+            return Ok(());
+        }
+        let (needed, there) = (state.ram >> 20, self.memory.ram >> 20);
+        Err(VmmError::Incompatible(format!("it has {needed} MiB of RAM, the prepared VM {there} MiB")))
+    }
+
+    /// Gives vCPU and devices their state, once memory is that of the state.
+    pub(crate) fn go_on(&mut self, state: MachineState, root: File, code: Option<File>) -> Result<(), VmmError> {
         state.kvm.restore(&self.vm, &self.vcpu)?;
         self.cpuid = Some(state.kvm.cpuid()?);
         let mut devices = lock(&self.devices);

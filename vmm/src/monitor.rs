@@ -1,9 +1,10 @@
 //! The monitor's event loop: commands from the daemon in, orders to the vCPU thread out; input for the console; nothing else.
 //!
 //! ```text
-//! empty -- Prepare --> prepared -- Boot, Restore --> live -- Stop, end of the guest, daemon gone --> over
+//! empty -- Prepare --> prepared -- Boot, Restore, Resume --> live -- Stop, end of the guest, daemon gone --> over
 //! ```
 
+use crate::changed::PageMap;
 use crate::control::{self, Descriptors, Reader, Writer};
 use crate::error::VmmError;
 use crate::machine::{Machine, SharedDevices, lock};
@@ -17,11 +18,14 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
+use torpor_protocol::limits::MAX_CONTROL;
 use torpor_protocol::monitor::{Command, Event, StopReason};
 
 const CONTROL: Token = Token(0);
 const BELL: Token = Token(1);
 const STDIN: Token = Token(2);
+/// Held back for the guest before the daemon has to wait.
+const MAX_PENDING: usize = 2 * MAX_CONTROL;
 /// The vCPU thread's stack: it recurses nowhere, its largest frame holds a few copies of the vector state.
 const STACK: usize = 256 << 10;
 
@@ -54,10 +58,13 @@ struct Monitor {
     options: Options,
     /// vsock bytes that the guest has no room for yet.
     pending: Vec<u8>,
+    /// For the machine. A host without it runs machines that can't be parked.
+    pages: Option<PageMap>,
 }
 
 /// Serves one VM over a control socket until it is over.
 pub fn run(socket: UnixStream, options: Options) -> Result<(), VmmError> {
+    let pages = PageMap::open().ok();
     if options.sandbox {
         torpor_seccomp::enter()?;
     }
@@ -70,7 +77,7 @@ pub fn run(socket: UnixStream, options: Options) -> Result<(), VmmError> {
         // Standard input that can't be polled (a file, /dev/null) is no console.
         let _ = poll.registry().register(&mut SourceFd(&0), STDIN, Interest::READABLE);
     }
-    let mut monitor = Monitor { phase: Phase::Empty, writer, bell: Bell::new(waker), options, pending: Vec::new() };
+    let mut monitor = Monitor { phase: Phase::Empty, writer, bell: Bell::new(waker), options, pending: Vec::new(), pages };
     let result = monitor.events(&mut poll, &mut reader);
     if let Err(error) = &result
         && !matches!(error, VmmError::DaemonGone)
@@ -109,8 +116,9 @@ impl Monitor {
                     _ => {}
                 }
             }
-            // mio is edge-triggered: read until nothing is left. While the guest has no room for what came, nothing more is read.
-            while self.pending.is_empty() && reader.fill()? {
+            // mio is edge-triggered: read until nothing is left. While the guest has no room for much of what came, nothing more is read. A guest that
+            // stands at the door makes no room, and needs the order that follows.
+            while self.pending.len() < MAX_PENDING && reader.fill()? {
                 while let Some((command, fds)) = reader.next_command()? {
                     if command == Command::Stop {
                         return self.stop();
@@ -134,10 +142,23 @@ impl Monitor {
                 let code = if code { Some(fds.file()?) } else { None };
                 self.begin(Order::Restore { state, memory, root, code, inbox, since })
             }
+            Command::Resume { inbox } => {
+                let (parked, template, root, code) = (fds.file()?, fds.file()?, fds.file()?, fds.file()?);
+                self.begin(Order::Resume { parked, template, root, code, inbox, since })
+            }
             Command::Inbox { frame } => self.order(Order::Inbox(frame)),
             Command::Save => {
                 let (state, memory) = (fds.file()?, fds.file()?);
                 self.order(Order::Save { state, memory, since })
+            }
+            Command::Park { origin, packing } => {
+                let file = fds.file()?;
+                self.live()?;
+                if !self.pending.is_empty() {
+                    let reason = "bytes for its agent are still on their way".into();
+                    return self.writer.send(&Event::NotParked { reason });
+                }
+                self.order(Order::Park { file, origin, packing, since })
             }
             Command::CodeDisk => {
                 lock(&self.live()?.devices).set_code(Some(fds.file()?));
@@ -156,7 +177,7 @@ impl Monitor {
         if !matches!(self.phase, Phase::Empty) {
             return Err(VmmError::Command("this monitor has a VM already"));
         }
-        let machine = Machine::new(kvm, memory_mib, self.options.console)?;
+        let machine = Machine::new(kvm, memory_mib, self.options.console, self.pages.take())?;
         let (devices, lines) = (Arc::clone(&machine.devices), Arc::clone(&machine.vm));
         let (orders, inbox) = channel();
         let (writer, bell, sandbox) = (self.writer.clone(), self.bell.clone(), self.options.sandbox);

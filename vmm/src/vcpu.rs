@@ -1,8 +1,8 @@
 //! The vCPU thread: runs the guest, and between two runs does what an exit asks for.
 //!
 //! ```text
-//!           Boot, Restore             exit: wait at the door
-//! prepared ---------------> running ------------------------> at the door --+-- Save (stays)
+//!           Boot, Restore, Resume     exit: wait at the door
+//! prepared ---------------> running ------------------------> at the door --+-- Save, Park (stays)
 //!                              ^                                            |
 //!                              +------------------- Inbox ------------------+
 //!            running -- power-off, reboot, panic, triple fault, fault of the guest, KVM error --> stopped
@@ -22,7 +22,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
-use torpor_protocol::monitor::{Event, StopReason};
+use torpor_protocol::monitor::{Event, Packing, StopReason};
+use torpor_snapshot::parked::Written;
 
 /// What the event loop tells the vCPU thread.
 pub enum Order {
@@ -52,6 +53,21 @@ pub enum Order {
         /// When the command came.
         since: Instant,
     },
+    /// Resume and run.
+    Resume {
+        /// What the machine changed in its template.
+        parked: File,
+        /// The template's memory.
+        template: File,
+        /// The root disk.
+        root: File,
+        /// The code disk.
+        code: File,
+        /// A frame for the inbox.
+        inbox: Vec<u8>,
+        /// When the command came.
+        since: Instant,
+    },
     /// Put a frame in the inbox and run on.
     Inbox(Vec<u8>),
     /// Write a snapshot.
@@ -60,6 +76,17 @@ pub enum Order {
         state: File,
         /// Empty file.
         memory: File,
+        /// When the command came.
+        since: Instant,
+    },
+    /// Write down what the machine changed in its template.
+    Park {
+        /// For it.
+        file: File,
+        /// Kept in it.
+        origin: Vec<u8>,
+        /// How memory is written.
+        packing: Packing,
         /// When the command came.
         since: Instant,
     },
@@ -124,7 +151,12 @@ fn live(machine: &mut Machine, orders: &Receiver<Order>, writer: &Writer, bell: 
             }
             since
         }
-        Ok(Order::Inbox(_) | Order::Save { .. }) => return Err(VmmError::Command("the VM has not run yet")),
+        Ok(Order::Resume { parked, template, root, code, inbox, since }) => {
+            machine.resume(&parked, &template, root, code)?;
+            lock(&machine.devices).door.deliver(&machine.memory, &inbox)?;
+            since
+        }
+        Ok(Order::Inbox(_) | Order::Save { .. } | Order::Park { .. }) => return Err(VmmError::Command("the VM has not run yet")),
         Err(_) => return Ok(StopReason::Asked),
     };
     writer.send(&Event::Running { micros: micros(since) })?;
@@ -246,7 +278,14 @@ fn at_door(machine: &Machine, orders: &Receiver<Order>, writer: &Writer) -> Resu
                 let memory_bytes = machine.save(&state, &memory)?;
                 writer.send(&Event::Saved { memory_bytes, micros: micros(since) })?;
             }
-            Ok(Order::Boot { .. } | Order::Restore { .. }) => return Err(VmmError::Command("the VM runs already")),
+            Ok(Order::Park { file, origin, packing, since }) => {
+                let event = match machine.park(&file, &origin, packing) {
+                    Ok(Written { changed_bytes, stored_bytes }) => Event::Parked { changed_bytes, stored_bytes, micros: micros(since) },
+                    Err(error) => Event::NotParked { reason: error.to_string() },
+                };
+                writer.send(&event)?;
+            }
+            Ok(Order::Boot { .. } | Order::Restore { .. } | Order::Resume { .. }) => return Err(VmmError::Command("the VM runs already")),
             Err(_) => return Ok(Some(StopReason::Asked)),
         }
     }

@@ -1,128 +1,15 @@
-//! Real VMs with kernels of a few bytes: how a machine ends, the door, save and restore, and what a guest may not do.
+//! Real VMs with kernels of a few bytes: how a machine ends, the door, save and restore, park and resume, and what a guest may not do.
 //! They need /dev/kvm and fail without.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
+mod park;
+mod tiny;
+
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
+use tiny::{Code, WINDOW, boot, booted, counter, prepared, reason, restored, said, snapshot};
 use torpor_protocol::door;
 use torpor_protocol::monitor::{Command, Event, StopReason};
-use torpor_vmm::client::Client;
-use torpor_vmm::monitor::{self, Options};
-
-const MEMORY_MIB: u32 = 64;
-const WINDOW: u64 = (MEMORY_MIB as u64) << 20;
-
-/// Machine code, assembled by hand.
-#[derive(Default)]
-struct Code(Vec<u8>);
-
-impl Code {
-    fn raw(mut self, bytes: &[u8]) -> Self {
-        self.0.extend_from_slice(bytes);
-        self
-    }
-
-    /// `mov rbx, address`
-    fn point(self, address: u64) -> Self {
-        self.raw(&[0x48, 0xbb]).raw(&address.to_le_bytes())
-    }
-
-    /// `mov al, value; mov [rbx], al`
-    fn store(self, address: u64, value: u8) -> Self {
-        self.point(address).raw(&[0xb0, value, 0x88, 0x03])
-    }
-
-    /// `mov rax, value; mov [rbx], rax`
-    fn store_wide(self, address: u64, value: u64) -> Self {
-        self.point(address).raw(&[0x48, 0xb8]).raw(&value.to_le_bytes()).raw(&[0x48, 0x89, 0x03])
-    }
-
-    /// Reads the doorbell's wait register.
-    fn wait(self) -> Self {
-        self.point(door::DOORBELL + door::BELL_WAIT).raw(&[0x8a, 0x03])
-    }
-
-    fn ring(self) -> Self {
-        self.store(door::DOORBELL + door::BELL_OUTBOX, 1)
-    }
-
-    /// A frame of one byte of body in the outbox, the byte taken from DL, and ring.
-    fn say_dl(self) -> Self {
-        let user = WINDOW + door::USER;
-        self.store_wide(user + door::OUTBOX, 0x7700_0000_0001)
-            .point(user + door::OUTBOX + 8)
-            .raw(&[0x88, 0x13])
-            .store_wide(user + door::OUTBOX_LEN, 9)
-            .ring()
-    }
-
-    fn power_off(self) -> Self {
-        self.store(door::KERNEL_REGS + door::REG_STOP, 1)
-    }
-
-    /// As an ELF kernel at 1 MiB.
-    fn kernel(&self) -> File {
-        const BASE: u64 = 0x10_0000;
-        let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
-        elf.extend_from_slice(&[2, 0, 62, 0, 1, 0, 0, 0]);
-        for word in [BASE, 64, 0] {
-            elf.extend_from_slice(&u64::to_le_bytes(word));
-        }
-        elf.extend_from_slice(&[0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
-        elf.extend_from_slice(&[1, 0, 0, 0, 7, 0, 0, 0]);
-        let len = self.0.len() as u64;
-        for word in [0x1000, BASE, BASE, len, len, 0x1000] {
-            elf.extend_from_slice(&u64::to_le_bytes(word));
-        }
-        elf.resize(0x1000, 0);
-        elf.extend_from_slice(&self.0);
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&elf).unwrap();
-        file
-    }
-}
-
-fn prepared() -> Client {
-    let kvm = OpenOptions::new().read(true).write(true).open("/dev/kvm").unwrap();
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    std::thread::spawn(move || monitor::run(theirs, Options::default()));
-    let client = Client::new(ours);
-    client.set_timeout(Duration::from_secs(20)).unwrap();
-    client.send(&Command::Prepare { memory_mib: MEMORY_MIB }, &[kvm.as_fd()]).unwrap();
-    assert_eq!(client.receive().unwrap(), Event::Prepared);
-    client
-}
-
-fn booted(code: &Code) -> Client {
-    boot(prepared(), code)
-}
-
-fn boot(client: Client, code: &Code) -> Client {
-    let (kernel, root) = (code.kernel(), tempfile::tempfile().unwrap());
-    client.send(&Command::Boot { extra_cmdline: String::new() }, &[kernel.as_fd(), root.as_fd()]).unwrap();
-    assert!(matches!(client.receive().unwrap(), Event::Running { .. }));
-    client
-}
-
-fn reason(client: &Client) -> StopReason {
-    match client.receive().unwrap() {
-        Event::Stopped { reason, .. } => reason,
-        other => panic!("instead of the end: {other:?}"),
-    }
-}
-
-fn said(client: &Client) -> u8 {
-    match client.receive().unwrap() {
-        Event::Outbox { frame } => {
-            assert_eq!(&frame[..8], &[1, 0, 0, 0, 0, 0x77, 0, 0]);
-            frame[8]
-        }
-        other => panic!("instead of a frame: {other:?}"),
-    }
-}
 
 #[test]
 fn each_end_of_a_machine_is_told_apart() {
@@ -170,31 +57,6 @@ fn reads_and_writes_all_over_the_address_space_do_no_harm() {
         code = code.raw(&[0xe4, port, 0x30, 0xc0, 0xe6, port]);
     }
     assert_eq!(reason(&booted(&code.power_off())), StopReason::PowerOff);
-}
-
-/// Waits at the door with a count in DL, and says the count each time that it is let go on.
-fn counter() -> Code {
-    // xor edx, edx
-    let start = Code::default().raw(&[0x31, 0xd2]);
-    let body = Code::default().wait().raw(&[0xfe, 0xc2]).say_dl();
-    let back = i8::try_from(-(i64::try_from(body.0.len()).unwrap() + 2)).unwrap_or(i8::MIN);
-    let long = i32::try_from(body.0.len()).unwrap() + 5;
-    let looped = if back == i8::MIN { body.raw(&[0xe9]).raw(&(-long).to_le_bytes()) } else { body.raw(&[0xeb, back.to_le_bytes()[0]]) };
-    start.raw(&looped.0)
-}
-
-fn snapshot(client: &Client) -> (File, File) {
-    let (state, memory) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
-    client.send(&Command::Save, &[state.as_fd(), memory.as_fd()]).unwrap();
-    assert!(matches!(client.receive().unwrap(), Event::Saved { .. }));
-    (state, memory)
-}
-
-fn restored(state: &File, memory: &File, inbox: Option<Vec<u8>>) -> Client {
-    let client = prepared();
-    let root = tempfile::tempfile().unwrap();
-    client.send(&Command::Restore { code: false, inbox }, &[state.as_fd(), memory.as_fd(), root.as_fd()]).unwrap();
-    client
 }
 
 #[test]

@@ -46,11 +46,11 @@ pub(crate) enum AgentError {
         /// What the state asks for.
         want: &'static str,
     },
-    /// The monitor put something in the inbox that is not a message.
-    #[error("message at the door: {0}")]
+    /// What came in by the door or over vsock is not a message.
+    #[error("message of the host: {0}")]
     Message(#[from] MessageError),
-    /// The monitor put something in the inbox that is not a frame.
-    #[error("frame at the door: {0}")]
+    /// What came in by the door or over vsock is not a frame.
+    #[error("frame of the host: {0}")]
     Frame(#[from] FrameError),
     /// The window does not hold what its own fields say.
     #[error("the door says {0} bytes, which is more than it holds")]

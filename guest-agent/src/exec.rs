@@ -10,6 +10,7 @@
 //!
 //! Invariant: once the program has ended nobody else is waited for: what is in the pipes then is the output.
 
+use crate::broker::{Broker, SOCKET};
 use crate::children::Children;
 use crate::door::{Door, PREFIX_LEN, Prefix};
 use crate::error::AgentError;
@@ -48,6 +49,7 @@ pub(crate) fn serve(mut door: Door, mut link: Link, place: &Place) -> Result<Inf
     let _ = std::fs::write("/proc/sys/vm/overcommit_memory", "1");
     let prefixes = Prefixes { stderr: Prefix::log(Stream::Stderr)?, result: Prefix::result()? };
     warm_up(place, &children)?;
+    let broker = Broker::listen(SOCKET)?;
     settle();
     door.wait();
     let HostMessage::Load(load) = door.message()? else { return Err(AgentError::Order { got: "Start", want: "Load" }) };
@@ -63,7 +65,7 @@ pub(crate) fn serve(mut door: Door, mut link: Link, place: &Place) -> Result<Inf
     link.send(&GuestMessage::Loaded)?;
     settle();
     children.clear();
-    let program = run(door, loaded, children, prefixes)?;
+    let program = run(door, link, broker, loaded, children, prefixes)?;
     stand(program)
 }
 
@@ -196,6 +198,8 @@ fn read_some(pipe: &mut File, into: &mut [u8]) -> Found {
 struct Feed {
     stdin: Option<File>,
     input: Range<usize>,
+    /// The input, where it is not in the inbox any more.
+    kept: Option<Vec<u8>>,
 }
 
 impl Feed {
@@ -203,7 +207,11 @@ impl Feed {
     fn push(&mut self, door: &Door) -> Result<(), AgentError> {
         let Some(stdin) = &mut self.stdin else { return Ok(()) };
         while !self.input.is_empty() {
-            match stdin.write(&door.inbox()?[self.input.clone()]) {
+            let input = match &self.kept {
+                Some(kept) => kept.as_slice(),
+                None => door.inbox()?,
+            };
+            match stdin.write(input.get(self.input.clone()).unwrap_or_default()) {
                 Ok(len) => self.input.start += len,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
@@ -214,11 +222,23 @@ impl Feed {
         self.stdin = None;
         Ok(())
     }
+
+    /// Takes what is left of the input out of the inbox.
+    fn keep(&mut self, door: &Door) -> Result<(), AgentError> {
+        if self.stdin.is_some() && self.kept.is_none() {
+            let left = door.inbox()?.get(self.input.clone()).unwrap_or_default().to_vec();
+            self.input = 0..left.len();
+            self.kept = Some(left);
+        }
+        Ok(())
+    }
 }
 
 /// A program between its first instruction and its end.
 struct Running {
     door: Door,
+    link: Link,
+    broker: Broker,
     prefixes: Prefixes,
     program: Traced,
     children: Children,
@@ -267,21 +287,27 @@ impl Running {
 
     /// Waits for the program's next move; `Some` when it has ended.
     fn turn(&mut self) -> Result<Option<Ended>, AgentError> {
-        let mut fds = Vec::with_capacity(4);
+        let mut fds = Vec::with_capacity(5);
         fds.push(PollFd::new(self.children.as_fd(), PollFlags::POLLIN));
+        fds.push(PollFd::new(self.broker.as_fd(), PollFlags::POLLIN));
         fds.extend(self.stdout.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
         fds.extend(self.stderr.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
         fds.extend(self.feed.stdin.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLOUT)));
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => {}
+        let count = match poll(&mut fds, self.broker.patience()) {
+            Ok(count) => count,
+            Err(Errno::EINTR) => return Ok(None),
             Err(source) => return Err(AgentError::Sys { what: "wait for the program", source }),
+        };
+        if count == 0 {
+            return self.quiet();
         }
         let happened = |index: usize| fds.get(index).and_then(PollFd::any).unwrap_or(false);
-        let stdout_at = 1;
+        let stdout_at = 2;
         let stderr_at = stdout_at + usize::from(self.stdout.is_some());
         let stdin_at = stderr_at + usize::from(self.stderr.is_some());
-        let (child, out) = (happened(0), self.stdout.is_some() && happened(stdout_at));
+        let (child, asked, out) = (happened(0), happened(1), self.stdout.is_some() && happened(stdout_at));
         let (err, input) = (self.stderr.is_some() && happened(stderr_at), self.feed.stdin.is_some() && happened(stdin_at));
+        self.broker.stirred();
         // The children were asked first: when the program has ended, what it wrote was there when the pipes were asked.
         let ended = if child { self.children.ended(&self.program) } else { None };
         let logged = if err { self.send_log() } else { 0 };
@@ -294,6 +320,18 @@ impl Running {
         }
         if input {
             self.feed.push(&self.door)?;
+        }
+        if asked {
+            self.broker.turn(&self.door, &mut self.link)?;
+        }
+        Ok(None)
+    }
+
+    /// Nothing has happened for a while: where nothing can, the agent stands at the door. What comes into the inbox there is put over the input.
+    fn quiet(&mut self) -> Result<Option<Ended>, AgentError> {
+        if self.broker.quiet() {
+            self.feed.keep(&self.door)?;
+            self.broker.stand(&mut self.door, &mut self.link)?;
         }
         Ok(None)
     }
@@ -333,17 +371,19 @@ impl Running {
 }
 
 /// Waits for the input, runs the program on it and tells what came of it.
-fn run(mut door: Door, loaded: Loaded, children: Children, prefixes: Prefixes) -> Result<Door, AgentError> {
+fn run(mut door: Door, link: Link, mut broker: Broker, loaded: Loaded, children: Children, prefixes: Prefixes) -> Result<Door, AgentError> {
     let Loaded { program, stdin, outputs: Outputs { stdout, stderr } } = loaded;
     let log = KernelLog::from_here();
     door.wait();
     let (start, input) = door.start()?;
     door.sync_clock()?;
     door.send(&GuestMessage::Started)?;
-    let mut feed = Feed { stdin: Some(stdin), input };
+    let mut feed = Feed { stdin: Some(stdin), input, kept: None };
     feed.push(&door)?;
+    broker.open();
     let program = program.let_go(&start.execution)?;
-    let mut running = Running { door, prefixes, program, children, feed, stdout: Some(stdout), stderr: Some(stderr), collected: 0, log };
+    let mut running =
+        Running { door, link, broker, prefixes, program, children, feed, stdout: Some(stdout), stderr: Some(stderr), collected: 0, log };
     let ended = loop {
         let ended = running.turn()?;
         if ended.is_some() || running.too_large() {

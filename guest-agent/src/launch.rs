@@ -3,6 +3,7 @@
 //! Invariant: a child never has more than uid 1000's rights, can't get more (`no_new_privs`), is the first that the kernel ends when memory is short, and
 //! inherits no descriptor of the agent but those named.
 
+use crate::broker::{SOCKET, SOCKET_VARIABLE};
 use crate::error::AgentError;
 use crate::setup::Place;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
@@ -81,6 +82,7 @@ pub(crate) fn environment(command: &mut Command) {
         ("LANG", "C.UTF-8"),
         // Named, so that the C library does not look for a changed /etc/localtime at every call.
         ("TZ", "UTC"),
+        (SOCKET_VARIABLE, SOCKET),
     ]);
     if let Some(tunables) = tunables {
         command.env("GLIBC_TUNABLES", tunables);

@@ -18,19 +18,27 @@
 //! - [`exec`]: runtime `exec`: the program is stopped before its first instruction, the agent stands at the door
 //! - [`stopped`]: that stopped program: its memory, and letting it go
 //! - [`verdict`]: from the way a program ended to the message about it; pure
+//! - [`broker`]: the socket at which programs ask for what they wait for; [`clients`], [`request`]: its connections and its lines
+//! - [`idle`]: whether nothing can run but those waits
+//! - [`command`]: the same program as the command `torpor`, a client of that socket
 //! - [`memory`]: whether the kernel ended something because memory was short
 //!
 //! Invariant: nothing that a program does makes the agent panic, wait for ever on that program's goodwill or hold more than a fixed amount of
 //! memory. What the agent itself can't repair ends the machine, with the reason on its console.
 
+mod broker;
 mod children;
+mod clients;
+mod command;
 mod door;
 mod error;
 mod exec;
+mod idle;
 mod launch;
 mod link;
 mod memory;
 mod python;
+mod request;
 mod setup;
 mod stopped;
 mod verdict;
@@ -90,6 +98,9 @@ fn rest() -> ! {
 }
 
 fn main() {
+    if let Some(arguments) = command::called() {
+        command::main(arguments);
+    }
     if std::process::id() != 1 {
         eprintln!("torpor-agent runs as PID 1 of a guest; boot a root image with `torpor-vmm boot` instead");
         std::process::exit(2);

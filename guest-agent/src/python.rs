@@ -13,6 +13,7 @@
 
 mod control;
 
+use crate::broker::{Broker, SOCKET};
 use crate::children::Children;
 use crate::door::Door;
 use crate::error::AgentError;
@@ -24,7 +25,7 @@ use crate::stopped::{Stopped, Traced};
 use crate::verdict::{self, Ended, failure};
 use control::{Control, FromHost, ToHost};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::unistd::Pid;
 use std::convert::Infallible;
@@ -49,6 +50,7 @@ enum Event {
 struct Session {
     door: Door,
     link: Link,
+    broker: Broker,
     host: Traced,
     control: Option<Control>,
     children: Children,
@@ -63,7 +65,7 @@ struct Session {
 /// Serves one task and one execution of it.
 pub(crate) fn serve(door: Door, link: Link, place: &Place) -> Result<Infallible, AgentError> {
     let children = Children::watch()?;
-    let mut session = start(door, link, children, place)?;
+    let mut session = start(door, link, Broker::listen(SOCKET)?, children, place)?;
     session.warm_up()?;
     session.door.wait();
     let HostMessage::Load(load) = session.door.message()? else { return Err(AgentError::Order { got: "Start", want: "Load" }) };
@@ -77,6 +79,7 @@ pub(crate) fn serve(door: Door, link: Link, place: &Place) -> Result<Infallible,
     session.link.send(&GuestMessage::Loaded)?;
     settle();
     session.children.clear();
+    session.broker.open();
     session.tell(&ToHost::Go);
     let failure = session.run()?;
     session.link.send(&GuestMessage::Failed(failure))?;
@@ -84,7 +87,7 @@ pub(crate) fn serve(door: Door, link: Link, place: &Place) -> Result<Infallible,
 }
 
 /// Starts the language host.
-fn start(door: Door, link: Link, children: Children, place: &Place) -> Result<Session, AgentError> {
+fn start(door: Door, link: Link, broker: Broker, children: Children, place: &Place) -> Result<Session, AgentError> {
     let (control, theirs) = Control::pair()?;
     let mut command = Command::new(INTERPRETER);
     launch::environment(&mut command);
@@ -109,6 +112,7 @@ fn start(door: Door, link: Link, children: Children, place: &Place) -> Result<Se
     Ok(Session {
         door,
         link,
+        broker,
         host,
         control: Some(control),
         children,
@@ -186,7 +190,7 @@ impl Session {
     /// Waits for the host's next move, forwarding raw output meanwhile.
     fn next(&mut self) -> Result<Event, AgentError> {
         loop {
-            let mut fds = vec![PollFd::new(self.children.as_fd(), PollFlags::POLLIN)];
+            let mut fds = vec![PollFd::new(self.children.as_fd(), PollFlags::POLLIN), PollFd::new(self.broker.as_fd(), PollFlags::POLLIN)];
             let places =
                 [self.control.as_ref().map(AsFd::as_fd), self.stdout.as_ref().map(AsFd::as_fd), self.stderr.as_ref().map(AsFd::as_fd)];
             let places = places.map(|place| {
@@ -195,19 +199,30 @@ impl Session {
                     fds.len() - 1
                 })
             });
-            match poll(&mut fds, PollTimeout::NONE) {
-                Ok(_) | Err(Errno::EINTR) => {}
+            let count = match poll(&mut fds, self.broker.patience()) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => continue,
                 Err(source) => return Err(AgentError::Sys { what: "wait for the language host", source }),
-            }
+            };
             let happened = |index: usize| fds.get(index).and_then(PollFd::any).unwrap_or(false);
-            let child = happened(0);
+            let (child, asked) = (happened(0), happened(1));
             let [said, out, err] = places.map(|place| place.is_some_and(happened));
             drop(fds);
+            if count == 0 {
+                if self.broker.quiet() {
+                    self.broker.stand(&mut self.door, &mut self.link)?;
+                }
+                continue;
+            }
+            self.broker.stirred();
             if out {
                 self.forward(Stream::Stdout)?;
             }
             if err {
                 self.forward(Stream::Stderr)?;
+            }
+            if asked {
+                self.broker.turn(&self.door, &mut self.link)?;
             }
             if said && let Some(event) = self.said() {
                 return Ok(Event::Said(event));

@@ -62,7 +62,7 @@ fn mappings(maps: &str) -> Vec<Mapping> {
 }
 
 /// Field number `index` (from 1, as in proc(5)) of `/proc/PID/stat`; the name in field 2 may hold anything.
-fn stat_field(stat: &str, index: usize) -> Option<u64> {
+pub(crate) fn stat_field(stat: &str, index: usize) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_ascii_whitespace().nth(index.checked_sub(3)?)?.parse().ok()
 }

@@ -1,19 +1,21 @@
 //! The control API: HTTP and JSON.
 //!
 //! - [`serve`]: connections on a Unix socket
-//! - `tasks`, `executions`, `logs`, `host`: one handler a route
+//! - `tasks`, `executions`, `waits`, `events`, `logs`, `host`: one handler a route
 //! - [`error`], [`types`]: what is answered
 //!
 //! Every body has a cap and a deadline, and every answer that is not a success an [`error::ErrorBody`]. `/openapi.json` is made from the
 //! same attributes as the routes, so it can't name a route that is not there.
 
 pub mod error;
+mod events;
 mod executions;
 mod host;
 mod logs;
 pub mod serve;
 mod tasks;
 pub mod types;
+mod waits;
 
 #[cfg(test)]
 mod tests;
@@ -23,7 +25,7 @@ use crate::code::images::Images;
 use crate::config::Config;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
-use crate::schedule::dispatch::Dispatcher;
+use crate::schedule::dispatch::{Dispatcher, Parts};
 use crate::schedule::runner::Runner;
 use crate::state::store::Store;
 use axum::Router;
@@ -56,7 +58,7 @@ pub struct App {
     /// The scheduler.
     pub dispatcher: Arc<Dispatcher>,
     /// Tasks.
-    pub catalog: Catalog,
+    pub catalog: Arc<Catalog>,
     /// The database.
     pub store: Store,
     /// Code.
@@ -77,13 +79,8 @@ pub struct App {
 impl App {
     /// Puts the parts together.
     #[must_use]
-    pub fn new(
-        dispatcher: Arc<Dispatcher>,
-        catalog: Catalog,
-        (store, images, logs): (Store, Images, Logs),
-        metrics: Arc<Metrics>,
-        config: Config,
-    ) -> Arc<Self> {
+    pub fn new(dispatcher: Arc<Dispatcher>, parts: Parts, config: Config) -> Arc<Self> {
+        let Parts { store, images, logs, catalog, metrics, .. } = parts;
         Arc::new(Self {
             dispatcher,
             catalog,
@@ -133,6 +130,10 @@ fn documented() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(executions::list))
         .routes(routes!(executions::inspect))
         .routes(routes!(executions::cancel))
+        .routes(routes!(waits::park))
+        .routes(routes!(waits::resume))
+        .routes(routes!(waits::signal))
+        .routes(routes!(events::read))
         .routes(routes!(logs::read))
         .routes(routes!(host::host))
         .routes(routes!(host::metrics))

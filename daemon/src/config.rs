@@ -14,6 +14,27 @@ pub enum LogFormat {
     Json,
 }
 
+/// How the memory of parked executions is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Pack {
+    /// As it is.
+    None,
+    /// Compressed where that takes less time.
+    Fast,
+    /// Compressed wherever it gets smaller.
+    Small,
+}
+
+impl From<Pack> for crate::engine::Packing {
+    fn from(pack: Pack) -> Self {
+        match pack {
+            Pack::None => Self::None,
+            Pack::Fast => Self::Fast,
+            Pack::Small => Self::Small,
+        }
+    }
+}
+
 /// How long something is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
@@ -57,6 +78,12 @@ pub struct Config {
     /// How long executions that ended are kept, with results and logs, such as 12h or 30d; `forever`: none is removed
     #[arg(long, env = "TORPOR_KEEP", default_value = "7d", value_parser = keep, value_name = "TIME")]
     pub keep: Keep,
+    /// Disk that parked executions may take together; one that does not fit is not parked
+    #[arg(long, env = "TORPOR_PARKED_QUOTA", default_value = "16GiB", value_parser = size, value_name = "SIZE")]
+    pub parked_quota: u64,
+    /// How the memory of parked executions is written: `fast` compresses where that saves time, `small` wherever it saves room, `none` not at all
+    #[arg(long, env = "TORPOR_PARKED_PACKING", default_value = "fast", value_name = "HOW")]
+    pub parked_packing: Pack,
     /// How to write the daemon's own log (to standard error)
     #[arg(long, env = "TORPOR_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     pub log_format: LogFormat,

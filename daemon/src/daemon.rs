@@ -15,9 +15,10 @@ use crate::lock::{LockError, StateLock};
 use crate::logs::Logs;
 use crate::manifest::format_bytes;
 use crate::metrics::Metrics;
+use crate::parked::ParkedFiles;
 use crate::retention::Retention;
 use crate::schedule::core::Budget;
-use crate::schedule::dispatch::Dispatcher;
+use crate::schedule::dispatch::{Dispatcher, Parts};
 use crate::schedule::live::task_version;
 use crate::schedule::recover::recover;
 use crate::schedule::runner::Runner;
@@ -123,7 +124,7 @@ async fn either(term: &mut Signal, int: &mut Signal) {
     }
 }
 
-struct Parts {
+struct Opened {
     app: Arc<App>,
     runner: Arc<dyn Runner>,
     store: Store,
@@ -134,7 +135,7 @@ fn memory_budget(config: &Config) -> Result<u64, DaemonError> {
     if budget < Engine::vm_bytes(MIN_MEMORY_MIB) { Err(DaemonError::Budget { budget }) } else { Ok(budget) }
 }
 
-async fn open(config: &Config, budget_bytes: u64) -> Result<Parts, DaemonError> {
+async fn open(config: &Config, budget_bytes: u64) -> Result<Opened, DaemonError> {
     let folder = &config.state_dir;
     let metrics = Arc::new(Metrics::default());
     let path = folder.join("torpor.db");
@@ -144,7 +145,7 @@ async fn open(config: &Config, budget_bytes: u64) -> Result<Parts, DaemonError> 
     let opening = || io_error(format!("use the state folder {}", folder.display()));
     let images = Images::open(folder).map_err(opening())?;
     let logs = Logs::open(folder).map_err(opening())?;
-    let catalog = Catalog::load(store.tasks().await.map_err(store_error)?);
+    let catalog = Arc::new(Catalog::load(store.tasks().await.map_err(store_error)?));
     let swept = images.sweep(|version| catalog.knows(version)).map_err(opening())?;
     if swept > 0 {
         tracing::info!(swept, "removed images of pushes that were never recorded");
@@ -156,30 +157,37 @@ async fn open(config: &Config, budget_bytes: u64) -> Result<Parts, DaemonError> 
         }
     }
 
+    let machines: Vec<_> = store.unfinished().await.map_err(store_error)?.into_iter().filter_map(|execution| execution.parked).collect();
+    let files: Vec<_> = machines.iter().map(|parked| (parked.file.clone(), parked.stored_bytes)).collect();
+    let parked = ParkedFiles::open(folder, config.parked_quota, &files).map_err(opening())?;
+    let needed: Vec<_> = machines.iter().flat_map(|parked| [parked.base.template.clone(), parked.base.content.clone()]).collect();
     let engine = Engine::start(EngineConfig {
         monitor: config.monitor(),
         kernel: config.kernel.clone(),
         images: config.images.clone(),
         templates: folder.join("templates"),
         warm: config.warm,
+        needed: needed.clone(),
     });
     let engine = engine.await?;
     let versions: Vec<_> = catalog.all().into_iter().flat_map(|(_, task)| task.versions).collect();
-    engine.collect(&versions.iter().map(|version| task_version(version, images.path(&version.version))).collect::<Vec<_>>());
+    let tasks: Vec<_> = versions.iter().map(|version| task_version(version, images.path(&version.version))).collect();
+    engine.collect(&tasks, &needed);
     let runner: Arc<dyn Runner> = engine;
     let budget = Budget { bytes: budget_bytes, vms: config.max_vms.map(|vms| usize::try_from(vms).unwrap_or(usize::MAX)) };
     let last = store.last_id().await.map_err(store_error)?;
-    let kept = (images.clone(), logs.clone());
-    let dispatcher = Dispatcher::new(budget, last.as_ref(), store.clone(), kept, Arc::clone(&runner), Arc::clone(&metrics));
+    let (packing, runner_of) = (config.parked_packing.into(), Arc::clone(&runner));
+    let parts = Parts { store: store.clone(), images, logs, parked, packing, catalog: Arc::clone(&catalog), runner: runner_of, metrics };
+    let dispatcher = Dispatcher::new(budget, last.as_ref(), parts.clone());
     for (name, task) in catalog.all() {
         if let Err(error) = dispatcher.check_capacity(&task.latest) {
             tracing::warn!(task = %name, %error, "it was pushed under a larger memory budget and can't run now");
         }
     }
-    let recovered = recover(&dispatcher, &catalog).await.map_err(store_error)?;
+    let recovered = recover(&dispatcher).await.map_err(store_error)?;
     tracing::info!(budget = budget.bytes, ?recovered, "accounted for the executions of the last run");
-    let app = App::new(dispatcher, catalog, (store.clone(), images, logs), metrics, config.clone());
-    Ok(Parts { app, runner, store })
+    let app = App::new(dispatcher, parts, config.clone());
+    Ok(Opened { app, runner, store })
 }
 
 /// Runs the daemon to its end.
@@ -196,7 +204,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let mut int = signal(SignalKind::interrupt()).map_err(io_error(signals))?;
     // Listening from here on: clients that come early wait.
     let (listener, _socket_file) = socket(&config)?;
-    let Parts { app, runner, store } = open(&config, budget).await?;
+    let Opened { app, runner, store } = open(&config, budget).await?;
 
     let serving = tokio::spawn(serve(listener, router(Arc::clone(&app)), app.stopping.clone()));
     let watching = tokio::spawn(watchdog());

@@ -183,6 +183,11 @@ impl LogWriter {
         self.write(stream, &whole, dropped, tail);
     }
 
+    /// Nothing is written for a while.
+    pub fn close(&mut self) {
+        self.file = None;
+    }
+
     /// The program has ended: what is left of a cut character is written as it is. The file is handed out to be synced.
     pub fn end(&mut self, tail: &watch::Sender<Tail>) -> Option<File> {
         for stream in [Stream::Stdout, Stream::Stderr] {

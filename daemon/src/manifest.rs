@@ -11,6 +11,8 @@
 //! timeout = "30s"               # 100ms to 24h; ms, s, m, h
 //! retries = 0                   # 0 to 10
 //! log_cap = "1MiB"              # 4KiB to 64MiB
+//! park = "auto"                 # or "always", "never": what happens while the program waits
+//! deadline = "1h"               # 1s to 366d; none where it is not given
 //! ```
 //!
 //! Invariant: a [`Manifest`] only exists with every value in its range; each [`ManifestError`] names the line that it is about.
@@ -36,6 +38,7 @@ pub const MAX_BYTES: usize = 64 << 10;
 const MEMORY_DEFAULT_MIB: u32 = 128;
 const TIMEOUT_DEFAULT_MS: u64 = 30_000;
 const TIMEOUT_MS: std::ops::RangeInclusive<u64> = 100..=24 * 3_600_000;
+const DEADLINE_MS: std::ops::RangeInclusive<u64> = 1000..=366 * 86_400_000;
 const RETRIES: std::ops::RangeInclusive<u32> = 0..=10;
 const LOG_CAP_DEFAULT: u64 = 1 << 20;
 const LOG_CAP: std::ops::RangeInclusive<u64> = (4 << 10)..=(64 << 20);
@@ -156,13 +159,47 @@ fn relative(path: &str) -> Result<String, String> {
     }
 }
 
+/// When an execution that waits is parked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Park {
+    /// When that costs less than keeping its VM.
+    #[default]
+    Auto,
+    /// At once.
+    Always,
+    /// Not at all: its VM stays, and the time counts as running time.
+    Never,
+}
+
+impl Park {
+    /// Its name in manifests and in the database.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Always => "always",
+            Self::Never => "never",
+        }
+    }
+
+    /// The one of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Auto, Self::Always, Self::Never].into_iter().find(|park| park.name() == name)
+    }
+}
+
 /// The rules that an execution runs under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
     /// RAM of the VM.
     pub memory_mib: u32,
-    /// How long the program may run.
+    /// How long the program may run; time in which it waits does not count, except under [`Park::Never`].
     pub timeout_ms: u64,
+    /// How long after its submission the execution must have ended, waits included.
+    pub deadline_ms: Option<u64>,
+    /// What happens while it waits.
+    pub park: Park,
     /// How many times an execution that failed is run again, see [`crate::schedule`].
     pub retries: u32,
     /// Most bytes of output that are kept.
@@ -171,7 +208,14 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { memory_mib: MEMORY_DEFAULT_MIB, timeout_ms: TIMEOUT_DEFAULT_MS, retries: 0, log_cap: LOG_CAP_DEFAULT }
+        Self {
+            memory_mib: MEMORY_DEFAULT_MIB,
+            timeout_ms: TIMEOUT_DEFAULT_MS,
+            deadline_ms: None,
+            park: Park::Auto,
+            retries: 0,
+            log_cap: LOG_CAP_DEFAULT,
+        }
     }
 }
 
@@ -245,11 +289,13 @@ impl<'a> Reader<'a> {
     }
 
     fn policy(&self, table: &DeTable<'a>) -> Result<Policy, ManifestError> {
-        self.known("[policy]", table, &["memory", "timeout", "retries", "log_cap"])?;
+        self.known("[policy]", table, &["memory", "timeout", "deadline", "park", "retries", "log_cap"])?;
         let default = Policy::default();
         Ok(Policy {
             memory_mib: self.parsed(table, "memory", default.memory_mib, memory)?,
             timeout_ms: self.parsed(table, "timeout", default.timeout_ms, timeout)?,
+            deadline_ms: self.parsed(table, "deadline", default.deadline_ms, |text| deadline(text).map(Some))?,
+            park: self.parsed(table, "park", default.park, park)?,
             log_cap: self.parsed(table, "log_cap", default.log_cap, log_cap)?,
             retries: match table.get("retries") {
                 None => default.retries,
@@ -278,6 +324,16 @@ fn timeout(text: &str) -> Result<u64, String> {
     let range = "from \"100ms\" to \"24h\" (ms, s, m, h)";
     let millis = units::millis(text).ok_or_else(|| format!("timeout {text:?} is not a duration; write it {range}"))?;
     if TIMEOUT_MS.contains(&millis) { Ok(millis) } else { Err(format!("timeout {text:?} is out of range; it is {range}")) }
+}
+
+fn deadline(text: &str) -> Result<u64, String> {
+    let range = "from \"1s\" to \"366d\" (s, m, h, d)";
+    let millis = units::millis(text).ok_or_else(|| format!("deadline {text:?} is not a duration; write it {range}"))?;
+    if DEADLINE_MS.contains(&millis) { Ok(millis) } else { Err(format!("deadline {text:?} is out of range; it is {range}")) }
+}
+
+fn park(text: &str) -> Result<Park, String> {
+    Park::from_name(text).ok_or_else(|| format!("park {text:?} is none of \"auto\", \"always\", \"never\""))
 }
 
 fn log_cap(text: &str) -> Result<u64, String> {

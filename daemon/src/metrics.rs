@@ -124,6 +124,7 @@ impl Metrics {
         };
         gauge("executions_queued", "Executions that wait for memory", load.queued as u64);
         gauge("executions_running", "Executions that hold a VM", load.running as u64);
+        gauge("executions_parked", "Executions that are parked", load.parked as u64);
         gauge("memory_budget_bytes", "Memory that VMs may take together", load.budget.bytes);
         gauge("memory_used_bytes", "Memory that VMs are charged", load.used);
         gauge("draining", "1 while no new work is taken", u64::from(load.draining));
@@ -141,6 +142,11 @@ impl Metrics {
         counter("restores_warm_micros", "Their time to the vCPU's start", engine.restore_warm_micros);
         counter("restores_new", "VMs restored in a new monitor", engine.restores_new);
         counter("restores_new_micros", "Their time to the vCPU's start", engine.restore_new_micros);
+        counter("parks", "Machines parked", engine.parks);
+        counter("parks_micros", "Time that they stood still for it", engine.park_micros);
+        counter("parks_bytes", "Bytes written for them", engine.park_bytes);
+        counter("resumes", "Machines resumed", engine.resumes);
+        counter("resumes_micros", "Their time to the vCPU's start", engine.resume_micros);
         counter("boots", "Runtimes booted", engine.boots);
         counter("boots_micros", "Their time to the agent's first frame", engine.boot_micros);
         counter("templates_made", "Templates made", engine.templates_made);

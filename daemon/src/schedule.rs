@@ -4,7 +4,9 @@
 //! - [`runner`]: what it needs from the engine
 //! - [`live`]: an execution that has not ended
 //! - [`dispatch`]: submissions, cancels, draining
-//! - [`run`]: one execution from its VM to its end
+//! - [`run`]: one execution from its VM to its end, by way of [`attempt`], one VM of it, and [`parked`], the time without one
+//! - [`ending`]: what follows when a VM ended
+//! - [`asks`]: what an execution waits for
 //! - [`recover`]: what a restart does with what it finds
 //!
 //! # Retries
@@ -13,9 +15,13 @@
 //! error but `load` (the same code fails the same way), `timeout` and `cancelled`. A daemon that went away counts as a failure (`interrupted`).
 //! A log goes on over attempts.
 
+pub mod asks;
+pub mod attempt;
 pub mod core;
 pub mod dispatch;
+pub mod ending;
 pub mod live;
+pub mod parked;
 pub mod recover;
 pub mod run;
 pub mod runner;

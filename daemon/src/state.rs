@@ -3,6 +3,7 @@
 //! - [`machine`]: the states of an execution and the steps between them
 //! - [`record`]: an execution and a version as clients and the store see them
 //! - [`id`], [`time`]: ids that sort by age; moments
+//! - [`waiting`]: what an execution waits for, and its parked machine
 //! - [`store`]: the database, and [`writer`], the only one who writes to it
 //! - [`reserve`]: room on the disk for the ends of what was accepted
 //!
@@ -17,7 +18,12 @@
 //!    It is queued again if `retries` allows another, otherwise failed as `interrupted`. `running` is not written by itself: it differs from
 //!    `starting` in nothing that a restart could use.
 //! 4. before the commit of its end: as 3, although a result may have existed; nobody has been told of it.
-//! 5. after it: the end, with result, error and timeline. Waiting clients are only told now.
+//! 5. after it: the end, with result, error and timeline. Waiting clients and waiting executions are only told now.
+//! 6. before the commit of `parked`: as 3; a machine that was written down already is a file that nobody refers to, and is removed.
+//! 7. after it: the execution is parked, whatever became of its VM, which the daemon had to end or which ended with it. What it waits for is looked
+//!    at anew: a result, a signal or a moment that came meanwhile is found in the database.
+//! 8. after the commit of `resuming`, which comes before the machine is brought back: as 3, since it may have run. No machine is ever run
+//!    twice from the same file.
 //!
 //! Each of these commits is one SQLite transaction with `synchronous=FULL`.
 
@@ -28,6 +34,7 @@ pub mod record;
 pub mod reserve;
 pub mod store;
 pub mod time;
+pub mod waiting;
 pub mod writer;
 
 #[cfg(test)]

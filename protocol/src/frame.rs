@@ -94,6 +94,12 @@ impl Decoder {
         self.buffer.extend_from_slice(bytes);
     }
 
+    /// What was pushed and is no whole frame yet.
+    #[must_use]
+    pub fn unread(&self) -> &[u8] {
+        self.buffer.get(self.at..).unwrap_or_default()
+    }
+
     /// The next whole frame; `None` until more bytes come. After an error the stream can't be used any more.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         let rest = &self.buffer[self.at..];

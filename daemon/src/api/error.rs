@@ -33,6 +33,12 @@ pub enum ErrorCode {
     UnknownVersion,
     /// 404.
     UnknownExecution,
+    /// 404: no execution has made such an event, or what it was of is gone.
+    UnknownEvent,
+    /// 409: the event was signalled before.
+    EventUsed,
+    /// 409: it does not wait, is not parked, or could not be parked.
+    NotParked,
     /// 409: it has ended.
     NotCancellable,
     /// 409: executions of the task are queued or running.
@@ -52,8 +58,8 @@ impl ErrorCode {
         match self {
             Self::InvalidManifest | Self::InvalidCode | Self::InvalidInput | Self::InvalidRequest => StatusCode::BAD_REQUEST,
             Self::CodeTooLarge | Self::InputTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::UnknownTask | Self::UnknownVersion | Self::UnknownExecution => StatusCode::NOT_FOUND,
-            Self::NotCancellable | Self::TaskBusy => StatusCode::CONFLICT,
+            Self::UnknownTask | Self::UnknownVersion | Self::UnknownExecution | Self::UnknownEvent => StatusCode::NOT_FOUND,
+            Self::NotCancellable | Self::TaskBusy | Self::EventUsed | Self::NotParked => StatusCode::CONFLICT,
             Self::OverCapacity => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
             Self::DiskFull => StatusCode::INSUFFICIENT_STORAGE,

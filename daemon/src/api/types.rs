@@ -78,6 +78,15 @@ pub struct LogParams {
     pub from: u64,
 }
 
+/// From where on.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct EventParams {
+    /// The cursor of an entry (its place in the timeline, from 1): begins after it.
+    #[serde(default)]
+    pub from: usize,
+}
+
 /// The rules of a version, as a manifest writes them.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PolicyBody {
@@ -92,6 +101,13 @@ pub struct PolicyBody {
     /// Most output that is kept.
     #[schema(example = "1MiB")]
     pub log_cap: String,
+    /// What happens while it waits: `auto`, `always` or `never`.
+    #[schema(example = "auto")]
+    pub park: &'static str,
+    /// How long after its submission it must have ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "1h")]
+    pub deadline: Option<String>,
 }
 
 impl From<Policy> for PolicyBody {
@@ -101,6 +117,8 @@ impl From<Policy> for PolicyBody {
             timeout: manifest::format_millis(policy.timeout_ms),
             retries: policy.retries,
             log_cap: manifest::format_bytes(policy.log_cap),
+            park: policy.park.name(),
+            deadline: policy.deadline_ms.map(manifest::format_millis),
         }
     }
 }
@@ -241,6 +259,12 @@ pub struct HostBody {
     pub running: usize,
     /// Executions that wait.
     pub queued: usize,
+    /// Executions that are parked.
+    pub parked: usize,
+    /// Disk that parked executions take.
+    pub parked_bytes: u64,
+    /// Disk that they may take.
+    pub parked_quota_bytes: u64,
     /// Templates that this daemon has used.
     pub templates: Vec<TemplateInfo>,
     /// The state folder.

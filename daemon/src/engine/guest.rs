@@ -3,12 +3,13 @@
 //! ```text
 //!   Fresh --Started--> Started --Result | Failed--> Answered --Drained--> (over)
 //!     |                                               ^
-//!     +--------------------Failed---------------------+         Log: anywhere before the end
+//!     +--------------------Failed---------------------+         Log: anywhere before the end; Ask, Blocked: while Started
 //! ```
 //! A guest that says anything else broke the protocol. Invariant: what is buffered is at most one frame and what one event brought.
 
 use super::types::{ErrorKind, ExecutionError};
 use torpor_protocol::agent::{Failure, GuestMessage, MessageError, Stream};
+use torpor_protocol::ask::{Ask, Blocked};
 use torpor_protocol::frame::{Decoder, Frame};
 use torpor_protocol::monitor::Event;
 
@@ -52,6 +53,17 @@ pub(super) enum Said {
     Failed(Failure),
     /// No more output follows.
     Drained,
+    /// The program asks for something.
+    Ask {
+        /// What.
+        ask: Ask,
+        /// Input of a call.
+        payload: Vec<u8>,
+        /// It came over the agent's connection.
+        vsock: bool,
+    },
+    /// The agent stands at the door, because of these asks.
+    Blocked(Vec<u64>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,10 +86,22 @@ impl Conversation {
         Self { phase: Phase::Fresh, vsock: Decoder::default() }
     }
 
+    /// Of a machine that was parked, whose agent had sent these bytes of an unfinished message.
+    pub(super) fn resumed(unread: &[u8]) -> Self {
+        let mut vsock = Decoder::default();
+        vsock.push(unread);
+        Self { phase: Phase::Started, vsock }
+    }
+
+    /// What the agent's connection brought of a message that is not whole.
+    pub(super) fn unread(&self) -> &[u8] {
+        self.vsock.unread()
+    }
+
     /// A frame from the door.
     pub(super) fn outbox(&mut self, frame: &[u8]) -> Result<Said, Broken> {
         let frame = Frame::decode_exact(frame).map_err(MessageError::from)?;
-        self.step(GuestMessage::from_frame(frame)?)
+        self.step(GuestMessage::from_frame(frame)?, false)
     }
 
     /// Bytes from the agent's connection; [`Self::next_said`] tells what they mean.
@@ -88,18 +112,21 @@ impl Conversation {
     /// What the agent's connection brought and was not told yet.
     pub(super) fn next_said(&mut self) -> Result<Option<Said>, Broken> {
         match self.vsock.next_frame().map_err(MessageError::from)? {
-            Some(frame) => self.step(GuestMessage::from_frame(frame)?).map(Some),
+            Some(frame) => self.step(GuestMessage::from_frame(frame)?, true).map(Some),
             None => Ok(None),
         }
     }
 
-    fn step(&mut self, message: GuestMessage) -> Result<Said, Broken> {
+    fn step(&mut self, message: GuestMessage, vsock: bool) -> Result<Said, Broken> {
         let (said, phase) = match (self.phase, message) {
             (phase, GuestMessage::Log { stream, bytes }) => (Said::Log { stream, bytes }, phase),
             (Phase::Fresh, GuestMessage::Started) => (Said::Started, Phase::Started),
             (Phase::Started, GuestMessage::Result { drain, json }) => (Said::Result { drain, json }, Phase::Answered),
             (Phase::Fresh | Phase::Started, GuestMessage::Failed(failure)) => (Said::Failed(failure), Phase::Answered),
             (Phase::Answered, GuestMessage::Drained) => (Said::Drained, Phase::Answered),
+            // The door holds one answer, that to the speaker who stands there.
+            (Phase::Started, GuestMessage::Ask { ask, payload }) if ask.standing != vsock => (Said::Ask { ask, payload, vsock }, self.phase),
+            (Phase::Started, GuestMessage::Blocked(Blocked { seqs })) if !vsock => (Said::Blocked(seqs), self.phase),
             (_, other) => return Err(Broken::Turn(message_name(&other))),
         };
         self.phase = phase;
@@ -118,6 +145,8 @@ pub(super) const fn message_name(message: &GuestMessage) -> &'static str {
         GuestMessage::Result { .. } => "Result",
         GuestMessage::Failed(_) => "Failed",
         GuestMessage::Drained => "Drained",
+        GuestMessage::Ask { .. } => "Ask",
+        GuestMessage::Blocked(_) => "Blocked",
     }
 }
 
@@ -132,6 +161,8 @@ pub(super) const fn event_name(event: &Event) -> &'static str {
         Event::Vsock { .. } => "Vsock",
         Event::VsockClosed => "VsockClosed",
         Event::Saved { .. } => "Saved",
+        Event::Parked { .. } => "Parked",
+        Event::NotParked { .. } => "NotParked",
         Event::Stopped { .. } => "Stopped",
     }
 }

@@ -17,9 +17,12 @@ const RUNTIMES: [Runtime; 2] = [Runtime::Python, Runtime::Exec];
 /// A root disk.
 #[derive(Debug)]
 pub(super) struct Image {
-    runtime: Runtime,
+    /// What it is for.
+    pub(super) runtime: Runtime,
     /// The disk.
     pub(super) file: File,
+    /// Hash of the disk.
+    pub(super) hash: String,
     /// Hash of everything that a template of this runtime depends on besides its memory size.
     pub(super) base: String,
 }
@@ -31,6 +34,10 @@ pub(super) struct Host {
     pub(super) kvm: Arc<OwnedFd>,
     /// An ELF `vmlinux`.
     pub(super) kernel: File,
+    /// Hash of the kernel.
+    pub(super) kernel_hash: String,
+    /// What identifies the processor and the host's kernel.
+    pub(super) cpu: String,
     python: Arc<Image>,
     exec: Arc<Image>,
 }
@@ -49,18 +56,26 @@ impl Host {
             let path = config.images.join(format!("{}.erofs", runtime.name()));
             let (file, hash) = open_hashed(&path, EROFS).map_err(|source| EngineError::Image { runtime: runtime.name(), path, source })?;
             let base = base(runtime, &[kernel_hash, hash, monitor], &cpu);
-            Ok(Arc::new(Image { runtime, file, base }))
+            Ok(Arc::new(Image { runtime, file, hash: hash.to_hex().to_string(), base }))
         };
         let [python, exec] = RUNTIMES.map(image);
-        Ok(Self { kvm: Arc::new(kvm.into()), kernel, python: python?, exec: exec? })
+        let kernel_hash = kernel_hash.to_hex().to_string();
+        Ok(Self { kvm: Arc::new(kvm.into()), kernel, kernel_hash, cpu, python: python?, exec: exec? })
     }
 
     /// A host of empty files, for tests that make no VM.
     #[cfg(test)]
     pub(super) fn scripted() -> std::io::Result<Arc<Self>> {
         let null = || File::open("/dev/null");
-        let image = |runtime: Runtime| Ok::<_, std::io::Error>(Arc::new(Image { runtime, file: null()?, base: runtime.name().to_owned() }));
-        Ok(Arc::new(Self { kvm: Arc::new(null()?.into()), kernel: null()?, python: image(Runtime::Python)?, exec: image(Runtime::Exec)? }))
+        let image = |runtime: Runtime| Ok::<_, std::io::Error>(Arc::new(Image { runtime, file: null()?, hash: String::new(), base: runtime.name().to_owned() }));
+        Ok(Arc::new(Self {
+            kvm: Arc::new(null()?.into()),
+            kernel: null()?,
+            kernel_hash: String::new(),
+            cpu: String::new(),
+            python: image(Runtime::Python)?,
+            exec: image(Runtime::Exec)?,
+        }))
     }
 
     /// The root disk of a runtime.

@@ -24,8 +24,8 @@ mod verdict;
 mod vm;
 
 pub use types::{
-    EngineConfig, EngineError, EngineStats, ErrorKind, ExecutionError, Outcome, Progress, RunRequest, TaskVersion, TemplateInfo,
-    TemplateState,
+    Base, Begin, EngineConfig, EngineError, EngineStats, ErrorKind, ExecutionError, Order, Outcome, Packing, Parked, Progress, Reply,
+    RunRequest, TaskVersion, TemplateInfo, TemplateState,
 };
 
 use host::{Host, Spec};
@@ -63,7 +63,7 @@ impl Engine {
         let opened = tokio::task::spawn_blocking(move || {
             let host = Arc::new(Host::open(&config)?);
             let pool = Pool::new(starter, host.kvm.clone(), counters.clone(), warm, wake);
-            let templates = Templates::open(&config.templates, host, pool.clone(), counters)
+            let templates = Templates::open(&config.templates, host, pool.clone(), counters, &config.needed)
                 .map_err(|source| EngineError::Templates { path: config.templates, source })?;
             Ok((pool, Arc::new(templates)))
         });
@@ -72,9 +72,15 @@ impl Engine {
         Ok(Arc::new(Self { launcher, pool, templates, stats, closing }))
     }
 
-    /// Runs one execution to its end. The timeout counts from the start of the vCPU; the VM is dead or dying when this returns.
-    pub async fn run(&self, request: RunRequest, progress: mpsc::Sender<Progress>, cancel: CancellationToken) -> Outcome {
-        let outcome = run::run(self, request, &progress, &cancel).await;
+    /// Runs one execution to its end, or until it is parked. The timeout counts from the start of the vCPU; the VM is dead or dying when this returns.
+    pub async fn run(
+        &self,
+        request: RunRequest,
+        progress: mpsc::Sender<Progress>,
+        mut orders: mpsc::UnboundedReceiver<Order>,
+        cancel: CancellationToken,
+    ) -> Outcome {
+        let outcome = run::run(self, request, &progress, &mut orders, &cancel).await;
         self.pool.settled();
         outcome
     }
@@ -96,9 +102,9 @@ impl Engine {
         self.templates.forget(task);
     }
 
-    /// Removes the templates that none of these tasks needs. To be called before anything else is asked for.
-    pub fn collect(&self, tasks: &[TaskVersion]) {
-        match self.templates.collect(tasks) {
+    /// Removes the templates that none of these tasks and no parked machine (`needed`, ids) needs. To be called before anything else is asked for.
+    pub fn collect(&self, tasks: &[TaskVersion], needed: &[String]) {
+        match self.templates.collect(tasks, needed) {
             Ok(0) => {}
             Ok(templates) => tracing::info!(templates, "removed templates that no task needs"),
             Err(error) => tracing::warn!(%error, "can't look for templates that no task needs; the next start does"),

@@ -1,34 +1,40 @@
-//! One execution: a VM is restored with the input already in its inbox, listened to until it answers, and thrown away.
+//! One execution: a VM is restored with its first message already in the inbox, listened to until it answers, is parked or goes down, and thrown away.
 //!
 //! ```text
-//!   template -> monitor (warm or new) -> Restore + Start in one command -> Running -> Started -> Log* -> Result | Failed -> (Drained)
-//!                                                                             |          timeout, cancel, crash at any point
-//!                                                                             +-- the policy's timeout counts from here
+//!   template -> monitor (warm or new) -+- Restore + Start ---> Running -> Started -+-> (session.rs) -> Result | Failed -> (Drained)
+//!                                      +- Resume + Answers --> Running ------------+        |
+//!                                                                                           +-> Parked, End
 //! ```
 //! Invariants: the VM is used for this execution only; when this returns its monitor is dead or being killed by its supervisor; nothing
-//! that a guest does or leaves undone makes it wait past the timeout, a full progress channel included.
+//! that a guest does or leaves undone makes it wait past the timeout, a full progress channel included; a parked machine that is told not to have been
+//! resumed has not run one instruction.
+
+mod session;
 
 use super::Engine;
-use super::guest::{Broken, Conversation, Said};
+use super::guest::Conversation;
 use super::host::Spec;
 use super::pool::PoolError;
 use super::stats::micros;
 use super::template::Template;
-use super::types::{ErrorKind, ExecutionError, Outcome, Progress, RunRequest};
+use super::types::{Begin, ErrorKind, ExecutionError, Order, Outcome, Progress, Reply, RunRequest};
 use super::verdict;
 use super::vm::{Vm, VmError};
+use session::{Answered, Clock, End, Session};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use torpor_protocol::agent::{HostMessage, Start};
+use torpor_protocol::ask::Answers;
 use torpor_protocol::monitor::{Command, Event, StopReason};
 
 /// For output that a guest still has after its answer: long enough for one that hardly gets a processor, as an orderly guest ends it sooner.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// A snapshot that does not run by then never will.
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(30);
-/// After the agent's connection closed: for the kernel to say why, or for an answer through the door.
-const AGENT_GONE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Warm monitors tried, should they turn out dead, before a new one is started.
 const WARM_ATTEMPTS: usize = 2;
 /// Larger results are checked on a thread of their own.
@@ -41,49 +47,50 @@ enum RestoreError {
     Pool(#[from] PoolError),
     #[error(transparent)]
     Vm(#[from] VmError),
-    #[error("the monitor refused the template: {0}")]
+    #[error("the monitor refused the snapshot: {0}")]
     Refused(StopReason),
-    #[error("the template did not run within {} s; is the host overloaded?", RESTORE_TIMEOUT.as_secs())]
+    #[error("the snapshot did not run within {} s; is the host overloaded?", RESTORE_TIMEOUT.as_secs())]
     Slow,
 }
 
-/// What a guest answered.
-struct Answer {
-    outcome: Answered,
-    drain: bool,
+impl RestoreError {
+    /// It did not come to a run for sure, and another attempt may end differently.
+    const fn passing(&self) -> bool {
+        matches!(self, Self::Pool(_))
+    }
+
+    /// The vCPU may have run although nobody was told.
+    const fn may_have_run(&self) -> bool {
+        matches!(self, Self::Vm(_) | Self::Slow)
+    }
 }
 
-enum Answered {
-    Result(Vec<u8>),
-    Failed(ExecutionError),
-}
-
-/// Everything that happens while the guest's clock runs.
-struct Session<'a> {
-    vm: Vm,
-    talk: Conversation,
-    progress: &'a mpsc::Sender<Progress>,
-    since: Instant,
-}
-
-pub(super) async fn run(engine: &Engine, request: RunRequest, progress: &mpsc::Sender<Progress>, cancel: &CancellationToken) -> Outcome {
-    let mut session = tokio::select! {
+pub(super) async fn run(
+    engine: &Engine,
+    request: RunRequest,
+    progress: &mpsc::Sender<Progress>,
+    orders: &mut mpsc::UnboundedReceiver<Order>,
+    cancel: &CancellationToken,
+) -> Outcome {
+    let begun = tokio::select! {
         biased;
         () = cancel.cancelled() => return Outcome::Cancelled,
-        begun = begin(engine, &request, progress) => match begun {
-            Ok(session) => session,
-            Err(error) => return Outcome::Failed(engine.interrupted_or(error)),
-        },
+        begun = begin(engine, &request, progress) => begun,
     };
-    let answer = tokio::select! {
+    let mut session = match begun {
+        Ok(session) => session,
+        Err(outcome) => return outcome,
+    };
+    let end = tokio::select! {
         biased;
         () = cancel.cancelled() => return Outcome::Cancelled,
-        answer = tokio::time::timeout(request.timeout, session.listen()) => answer,
+        end = session.listen(orders) => end,
     };
-    let answer = match answer {
-        Err(_elapsed) => return Outcome::TimedOut,
-        Ok(Err(error)) => return Outcome::Failed(engine.interrupted_or(error)),
-        Ok(Ok(answer)) => answer,
+    let answer = match end {
+        Err(error) => return Outcome::Failed(engine.interrupted_or(error)),
+        Ok(End::TimedOut) => return Outcome::TimedOut,
+        Ok(End::Parked) => return Outcome::Parked,
+        Ok(End::Answered(answer)) => answer,
     };
     if answer.drain {
         let _ = tokio::time::timeout(DRAIN_TIMEOUT, session.drain()).await;
@@ -99,15 +106,32 @@ pub(super) async fn run(engine: &Engine, request: RunRequest, progress: &mpsc::S
 }
 
 /// Up to the running vCPU.
-async fn begin<'a>(engine: &Engine, request: &RunRequest, progress: &'a mpsc::Sender<Progress>) -> Result<Session<'a>, ExecutionError> {
+async fn begin<'a>(engine: &'a Engine, request: &RunRequest, progress: &'a mpsc::Sender<Progress>) -> Result<Session<'a>, Outcome> {
+    match &request.begin {
+        Begin::Start { input } => start(engine, request, input, progress).await.map_err(|error| Outcome::Failed(engine.interrupted_or(error))),
+        Begin::Resume { file, base, unread, answers } => {
+            let template = engine.templates.parked_on(base, &request.task).await;
+            let template = template.map_err(|error| Outcome::NotResumed { error, passing: false })?;
+            let talk = Conversation::resumed(unread);
+            resume(engine, request, &template, file, answers, talk, progress).await
+        }
+    }
+}
+
+async fn start<'a>(
+    engine: &'a Engine,
+    request: &RunRequest,
+    input: &[u8],
+    progress: &'a mpsc::Sender<Progress>,
+) -> Result<Session<'a>, ExecutionError> {
     let asked = Instant::now();
     let (template, made) = engine.templates.get(&Spec::Task(request.task.clone())).await?;
     if made {
         let _ = progress.send(Progress::TemplateMade { micros: micros(asked.elapsed()) }).await;
     }
-    let command = Command::Restore { code: true, inbox: Some(start_frame(request)?) };
+    let command = Command::Restore { code: true, inbox: Some(start_frame(request, input)?) };
     let since = Instant::now();
-    let restored = tokio::time::timeout(RESTORE_TIMEOUT, restore(engine, &template, &command, request.task.memory_mib)).await;
+    let restored = tokio::time::timeout(RESTORE_TIMEOUT, restore(engine, &template.task_fds(), &command, request.task.memory_mib)).await;
     let vm = restored.unwrap_or(Err(RestoreError::Slow)).map_err(|error| {
         if matches!(error, RestoreError::Refused(_)) {
             engine.templates.suspect(&template);
@@ -118,26 +142,59 @@ async fn begin<'a>(engine: &Engine, request: &RunRequest, progress: &'a mpsc::Se
     let (micros, warm) = (micros(since.elapsed()), vm.warm);
     engine.stats.restored(warm, micros);
     tracing::debug!(execution = request.execution, pid = vm.pid(), micros, warm, "restored");
+    let clock = Clock::new(request.timeout, request.waits_count);
     let _ = progress.send(Progress::Restored { micros, warm }).await;
-    Ok(Session { vm, talk: Conversation::new(), progress, since })
+    Ok(Session::new(engine, vm, Conversation::new(), template, clock, progress, since))
 }
 
-async fn restore(engine: &Engine, template: &Template, command: &Command, memory_mib: u32) -> Result<Vm, RestoreError> {
+async fn resume<'a>(
+    engine: &'a Engine,
+    request: &RunRequest,
+    template: &Arc<Template>,
+    file: &File,
+    answers: &Reply,
+    talk: Conversation,
+    progress: &'a mpsc::Sender<Progress>,
+) -> Result<Session<'a>, Outcome> {
+    let host = |error: ExecutionError| Outcome::NotResumed { error, passing: false };
+    let command = Command::Resume { inbox: answers_frame(answers, true).map_err(host)? };
+    let since = Instant::now();
+    let fds = template.parked_fds(file);
+    let resumed = tokio::time::timeout(RESTORE_TIMEOUT, restore(engine, &fds, &command, request.task.memory_mib)).await;
+    let vm = resumed.unwrap_or(Err(RestoreError::Slow)).map_err(|error| {
+        tracing::error!(execution = request.execution, template = template.id, "not resumed: {error}");
+        let told = ExecutionError::new(ErrorKind::Host, format!("its parked machine can't be resumed: {error}"));
+        if error.may_have_run() {
+            return Outcome::Failed(engine.interrupted_or(told));
+        }
+        Outcome::NotResumed { passing: error.passing(), error: engine.interrupted_or(told) }
+    })?;
+    let (micros, warm) = (micros(since.elapsed()), vm.warm);
+    engine.stats.resumed(micros);
+    tracing::debug!(execution = request.execution, pid = vm.pid(), micros, warm, "resumed");
+    let clock = Clock::new(request.timeout, request.waits_count);
+    let _ = progress.send(Progress::Restored { micros, warm }).await;
+    let session = Session::new(engine, vm, talk, Arc::clone(template), clock, progress, since);
+    Ok(if answers.answers.is_empty() { session.hollow() } else { session })
+}
+
+async fn restore(engine: &Engine, fds: &[BorrowedFd<'_>], command: &Command, memory_mib: u32) -> Result<Vm, RestoreError> {
     for _ in 0..WARM_ATTEMPTS {
         let Some(vm) = engine.pool.take(memory_mib) else { break };
-        match start(vm, template, command).await {
-            Err(RestoreError::Vm(VmError::Ended(why))) => {
+        match begun(vm, fds, command).await {
+            // A warm monitor that is gone before it took the command has run nothing.
+            Err(RestoreError::Vm(VmError::Ended(why))) if !matches!(command, Command::Resume { .. }) => {
                 tracing::warn!("a warm monitor was gone when it was needed: {why}");
                 engine.stats.warm_lost();
             }
             other => return other,
         }
     }
-    start(engine.pool.fresh(memory_mib).await?, template, command).await
+    begun(engine.pool.fresh(memory_mib).await?, fds, command).await
 }
 
-async fn start(mut vm: Vm, template: &Template, command: &Command) -> Result<Vm, RestoreError> {
-    vm.send(command, &template.task_fds()).await?;
+async fn begun(mut vm: Vm, fds: &[BorrowedFd<'_>], command: &Command) -> Result<Vm, RestoreError> {
+    vm.send(command, fds).await?;
     loop {
         match vm.recv().await? {
             Event::Running { micros } => {
@@ -150,90 +207,36 @@ async fn start(mut vm: Vm, template: &Template, command: &Command) -> Result<Vm,
     }
 }
 
-fn start_frame(request: &RunRequest) -> Result<Vec<u8>, ExecutionError> {
+fn seed() -> Result<String, ExecutionError> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|error| ExecutionError::new(ErrorKind::Host, format!("no entropy: {error}")))?;
-    let start = Start { execution: request.execution.clone(), seed: blake3::Hash::from_bytes(seed).to_hex().to_string() };
-    let message = HostMessage::Start { start, input: request.input.clone() };
-    let frame = message.to_frame().and_then(|frame| Ok(frame.encode()?));
-    frame.map_err(|error| ExecutionError::new(ErrorKind::Host, format!("the input can't be sent: {error}")))
+    Ok(blake3::Hash::from_bytes(seed).to_hex().to_string())
 }
 
-impl Session<'_> {
-    /// Until the guest answers or goes down.
-    async fn listen(&mut self) -> Result<Answer, ExecutionError> {
-        let mut agent_gone: Option<tokio::time::Instant> = None;
-        loop {
-            while let Some(said) = self.talk.next_said()? {
-                if let Some(answer) = self.hear(said).await {
-                    return Ok(answer);
-                }
-            }
-            let event = match agent_gone {
-                None => self.vm.recv().await?,
-                Some(deadline) => match tokio::time::timeout_at(deadline, self.vm.recv()).await {
-                    Ok(event) => event?,
-                    Err(_elapsed) => return Err(verdict::agent_gone()),
-                },
-            };
-            match event {
-                Event::Outbox { frame } => {
-                    let said = self.talk.outbox(&frame)?;
-                    if let Some(answer) = self.hear(said).await {
-                        return Ok(answer);
-                    }
-                }
-                Event::Vsock { bytes } => self.talk.vsock(&bytes),
-                Event::Stopped { reason, console } => return Err(verdict::stopped(&reason, console, self.vm.memory_mib)),
-                Event::VsockClosed => agent_gone = Some(tokio::time::Instant::now() + AGENT_GONE_TIMEOUT),
-                Event::AtDoor | Event::VsockOpen | Event::Prepared | Event::Running { .. } | Event::Saved { .. } => {}
-            }
-        }
-    }
+fn frame(message: &HostMessage, what: &str) -> Result<Vec<u8>, ExecutionError> {
+    let frame = message.to_frame().and_then(|frame| Ok(frame.encode()?));
+    frame.map_err(|error| ExecutionError::new(ErrorKind::Host, format!("{what} can't be sent: {error}")))
+}
 
-    async fn hear(&mut self, said: Said) -> Option<Answer> {
-        let progress = match said {
-            Said::Started => Progress::Started { micros: micros(self.since.elapsed()) },
-            Said::Log { stream, bytes } => Progress::Log { stream, bytes },
-            Said::Result { drain, json } => return Some(Answer { outcome: Answered::Result(json), drain }),
-            Said::Failed(failure) => {
-                let drain = failure.drain;
-                return Some(Answer { outcome: Answered::Failed(verdict::failure(failure, self.vm.memory_mib)), drain });
-            }
-            Said::Drained => return None,
-        };
-        let _ = self.progress.send(progress).await;
-        None
-    }
+fn start_frame(request: &RunRequest, input: &[u8]) -> Result<Vec<u8>, ExecutionError> {
+    let start = Start { execution: request.execution.clone(), seed: seed()? };
+    frame(&HostMessage::Start { start, input: input.to_vec() }, "the input")
+}
 
-    /// Output after the answer, as long as there is some and the guest keeps to the rules.
-    async fn drain(&mut self) -> Result<(), ExecutionError> {
-        loop {
-            while let Some(said) = self.talk.next_said()? {
-                if self.drained(said).await? {
-                    return Ok(());
-                }
-            }
-            match self.vm.recv().await? {
-                Event::Outbox { frame } => {
-                    let said = self.talk.outbox(&frame)?;
-                    if self.drained(said).await? {
-                        return Ok(());
-                    }
-                }
-                Event::Vsock { bytes } => self.talk.vsock(&bytes),
-                Event::Stopped { .. } | Event::VsockClosed => return Ok(()),
-                _ => {}
-            }
-        }
-    }
+fn answers_frame(reply: &Reply, resumed: bool) -> Result<Vec<u8>, ExecutionError> {
+    let seed = if resumed { Some(seed()?) } else { None };
+    let answers = Answers { resumed, seed, answers: reply.answers.clone() };
+    frame(&HostMessage::Answers { answers, payload: reply.payload.clone() }, "an answer")
+}
 
-    async fn drained(&mut self, said: Said) -> Result<bool, Broken> {
-        if said == Said::Drained {
-            return Ok(true);
+impl Template {
+    /// The descriptors of a resume, in the command's order.
+    fn parked_fds<'a>(&'a self, parked: &'a File) -> Vec<BorrowedFd<'a>> {
+        let mut fds = self.task_fds();
+        if let Some(state) = fds.first_mut() {
+            *state = parked.as_fd();
         }
-        self.hear(said).await;
-        Ok(false)
+        fds
     }
 }
 

@@ -13,6 +13,8 @@ pub(super) struct Stats {
     lost: AtomicU64,
     restores: [(AtomicU64, AtomicU64); 2],
     boots: (AtomicU64, AtomicU64),
+    parks: (AtomicU64, AtomicU64, AtomicU64),
+    resumes: (AtomicU64, AtomicU64),
     made: AtomicU64,
     failed: AtomicU64,
 }
@@ -46,6 +48,17 @@ impl Stats {
         total.fetch_add(micros, Relaxed);
     }
 
+    pub(super) fn parked(&self, micros: u64, bytes: u64) {
+        self.parks.0.fetch_add(1, Relaxed);
+        self.parks.1.fetch_add(micros, Relaxed);
+        self.parks.2.fetch_add(bytes, Relaxed);
+    }
+
+    pub(super) fn resumed(&self, micros: u64) {
+        self.resumes.0.fetch_add(1, Relaxed);
+        self.resumes.1.fetch_add(micros, Relaxed);
+    }
+
     pub(super) fn booted(&self, micros: u64) {
         self.boots.0.fetch_add(1, Relaxed);
         self.boots.1.fetch_add(micros, Relaxed);
@@ -70,6 +83,11 @@ impl Stats {
             restore_new_micros: new.1.load(Relaxed),
             boots: self.boots.0.load(Relaxed),
             boot_micros: self.boots.1.load(Relaxed),
+            parks: self.parks.0.load(Relaxed),
+            park_micros: self.parks.1.load(Relaxed),
+            park_bytes: self.parks.2.load(Relaxed),
+            resumes: self.resumes.0.load(Relaxed),
+            resume_micros: self.resumes.1.load(Relaxed),
             templates_made: self.made.load(Relaxed),
             templates_failed: self.failed.load(Relaxed),
             templates: Vec::new(),

@@ -3,20 +3,23 @@
 //! - [`table`]: which there are, and the states of each
 //! - [`store`]: on disk
 //! - [`make`]: a VM is brought to the door and saved
+//! - [`parked`]: those that parked machines are differences to
 //!
 //! Invariants: a template is made once however many want it, in a task of its own that outlives those who asked first; that of a task ends
 //! when nobody waits for it any more or its task is removed, and its VM with it; code that hangs while it is loaded keeps others waiting
 //! for [`PATIENCE`] at most; a template is used only after all of it was checked or made in this life of the daemon; its files stay open, so that a run opens nothing.
 
 mod make;
+mod parked;
 mod store;
 mod table;
 
 use super::host::{Host, Image, Spec};
 use super::pool::Pool;
 use super::stats::Stats;
+use super::fingerprint::hash_file;
 use super::types::{ErrorKind, ExecutionError, TaskVersion, TemplateInfo, TemplateState};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -26,6 +29,7 @@ use std::time::{Duration, Instant};
 use store::{Draft, Files, Meta, Store, StoreError};
 use table::{Attempt, Found, Table};
 use tokio::sync::Semaphore;
+use torpor_protocol::agent::Runtime;
 
 /// Most runtimes booted at once: each takes a core.
 const BOOTS: usize = 2;
@@ -43,6 +47,10 @@ pub(super) struct Template {
     memory: File,
     image: Arc<Image>,
     code: Option<File>,
+    code_hash: Option<String>,
+    /// Hash of its content: of the state file, which has the hashes of all memory.
+    content: String,
+    memory_mib: u32,
     memory_bytes: u64,
 }
 
@@ -65,17 +73,19 @@ pub(super) struct Templates {
     stats: Arc<Stats>,
     store: Store,
     table: Mutex<Table<Template>>,
+    /// Those that only parked machines use, by content.
+    parked: Mutex<HashMap<String, Arc<Template>>>,
     boots: Semaphore,
     loads: Semaphore,
 }
 
 impl Templates {
     /// Opens the folder and cleans it. Blocks.
-    pub(super) fn open(root: &Path, host: Arc<Host>, pool: Arc<Pool>, stats: Arc<Stats>) -> io::Result<Self> {
-        let store = Store::open(root, &host.bases())?;
+    pub(super) fn open(root: &Path, host: Arc<Host>, pool: Arc<Pool>, stats: Arc<Stats>, needed: &[String]) -> io::Result<Self> {
+        let store = Store::open(root, &host.bases(), needed)?;
         let loads = std::thread::available_parallelism().map_or(LOADS, |processors| processors.get().max(LOADS));
         let (boots, loads) = (Semaphore::new(BOOTS), Semaphore::new(loads));
-        Ok(Self { host, pool, stats, store, table: Mutex::default(), boots, loads })
+        Ok(Self { host, pool, stats, store, table: Mutex::default(), parked: Mutex::default(), boots, loads })
     }
 
     /// The template, made first where it is missing. Everybody who asks while it is being made shares that attempt's end.
@@ -135,7 +145,7 @@ impl Templates {
         };
         let (file, hash) = code.unzip();
         if let Some(files) = self.load(id, hash.as_deref()).await {
-            return Ok((Arc::new(self.template(spec, files, file)), false));
+            return Ok((Arc::new(self.template(spec.runtime(), files, file)?), false));
         }
         let since = Instant::now();
         let made = tokio::select! {
@@ -154,7 +164,7 @@ impl Templates {
         match made {
             Ok(files) => {
                 tracing::info!(template = id, "template of {spec} made in {:?}", since.elapsed());
-                Ok((Arc::new(self.template(spec, files, file)), true))
+                Ok((Arc::new(self.template(spec.runtime(), files, file)?), true))
             }
             Err(error) => {
                 tracing::warn!(template = id, console = error.console, "no template of {spec}: {error}");
@@ -212,9 +222,20 @@ impl Templates {
         blocking(move || this.store.commit(draft, &meta)).await
     }
 
-    fn template(&self, spec: &Spec, files: Files, code: Option<File>) -> Template {
+    fn template(&self, runtime: Runtime, files: Files, code: Option<File>) -> Result<Template, ExecutionError> {
         let Files { state, memory, meta } = files;
-        Template { id: meta.id, state, memory, image: self.host.image(spec.runtime()).clone(), code, memory_bytes: meta.memory_bytes }
+        let content = hash_file(&state).map_err(|error| ExecutionError::new(ErrorKind::Host, format!("reading a template: {error}")))?;
+        Ok(Template {
+            id: meta.id,
+            state,
+            memory,
+            image: self.host.image(runtime).clone(),
+            code,
+            code_hash: meta.code,
+            content: content.to_hex().to_string(),
+            memory_mib: meta.memory_mib,
+            memory_bytes: meta.memory_bytes,
+        })
     }
 
     /// Whether a task's template is there.
@@ -238,9 +259,10 @@ impl Templates {
 
     /// Removes templates on disk that none of these tasks needs: of tasks that are gone, or whose daemon died while it removed them, and of runtimes in
     /// sizes that nobody asks for any more. For the start, when nothing is being made.
-    pub(super) fn collect(&self, tasks: &[TaskVersion]) -> io::Result<usize> {
+    pub(super) fn collect(&self, tasks: &[TaskVersion], parked: &[String]) -> io::Result<usize> {
         let specs = tasks.iter().map(|task| Spec::Task(task.clone()));
-        let needed: HashSet<String> = specs.flat_map(|spec| [self.host.id(&spec.below()), self.host.id(&spec)]).collect();
+        let mut needed: HashSet<String> = specs.flat_map(|spec| [self.host.id(&spec.below()), self.host.id(&spec)]).collect();
+        needed.extend(parked.iter().cloned());
         let unneeded: Vec<String> = self.store.all()?.into_iter().filter(|id| !needed.contains(id)).collect();
         for id in &unneeded {
             self.remove(id);
@@ -278,6 +300,10 @@ impl Templates {
             Ok(None) => {}
             Err(error) => tracing::error!(template = id, "can't remove the template: {error}"),
         }
+    }
+
+    fn parked(&self) -> MutexGuard<'_, HashMap<String, Arc<Template>>> {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn table(&self) -> MutexGuard<'_, Table<Template>> {

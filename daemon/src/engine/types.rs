@@ -4,9 +4,12 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 use torpor_protocol::agent::{Runtime, Stream};
+use torpor_protocol::ask::{Answer, Ask};
+pub use torpor_protocol::monitor::Packing;
 
 /// Where the engine finds what it needs, and how much it keeps ready.
 #[derive(Debug, Clone)]
@@ -21,6 +24,8 @@ pub struct EngineConfig {
     pub templates: PathBuf,
     /// Most warm monitors kept at once, of all sizes together.
     pub warm: usize,
+    /// Templates that parked machines need.
+    pub needed: Vec<String>,
 }
 
 /// One immutable version of a task, as far as a VM is concerned.
@@ -41,16 +46,74 @@ pub struct TaskVersion {
 }
 
 /// One execution to run.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct RunRequest {
     /// Id of the execution.
     pub execution: String,
     /// What to run.
     pub task: TaskVersion,
-    /// JSON text, at most `MAX_INPUT` bytes.
-    pub input: Vec<u8>,
+    /// Where it begins.
+    pub begin: Begin,
     /// How long the guest may run, counted from its vCPU's start.
     pub timeout: Duration,
+    /// Time in which the guest stands and waits for answers counts as well.
+    pub waits_count: bool,
+}
+
+/// Where an execution begins.
+#[derive(Debug)]
+pub enum Begin {
+    /// At its task's template.
+    Start {
+        /// JSON text, at most `MAX_INPUT` bytes.
+        input: Vec<u8>,
+    },
+    /// Where it was parked.
+    Resume {
+        /// Its machine.
+        file: File,
+        /// Of its machine.
+        base: Base,
+        /// Bytes of the agent's connection that the machine had sent before and that are no whole message.
+        unread: Vec<u8>,
+        /// What it waits for.
+        answers: Box<Reply>,
+    },
+}
+
+/// What a parked machine is a difference to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// Id of the template.
+    pub template: String,
+    /// Hash of the template's content.
+    pub content: String,
+}
+
+/// Answers on their way to a guest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reply {
+    /// The answers; without any, the guest looks what else there is.
+    pub answers: Vec<Answer>,
+    /// Payloads of the answers, one after the other.
+    pub payload: Vec<u8>,
+}
+
+/// What is told to an execution that runs.
+#[derive(Debug)]
+pub enum Order {
+    /// Give these answers to the guest.
+    Answer(Reply),
+    /// Write the machine down, if the guest stands and waits. Ends with [`Progress::Parked`] or [`Progress::NotParked`]; the guest stands
+    /// still until then, and on until it gets answers or [`Self::End`].
+    Park {
+        /// For the machine; what it holds is overwritten.
+        file: File,
+        /// How its memory is written.
+        packing: Packing,
+    },
+    /// The parked machine is durable: end this one.
+    End,
 }
 
 /// What happens while an execution runs, in order.
@@ -80,9 +143,45 @@ pub enum Progress {
         /// As the program wrote it.
         bytes: Vec<u8>,
     },
+    /// The program asks for something.
+    Asked {
+        /// What.
+        ask: Ask,
+        /// Input of a call.
+        payload: Vec<u8>,
+    },
+    /// Nothing runs in the guest but what waits for the answers to these; it stands.
+    Blocked {
+        /// Numbers of the asks.
+        seqs: Vec<u64>,
+    },
+    /// The machine is written down and synced.
+    Parked(Parked),
+    /// It could not be.
+    NotParked {
+        /// Why.
+        reason: String,
+    },
 }
 
-/// How an execution ended.
+/// A machine that was written down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parked {
+    /// What it is a difference to.
+    pub base: Base,
+    /// Bytes of pages that differ from the template.
+    pub changed_bytes: u64,
+    /// Bytes that were written.
+    pub stored_bytes: u64,
+    /// How long the guest stood still for it.
+    pub micros: u64,
+    /// Bytes of the agent's connection that came and are no whole message.
+    pub unread: Vec<u8>,
+    /// How much of its timeout the guest has used, since its vCPU's start.
+    pub ran: Duration,
+}
+
+/// How a run of an execution ended.
 #[derive(Debug, Clone)]
 pub enum Outcome {
     /// With a result, checked to be JSON.
@@ -96,6 +195,15 @@ pub enum Outcome {
     TimedOut,
     /// Cancelled by its caller; the VM is gone.
     Cancelled,
+    /// Parked, as [`Order::End`] said; the VM is gone.
+    Parked,
+    /// A parked machine was not brought back. It did not run.
+    NotResumed {
+        /// Why.
+        error: ExecutionError,
+        /// Another attempt may work.
+        passing: bool,
+    },
 }
 
 /// Kinds of failure of an execution: a closed list.
@@ -126,6 +234,10 @@ pub enum ErrorKind {
     GuestProtocol,
     /// The daemon went away while the execution ran.
     Interrupted,
+    /// Moved to another host, where it goes on.
+    Moved,
+    /// The policy's deadline passed.
+    Deadline,
     /// Monitor, disk or KVM failed; the message says what to do.
     Host,
 }
@@ -147,6 +259,8 @@ impl ErrorKind {
             Self::GuestCrashed => "guest_crashed",
             Self::GuestProtocol => "guest_protocol",
             Self::Interrupted => "interrupted",
+            Self::Moved => "moved",
+            Self::Deadline => "deadline",
             Self::Host => "host",
         }
     }
@@ -225,6 +339,16 @@ pub struct EngineStats {
     pub boots: u64,
     /// See [`Self::boots`].
     pub boot_micros: u64,
+    /// Machines parked, their microseconds, and the bytes written for them.
+    pub parks: u64,
+    /// See [`Self::parks`].
+    pub park_micros: u64,
+    /// See [`Self::parks`].
+    pub park_bytes: u64,
+    /// Machines resumed, and their microseconds up to the vCPU's start.
+    pub resumes: u64,
+    /// See [`Self::resumes`].
+    pub resume_micros: u64,
     /// Templates made.
     pub templates_made: u64,
     /// Templates that could not be made.

@@ -7,6 +7,7 @@
 //!                        |                                           ^                    |                 ^ ^              |
 //!                        +--Restore--> PreparingToRestore --Prepared-+                    +-----AtDoor------+ +----Saved-----+
 //!
+//!   Restore may be Resume. AtDoor --Park--> Parking --Parked, NotParked--> AtDoor
 //!   any --Stop, Stopped, end of the monitor--> Stopped
 //! ```
 //! Commands and events not drawn do not change the state; each is allowed only where [`VmState`] says so.
@@ -40,6 +41,8 @@ pub(super) enum VmState {
     AtDoor,
     /// The machine is being written down.
     Saving,
+    /// What the machine changed is being written down.
+    Parking,
     /// Gone, or told to go.
     Stopped,
 }
@@ -65,9 +68,12 @@ impl VmState {
             (_, Command::Prepare { .. }) => illegal("Prepare"),
             (Self::Prepared, Command::Boot { .. }) => Ok(Self::Booting),
             (_, Command::Boot { .. }) => illegal("Boot"),
-            (Self::Prepared, Command::Restore { .. }) => Ok(Self::Restoring),
-            (Self::Preparing, Command::Restore { .. }) => Ok(Self::PreparingToRestore),
+            (Self::Prepared, Command::Restore { .. } | Command::Resume { .. }) => Ok(Self::Restoring),
+            (Self::Preparing, Command::Restore { .. } | Command::Resume { .. }) => Ok(Self::PreparingToRestore),
             (_, Command::Restore { .. }) => illegal("Restore"),
+            (_, Command::Resume { .. }) => illegal("Resume"),
+            (Self::AtDoor, Command::Park { .. }) => Ok(Self::Parking),
+            (_, Command::Park { .. }) => illegal("Park"),
             (Self::AtDoor, Command::Inbox { .. }) => Ok(Self::Running),
             (_, Command::Inbox { .. }) => illegal("Inbox"),
             (Self::AtDoor, Command::Save) => Ok(Self::Saving),
@@ -94,7 +100,10 @@ impl VmState {
             (_, Event::AtDoor) => illegal("AtDoor"),
             (Self::Running, Event::Outbox { .. }) => Ok(self),
             (_, Event::Outbox { .. }) => illegal("Outbox"),
-            (Self::Running | Self::AtDoor | Self::Saving, Event::VsockOpen | Event::Vsock { .. } | Event::VsockClosed) => Ok(self),
+            (Self::Parking, Event::Parked { .. } | Event::NotParked { .. }) => Ok(Self::AtDoor),
+            (_, Event::Parked { .. }) => illegal("Parked"),
+            (_, Event::NotParked { .. }) => illegal("NotParked"),
+            (Self::Running | Self::AtDoor | Self::Saving | Self::Parking, Event::VsockOpen | Event::Vsock { .. } | Event::VsockClosed) => Ok(self),
             (_, Event::VsockOpen | Event::Vsock { .. } | Event::VsockClosed) => illegal("a vsock event"),
             (Self::Saving, Event::Saved { .. }) => Ok(Self::AtDoor),
             (_, Event::Saved { .. }) => illegal("Saved"),
@@ -194,9 +203,9 @@ impl Vm {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use torpor_protocol::monitor::StopReason;
+    use torpor_protocol::monitor::{Packing, StopReason};
 
-    const STATES: [VmState; 10] = [
+    const STATES: [VmState; 11] = [
         VmState::New,
         VmState::Preparing,
         VmState::PreparingToRestore,
@@ -206,6 +215,7 @@ mod tests {
         VmState::Running,
         VmState::AtDoor,
         VmState::Saving,
+        VmState::Parking,
         VmState::Stopped,
     ];
 
@@ -219,6 +229,8 @@ mod tests {
             Command::CodeDisk,
             Command::Save,
             Command::Stop,
+            Command::Resume { inbox: vec![] },
+            Command::Park { origin: vec![], packing: Packing::None },
         ]
     }
 
@@ -233,13 +245,15 @@ mod tests {
             Event::VsockClosed,
             Event::Saved { memory_bytes: 1, micros: 1 },
             Event::Stopped { reason: StopReason::Asked, console: String::new() },
+            Event::Parked { changed_bytes: 1, stored_bytes: 1, micros: 1 },
+            Event::NotParked { reason: String::new() },
         ]
     }
 
     #[test]
     fn a_template_is_booted_and_saved() {
         let mut state = VmState::New;
-        let [prepare, boot, _, inbox, _, _, save, stop] = <[Command; 8]>::try_from(commands()).unwrap();
+        let [prepare, boot, _, inbox, _, _, save, stop, _, park] = <[Command; 10]>::try_from(commands()).unwrap();
         for (command, event, after) in
             [(prepare, Some(Event::Prepared), VmState::Prepared), (boot, Some(Event::Running { micros: 1 }), VmState::Running)]
         {
@@ -251,6 +265,9 @@ mod tests {
         assert_eq!(state, VmState::Saving);
         state = state.event(&Event::Saved { memory_bytes: 1, micros: 1 }).unwrap();
         assert_eq!((state, state.command(&inbox).unwrap()), (VmState::AtDoor, VmState::Running));
+        let parking = state.command(&park).unwrap();
+        assert_eq!(parking.event(&Event::NotParked { reason: String::new() }).unwrap(), VmState::AtDoor);
+        assert!(parking.command(&inbox).is_err(), "answers wait until it is written down");
         assert_eq!(state.command(&stop).unwrap(), VmState::Stopped);
     }
 
@@ -267,10 +284,10 @@ mod tests {
     fn only_what_is_drawn_is_allowed() {
         let count = |allowed: &dyn Fn(VmState) -> bool| STATES.into_iter().filter(|state| allowed(*state)).count();
         let counts: Vec<usize> = commands().iter().map(|command| count(&|state| state.command(command).is_ok())).collect();
-        assert_eq!(counts, [1, 1, 2, 1, 2, 1, 1, 9]);
+        assert_eq!(counts, [1, 1, 2, 1, 2, 1, 1, 10, 2, 1]);
         let counts: Vec<usize> =
             events().iter().map(|event| count(&|state| state != VmState::Stopped && state.event(event).is_ok())).collect();
-        assert_eq!(counts, [2, 2, 1, 1, 3, 3, 3, 1, 9]);
+        assert_eq!(counts, [2, 2, 1, 1, 4, 4, 4, 1, 10, 1, 1]);
         for state in STATES {
             assert_eq!(state.event(&Event::Stopped { reason: StopReason::Asked, console: String::new() }), Ok(VmState::Stopped));
             assert!(VmState::Stopped.command(&Command::Save).is_err());

@@ -17,12 +17,12 @@ fn refused(text: &str) -> (usize, String) {
 
 #[test]
 fn a_whole_manifest() {
-    let text = manifest(PYTHON, "memory = \"256MiB\"\ntimeout = \"1500ms\"\nretries = 0x2\nlog_cap = \"64KiB\"");
+    let text = manifest(PYTHON, "memory = \"256MiB\"\ntimeout = \"1500ms\"\nretries = 0x2\nlog_cap = \"64KiB\"\npark = \"always\"\ndeadline = \"2h\"");
     let manifest = Manifest::parse(text.as_bytes()).unwrap();
     assert_eq!(manifest.name.as_str(), "wordcount");
     assert_eq!(manifest.entry, Entry::Python { file: "main.py".into(), function: "handler".into() });
     assert_eq!((manifest.entry_line, manifest.entry.to_string().as_str()), (4, "main.py:handler"));
-    assert_eq!(manifest.policy, Policy { memory_mib: 256, timeout_ms: 1500, retries: 2, log_cap: 64 << 10 });
+    assert_eq!(manifest.policy, Policy { memory_mib: 256, timeout_ms: 1500, deadline_ms: Some(7_200_000), park: Park::Always, retries: 2, log_cap: 64 << 10 });
 }
 
 #[test]
@@ -62,6 +62,9 @@ fn each_refusal_names_its_line() {
         (manifest(PYTHON, "retries = -1"), 6, "0 to 10"),
         (manifest(PYTHON, "retries = \"1\""), 6, "0 to 10"),
         (manifest(PYTHON, "log_cap = \"1KiB\""), 6, "out of range"),
+        (manifest(PYTHON, "park = \"sometimes\""), 6, "\"never\""),
+        (manifest(PYTHON, "deadline = \"500ms\""), 6, "out of range"),
+        (manifest(PYTHON, "deadline = \"soon\""), 6, "is not a duration"),
         ("[task]\nname = \"t\"\nruntime = \"perl\"\nentry = \"x\"\n".into(), 3, "known: python, exec"),
     ];
     for (text, line, part) in cases {

@@ -6,8 +6,8 @@
 //!            Withdraw --> gone
 //! ```
 //!
-//! Invariants: what holds never exceeds the budget, nor the number of VMs; nobody overtakes, so a large job is never starved by small ones behind it;
-//! after [`Event::Drain`] nothing new holds.
+//! Who was parked comes before all who are new: it may be what others wait for, and it has begun. Invariants: what holds never exceeds the budget, nor the
+//! number of VMs; nobody else overtakes, so a large job is never starved by small ones behind it; after [`Event::Drain`] nothing new holds.
 
 use crate::state::id::ExecutionId;
 use std::collections::{BTreeMap, VecDeque};
@@ -15,6 +15,8 @@ use std::collections::{BTreeMap, VecDeque};
 /// What wants a VM.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Job {
+    /// An execution that was parked.
+    Resume(ExecutionId),
     /// An execution.
     Execution(ExecutionId),
     /// The template of a task version, made ahead of its first execution. A number of its own, since a version may be pushed again.
@@ -70,7 +72,14 @@ impl Core {
     #[must_use]
     pub fn step(&mut self, event: Event) -> Vec<Job> {
         match event {
-            Event::Submit(job, bytes) => self.waiting.push_back((job, bytes)),
+            Event::Submit(job, bytes) => {
+                let place = if matches!(job, Job::Resume(_)) {
+                    self.waiting.iter().position(|(waiting, _)| !matches!(waiting, Job::Resume(_)))
+                } else {
+                    None
+                };
+                self.waiting.insert(place.unwrap_or(self.waiting.len()), (job, bytes));
+            }
             Event::Withdraw(job) => self.waiting.retain(|(waiting, _)| *waiting != job),
             Event::Release(job) => self.used -= self.holding.remove(&job).unwrap_or(0),
             Event::Drain => self.draining = true,
@@ -96,16 +105,22 @@ impl Core {
         self.waiting.iter().any(|(waiting, _)| waiting == job)
     }
 
+    /// Somebody waits.
+    #[must_use]
+    pub fn pressed(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Executions that wait.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.waiting.iter().filter(|(job, _)| matches!(job, Job::Execution(_))).count()
+        self.waiting.iter().filter(|(job, _)| !matches!(job, Job::Template(_))).count()
     }
 
     /// Executions that hold a VM.
     #[must_use]
     pub fn holding(&self) -> usize {
-        self.holding.keys().filter(|job| matches!(job, Job::Execution(_))).count()
+        self.holding.keys().filter(|job| !matches!(job, Job::Template(_))).count()
     }
 
     /// Nothing holds a VM.

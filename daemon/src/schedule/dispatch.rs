@@ -5,14 +5,20 @@
 //!
 //! Invariant: an execution that has not ended is in `live`; it waits in the queue, or a task of [`super::run`] owns it.
 
+use super::asks::graph::Graph;
+use super::asks::history::History;
 use super::core::{Budget, Core, Event, Job};
-use super::live::{Cause, Live, Stored, task_version};
-use super::run::{self, Ending};
+use super::ending::Ending;
+use super::live::{Cause, Live, Note, Stored, task_version};
+use super::run;
 use super::runner::Runner;
+use crate::catalog::Catalog;
 use crate::code::images::Images;
+use crate::engine::Packing;
 use crate::logs::Logs;
 use crate::manifest::{TaskName, format_bytes};
 use crate::metrics::Metrics;
+use crate::parked::ParkedFiles;
 use crate::state::id::{ExecutionId, IdSource};
 use crate::state::machine::State;
 use crate::state::record::{Execution, Happening, Version};
@@ -22,7 +28,7 @@ use crate::state::writer::Change;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 /// How long a cancel waits for the VM to be gone before it answers with what is known.
 const CANCEL_WAIT: Duration = Duration::from_secs(15);
@@ -60,6 +66,8 @@ pub struct Load {
     pub queued: usize,
     /// Executions that hold a VM.
     pub running: usize,
+    /// Executions that are parked.
+    pub parked: usize,
     /// Bytes that VMs are charged.
     pub used: u64,
     /// What there is.
@@ -71,20 +79,50 @@ pub struct Load {
 struct Shared {
     core: Core,
     live: BTreeMap<ExecutionId, Arc<Live>>,
+    /// Parked executions that wait for memory.
+    resuming: BTreeMap<ExecutionId, oneshot::Sender<()>>,
     ids: IdSource,
     templates: BTreeMap<u64, Arc<Version>>,
     template: u64,
 }
 
+/// What the scheduler works with.
+#[derive(Clone)]
+pub struct Parts {
+    /// The database.
+    pub store: Store,
+    /// Code.
+    pub images: Images,
+    /// Output of programs.
+    pub logs: Logs,
+    /// Machines of parked executions.
+    pub parked: ParkedFiles,
+    /// How their memory is written.
+    pub packing: Packing,
+    /// Tasks.
+    pub catalog: Arc<Catalog>,
+    /// Who runs VMs.
+    pub runner: Arc<dyn Runner>,
+    /// Figures.
+    pub metrics: Arc<Metrics>,
+}
+
 /// The scheduler.
 pub struct Dispatcher {
     shared: Mutex<Shared>,
+    graph: Mutex<Graph>,
     changed: watch::Sender<()>,
-    pub(super) store: Store,
-    pub(super) images: Images,
-    pub(super) logs: Logs,
-    pub(super) runner: Arc<dyn Runner>,
-    pub(super) metrics: Arc<Metrics>,
+    pressure: watch::Sender<bool>,
+    pub(super) history: History,
+    parts: Parts,
+}
+
+impl std::ops::Deref for Dispatcher {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
 }
 
 impl std::fmt::Debug for Dispatcher {
@@ -96,17 +134,17 @@ impl std::fmt::Debug for Dispatcher {
 impl Dispatcher {
     /// A scheduler without work. `last` is the largest id that exists.
     #[must_use]
-    pub fn new(
-        budget: Budget,
-        last: Option<&ExecutionId>,
-        store: Store,
-        (images, logs): (Images, Logs),
-        runner: Arc<dyn Runner>,
-        metrics: Arc<Metrics>,
-    ) -> Arc<Self> {
-        let shared =
-            Shared { core: Core::new(budget), live: BTreeMap::new(), ids: IdSource::after(last), templates: BTreeMap::new(), template: 0 };
-        Arc::new(Self { shared: Mutex::new(shared), changed: watch::Sender::default(), store, images, logs, runner, metrics })
+    pub fn new(budget: Budget, last: Option<&ExecutionId>, parts: Parts) -> Arc<Self> {
+        let shared = Shared {
+            core: Core::new(budget),
+            live: BTreeMap::new(),
+            resuming: BTreeMap::new(),
+            ids: IdSource::after(last),
+            templates: BTreeMap::new(),
+            template: 0,
+        };
+        let (changed, pressure) = (watch::Sender::default(), watch::Sender::default());
+        Arc::new(Self { shared: Mutex::new(shared), graph: Mutex::default(), changed, pressure, history: History::default(), parts })
     }
 
     /// Who runs VMs.
@@ -117,6 +155,36 @@ impl Dispatcher {
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes an event in, and lets go who has memory now.
+    fn step(self: &Arc<Self>, event: Event) {
+        let started = self.lock().core.step(event);
+        self.start(started);
+    }
+
+    /// Tells whether anybody waits for memory.
+    fn press(&self) {
+        let pressed = {
+            let shared = self.lock();
+            shared.core.pressed() || shared.core.draining()
+        };
+        self.pressure.send_if_modified(|now| std::mem::replace(now, pressed) != pressed);
+    }
+
+    /// Whether anybody waits for memory, or the daemon stops.
+    pub(super) fn pressure(&self) -> watch::Receiver<bool> {
+        self.pressure.subscribe()
+    }
+
+    /// The same now.
+    pub(super) fn pressed(&self) -> bool {
+        *self.pressure.borrow()
+    }
+
+    /// Who waits for whom.
+    pub(super) fn graph(&self) -> MutexGuard<'_, Graph> {
+        self.graph.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Refuses what could never run.
@@ -132,6 +200,15 @@ impl Dispatcher {
 
     /// Takes an execution. It is durable once [`Live::stored`] says so; where there is room its VM starts meanwhile.
     pub fn submit(self: &Arc<Self>, version: Arc<Version>, input: Arc<[u8]>) -> Result<Arc<Live>, SubmitError> {
+        self.submit_for(version, input, None)
+    }
+
+    /// The same for one that another execution starts.
+    pub(super) fn submit_child(self: &Arc<Self>, version: Arc<Version>, input: Arc<[u8]>, parent: &Live) -> Result<Arc<Live>, SubmitError> {
+        self.submit_for(version, input, Some(parent))
+    }
+
+    fn submit_for(self: &Arc<Self>, version: Arc<Version>, input: Arc<[u8]>, parent: Option<&Live>) -> Result<Arc<Live>, SubmitError> {
         let bytes = self.check_capacity(&version)?;
         let mut random = [0; 10];
         getrandom::fill(&mut random).map_err(SubmitError::Entropy)?;
@@ -143,6 +220,8 @@ impl Dispatcher {
             }
             let id = shared.ids.next(now, random);
             let mut execution = Execution::new(id.clone(), &version, now);
+            execution.parent = parent.map(|parent| parent.id.clone());
+            execution.depth = parent.map_or(0, |parent| parent.depth.saturating_add(1));
             let job = Job::Execution(id.clone());
             let mut started = shared.core.step(Event::Submit(job.clone(), bytes));
             let before = started.len();
@@ -157,6 +236,7 @@ impl Dispatcher {
         };
         self.metrics.submitted();
         self.start(others);
+        self.watch_deadline(&live);
         let insert = Change::Insert { execution: live.view(), input: Arc::clone(&input) };
         let (this, stored) = (Arc::clone(self), Arc::clone(&live));
         tokio::spawn(async move { this.insert(&stored, insert).await });
@@ -164,6 +244,19 @@ impl Dispatcher {
             tokio::spawn(run::run(Arc::clone(self), Arc::clone(&live), Some(input)));
         }
         Ok(live)
+    }
+
+    /// Ends an execution when its policy's deadline passes, wherever it is then.
+    pub(super) fn watch_deadline(self: &Arc<Self>, live: &Arc<Live>) {
+        let Some(deadline) = live.version.policy.deadline_ms else { return };
+        let passed = Timestamp::now().seconds_since(live.view().created_at);
+        let left = Duration::from_millis(deadline).saturating_sub(Duration::from_secs_f64(passed));
+        let (this, live) = (Arc::clone(self), Arc::clone(live));
+        tokio::spawn(async move {
+            if tokio::time::timeout(left, live.ended()).await.is_err() {
+                this.cancel_as(&live.id, Cause::Deadline).await;
+            }
+        });
     }
 
     async fn insert(self: &Arc<Self>, live: &Arc<Live>, insert: Change) {
@@ -218,8 +311,16 @@ impl Dispatcher {
     }
 
     fn start(self: &Arc<Self>, jobs: Vec<Job>) {
+        self.press();
         for job in jobs {
             match &job {
+                Job::Resume(id) => {
+                    let waits = self.lock().resuming.remove(id);
+                    if waits.is_none_or(|waits| waits.send(()).is_err()) {
+                        // It does not wait any more.
+                        self.release(job);
+                    }
+                }
                 Job::Execution(id) => {
                     if let Some(live) = self.live(id) {
                         tokio::spawn(run::run(Arc::clone(self), live, None));
@@ -248,9 +349,91 @@ impl Dispatcher {
 
     /// A job's VM is gone.
     pub(super) fn release(self: &Arc<Self>, job: Job) {
-        let started = self.lock().core.step(Event::Release(job));
-        self.start(started);
+        self.step(Event::Release(job));
         self.changed.send_replace(());
+    }
+
+    /// Waits for memory. When this is dropped before, [`Self::withdraw`] is to be called.
+    pub(super) async fn admitted(self: &Arc<Self>, job: &Job, bytes: u64) {
+        let Job::Resume(id) = job else { return };
+        let (tell, told) = oneshot::channel();
+        {
+            let mut shared = self.lock();
+            shared.resuming.insert(id.clone(), tell);
+        }
+        self.step(Event::Submit(job.clone(), bytes));
+        if told.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// A job wants no memory any more, whether it has it by now or not.
+    pub(super) fn withdraw(self: &Arc<Self>, job: &Job) {
+        if let Job::Resume(id) = job {
+            self.lock().resuming.remove(id);
+        }
+        self.step(Event::Withdraw(job.clone()));
+        self.release(job.clone());
+    }
+
+    /// A parked execution of an earlier daemon, or of another host.
+    pub fn adopt(&self, live: &Arc<Live>) {
+        self.lock().live.insert(live.id.clone(), Arc::clone(live));
+    }
+
+    /// An execution ended, and its end is durable: tells who waits for it, and ends what only it waited for.
+    pub(super) fn ended(self: &Arc<Self>, execution: &Execution) {
+        let waiters = {
+            let mut graph = self.graph();
+            graph.forget(&execution.id);
+            graph.waiters(&execution.id)
+        };
+        for waiter in waiters.into_iter().filter_map(|id| self.live(&id)) {
+            waiter.note(Note::Ended(execution.id.clone()));
+        }
+        if let Some(finished) = execution.finished_at
+            && execution.state == State::Succeeded
+        {
+            self.history.ran(&execution.task, Duration::from_secs_f64(finished.seconds_since(execution.created_at)));
+        } else {
+            self.abandon_children(&execution.id);
+        }
+    }
+
+    /// An attempt ended without a result: what it waited for is nobody's.
+    pub(super) fn leave_asks(self: &Arc<Self>, live: &Live) {
+        self.graph().forget(&live.id);
+        self.abandon_children(&live.id);
+    }
+
+    fn abandon_children(self: &Arc<Self>, parent: &ExecutionId) {
+        let children: Vec<ExecutionId> =
+            self.lock().live.values().filter(|live| live.parent.as_ref() == Some(parent)).map(|live| live.id.clone()).collect();
+        for child in children {
+            self.abandon(&child, Cause::Parent);
+        }
+    }
+
+    /// Ends an execution that nobody waits for.
+    pub(super) fn abandon(self: &Arc<Self>, id: &ExecutionId, cause: Cause) {
+        if self.graph().waiters(id).is_empty() {
+            let (this, id) = (Arc::clone(self), id.clone());
+            tokio::spawn(async move { this.cancel_as(&id, cause).await });
+        }
+    }
+
+    /// How long an execution will take from now on, as far as that is known.
+    pub(super) fn expected_end(&self, id: &ExecutionId) -> Option<Duration> {
+        let Some(live) = self.live(id) else { return Some(Duration::ZERO) };
+        let passed = Duration::from_secs_f64(Timestamp::now().seconds_since(live.view().created_at));
+        self.history.expected(&live.version.task)?.checked_sub(passed)
+    }
+
+    /// Signals an event of an execution, durably.
+    pub fn signalled(&self, owner: &ExecutionId, token: &str) {
+        if let Some(live) = self.live(owner) {
+            live.note(Note::Signalled(token.into()));
+        }
     }
 
     /// An execution is not live any more.
@@ -286,14 +469,21 @@ impl Dispatcher {
     /// Figures.
     #[must_use]
     pub fn load(&self) -> Load {
-        let core = &self.lock().core;
+        let shared = self.lock();
+        let core = &shared.core;
         let (queued, running) = (core.waiting(), core.holding());
-        Load { queued, running, used: core.used(), budget: core.budget(), draining: core.draining() }
+        let parked = shared.live.values().filter(|live| live.view().state == State::Parked).count();
+        Load { queued, running, parked, used: core.used(), budget: core.budget(), draining: core.draining() }
     }
 
     /// Cancels an execution that has not ended; `None` if there is none. Answers when it has ended, or with how far it is after
     /// [`CANCEL_WAIT`].
     pub async fn cancel(self: &Arc<Self>, id: &ExecutionId) -> Option<Result<Arc<Execution>, Arc<StoreError>>> {
+        self.cancel_as(id, Cause::Client).await
+    }
+
+    /// The same for another reason.
+    pub async fn cancel_as(self: &Arc<Self>, id: &ExecutionId, cause: Cause) -> Option<Result<Arc<Execution>, Arc<StoreError>>> {
         let (live, waited, started) = {
             let mut shared = self.lock();
             let live = Arc::clone(shared.live.get(id)?);
@@ -303,17 +493,18 @@ impl Dispatcher {
             (live, waited, started)
         };
         self.start(started);
-        if live.cause().is_none() && !live.view().state.ended() {
+        if cause == Cause::Client && live.cause().is_none() && !live.view().state.ended() {
             live.happened(Happening::Cancelled);
         }
-        live.stop(Cause::Client);
+        let cause = live.stop(cause);
         if let Err(error) = live.stored().await {
             return Some(Err(error));
         }
         if waited {
             // Nobody else owns it, so its end must not depend on the client staying.
             let (this, live) = (Arc::clone(self), Arc::clone(&live));
-            tokio::spawn(async move { run::finish(&this, &live, Ending::cancelled()).await });
+            let ending = Ending::of(Some(cause), &live.version.policy);
+            tokio::spawn(async move { run::finish(&this, &live, ending).await });
         }
         let ended = tokio::time::timeout(CANCEL_WAIT, live.ended()).await;
         Some(Ok(ended.unwrap_or_else(|_| live.view())))
@@ -333,18 +524,22 @@ impl Dispatcher {
 
     /// Takes no new work, waits for what runs, then stops it. What waits stays queued in the database.
     pub async fn drain(self: &Arc<Self>, wait: Duration) {
-        let started = self.lock().core.step(Event::Drain);
-        self.start(started);
+        self.step(Event::Drain);
         if !self.until(wait, |shared| shared.core.holding() == 0).await {
-            let running: Vec<_> = self.all_live().into_iter().filter(|live| live.view().state != State::Queued).collect();
+            let running: Vec<_> = self.all_live().into_iter().filter(|live| !rests(live)).collect();
             tracing::warn!(running = running.len(), "the drain timeout passed; what still runs is interrupted");
             for live in running {
                 live.stop(Cause::Daemon);
             }
         }
-        let settled = |shared: &Shared| shared.core.holding() == 0 && shared.live.values().all(|live| live.view().state == State::Queued);
+        let settled = |shared: &Shared| shared.core.holding() == 0 && shared.live.values().all(|live| rests(live));
         if !self.until(STOP_WAIT, settled).await {
             tracing::error!("some executions could not be stopped or recorded; the next start accounts for them");
         }
     }
+}
+
+/// It is in the database as it is, and needs nothing.
+fn rests(live: &Live) -> bool {
+    matches!(live.view().state, State::Queued | State::Parked)
 }

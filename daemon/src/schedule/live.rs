@@ -4,13 +4,15 @@
 
 use crate::engine::TaskVersion;
 use crate::logs::Tail;
+use crate::state::id::ExecutionId;
 use crate::state::machine::State;
 use crate::state::record::{Execution, Happening, Version};
 use crate::state::store::StoreError;
 use crate::state::time::Timestamp;
+use crate::state::waiting::WaitView;
 use crate::state::writer::Change;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use tokio::sync::watch;
+use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Why a VM was told to end.
@@ -22,6 +24,25 @@ pub enum Cause {
     Daemon,
     /// The execution could not be stored, so nobody knows of it.
     Unstored,
+    /// Only its parent could have used its result, and its parent ended without it.
+    Parent,
+    /// The policy's deadline passed.
+    Deadline,
+    /// It goes on on another host.
+    Moved,
+}
+
+/// What an execution that waits is told.
+#[derive(Debug)]
+pub enum Note {
+    /// An execution ended; its end is durable.
+    Ended(ExecutionId),
+    /// An event was signalled; the signal is durable.
+    Signalled(Arc<str>),
+    /// Somebody wants it parked now.
+    Park(oneshot::Sender<Result<(), String>>),
+    /// Somebody wants it to have a VM now, whatever it waits for.
+    Resume(oneshot::Sender<Result<(), String>>),
 }
 
 /// Whether the database knows of an execution.
@@ -45,6 +66,12 @@ struct Saved {
 /// An execution that has not ended.
 #[derive(Debug)]
 pub struct Live {
+    /// Its id.
+    pub id: ExecutionId,
+    /// Who started it.
+    pub parent: Option<ExecutionId>,
+    /// How many executions are above it.
+    pub depth: u32,
     /// What it runs.
     pub version: Arc<Version>,
     /// What its VM is charged.
@@ -58,6 +85,8 @@ pub struct Live {
     cause: OnceLock<Cause>,
     view: watch::Sender<Arc<Execution>>,
     saved: Mutex<Saved>,
+    notes: Mutex<Vec<Note>>,
+    noted: Notify,
 }
 
 impl Live {
@@ -66,6 +95,9 @@ impl Live {
     pub fn new(execution: Execution, version: Arc<Version>, bytes: u64, stored: bool) -> Self {
         let saved = Saved { state: execution.state, timeline: execution.timeline.len() };
         Self {
+            id: execution.id.clone(),
+            parent: execution.parent.clone(),
+            depth: execution.depth,
             version,
             bytes,
             cancel: CancellationToken::new(),
@@ -74,7 +106,55 @@ impl Live {
             cause: OnceLock::new(),
             view: watch::Sender::new(Arc::new(execution)),
             saved: Mutex::new(saved),
+            notes: Mutex::default(),
+            noted: Notify::new(),
         }
+    }
+
+    /// Tells it something.
+    pub fn note(&self, note: Note) {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(note);
+        self.noted.notify_one();
+    }
+
+    /// Until there is something that it was told. For its one owner.
+    pub async fn noted(&self) {
+        loop {
+            let noted = self.noted.notified();
+            if !self.notes.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+                return;
+            }
+            noted.await;
+        }
+    }
+
+    /// Takes what it was told.
+    #[must_use]
+    pub fn notes(&self) -> Vec<Note> {
+        std::mem::take(&mut *self.notes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Shows what it waits for.
+    pub fn waits(&self, waiting: Vec<WaitView>) {
+        self.view.send_if_modified(|execution| {
+            let changed = execution.waiting != waiting;
+            if changed {
+                Arc::make_mut(execution).waiting = waiting;
+            }
+            changed
+        });
+    }
+
+    /// How much of the timeline the database has.
+    #[must_use]
+    pub fn durable(&self) -> usize {
+        self.saved.lock().unwrap_or_else(PoisonError::into_inner).timeline
+    }
+
+    /// Its views, one after the other.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Arc<Execution>> {
+        self.view.subscribe()
     }
 
     /// As it is now.

@@ -2,8 +2,8 @@
 
 use super::dispatch::Dispatcher;
 use super::live::Live;
-use super::run::{self, Ending};
-use crate::catalog::Catalog;
+use super::ending::{Ending, interrupted};
+use super::run;
 use crate::state::machine::State;
 use crate::state::record::{Execution, Happening};
 use crate::state::store::StoreError;
@@ -18,22 +18,30 @@ pub struct Recovered {
     pub retried: usize,
     /// Ran or waited, and have failed.
     pub failed: usize,
+    /// Parked, and stay so until what they wait for is there.
+    pub parked: usize,
 }
 
 /// Brings every execution that had not ended back into the queue, oldest first, or to its end. Nothing starts before all are accounted
 /// for, so that their order holds.
-pub async fn recover(d: &Arc<Dispatcher>, catalog: &Catalog) -> Result<Recovered, StoreError> {
+pub async fn recover(d: &Arc<Dispatcher>) -> Result<Recovered, StoreError> {
     let mut recovered = Recovered::default();
-    let mut waiting = Vec::new();
+    let (mut waiting, mut parked) = (Vec::new(), Vec::new());
     for execution in d.store.unfinished().await? {
         let ran = execution.state != State::Queued;
-        match revive(d, catalog, execution) {
+        let machine = execution.parked.clone();
+        match revive(d, execution) {
             (live, Some(ending)) => {
                 recovered.failed += 1;
                 run::finish(d, &live, ending).await;
             }
+            (live, None) if let Some(machine) = machine => {
+                recovered.parked += 1;
+                d.adopt(&live);
+                parked.push((live, machine));
+            }
             (live, None) if ran => {
-                let error = run::interrupted();
+                let error = interrupted();
                 live.happened(Happening::Retrying { kind: error.kind, message: error.message });
                 let view = live.view();
                 d.store.commit(live.change(&view)).await?;
@@ -47,16 +55,22 @@ pub async fn recover(d: &Arc<Dispatcher>, catalog: &Catalog) -> Result<Recovered
             }
         }
     }
+    // All that is live is known before anything is waited for.
+    for (live, machine) in parked {
+        d.watch_deadline(&live);
+        tokio::spawn(run::go_on(Arc::clone(d), live, machine));
+    }
     for live in waiting {
+        d.watch_deadline(&live);
         d.requeue(live);
     }
     Ok(recovered)
 }
 
 /// An execution as a live one, and its end where it can't go on.
-fn revive(d: &Dispatcher, catalog: &Catalog, execution: Execution) -> (Arc<Live>, Option<Ending>) {
+fn revive(d: &Dispatcher, execution: Execution) -> (Arc<Live>, Option<Ending>) {
     let id = execution.id.clone();
-    let version = catalog.exact(&execution.task, &execution.version);
+    let version = d.catalog.exact(&execution.task, &execution.version);
     let tail = d.logs.measure(&id).unwrap_or_else(|error| {
         tracing::warn!(execution = %id, %error, "its log can't be read and is begun anew");
         crate::logs::Tail::default()
@@ -71,6 +85,10 @@ fn revive(d: &Dispatcher, catalog: &Catalog, execution: Execution) -> (Arc<Live>
         return (make(Arc::new(lost(&execution)), 0), Some(ending));
     };
     let (policy, bytes) = (version.policy, d.runner.vm_bytes(version.policy.memory_mib));
+    if let Some(parked) = &execution.parked {
+        let gone = d.parked.file(&parked.file).err().map(|error| Ending::host(format!("its parked machine is gone: {error}")));
+        return (make(version, bytes), gone);
+    }
     if execution.state != State::Queued && execution.attempts > policy.retries {
         return (make(version, bytes), Some(Ending::interrupted()));
     }

@@ -1,14 +1,20 @@
 //! What the scheduler needs from whoever runs VMs. The daemon's is [`Engine`]; tests of the scheduler bring a scripted one.
 
-use crate::engine::{Engine, EngineStats, ExecutionError, Outcome, Progress, RunRequest, TaskVersion, TemplateState};
+use crate::engine::{Engine, EngineStats, ExecutionError, Order, Outcome, Progress, RunRequest, TaskVersion, TemplateState};
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Runs executions. See [`Engine`] for what each promises.
 pub trait Runner: Send + Sync + 'static {
-    /// Runs one execution to its end.
-    fn run(&self, request: RunRequest, progress: mpsc::Sender<Progress>, cancel: CancellationToken) -> BoxFuture<'_, Outcome>;
+    /// Runs one execution to its end, or until it is parked.
+    fn run(
+        &self,
+        request: RunRequest,
+        progress: mpsc::Sender<Progress>,
+        orders: mpsc::UnboundedReceiver<Order>,
+        cancel: CancellationToken,
+    ) -> BoxFuture<'_, Outcome>;
     /// Makes a task's template where it is missing.
     fn prepare<'a>(&'a self, task: &'a TaskVersion) -> BoxFuture<'a, Result<(), ExecutionError>>;
     /// Whether a task's template is there.
@@ -24,8 +30,14 @@ pub trait Runner: Send + Sync + 'static {
 }
 
 impl Runner for Engine {
-    fn run(&self, request: RunRequest, progress: mpsc::Sender<Progress>, cancel: CancellationToken) -> BoxFuture<'_, Outcome> {
-        Box::pin(Self::run(self, request, progress, cancel))
+    fn run(
+        &self,
+        request: RunRequest,
+        progress: mpsc::Sender<Progress>,
+        orders: mpsc::UnboundedReceiver<Order>,
+        cancel: CancellationToken,
+    ) -> BoxFuture<'_, Outcome> {
+        Box::pin(Self::run(self, request, progress, orders, cancel))
     }
 
     fn prepare<'a>(&'a self, task: &'a TaskVersion) -> BoxFuture<'a, Result<(), ExecutionError>> {

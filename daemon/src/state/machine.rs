@@ -13,7 +13,7 @@
 //!                          timed_out
 //! ```
 //!
-//! `Retry` also leads from starting, parked and resuming back to queued; parked and resuming can also end as failed, timed_out and cancelled; queued can fail
+//! `Park` leads from resuming back to parked as well, when the machine was not brought back and has not run. `Retry` also leads from starting, parked and resuming back to queued; parked and resuming can also end as failed, timed_out and cancelled; queued can fail
 //! (a host that can't run it any more). Nothing leaves succeeded, failed, timed_out and cancelled.
 
 use serde::{Deserialize, Serialize};
@@ -125,7 +125,7 @@ impl State {
         Ok(match (self, step) {
             (S::Queued, Step::Start) => S::Starting,
             (S::Starting, Step::Run) | (S::Resuming, Step::Resume) => S::Running,
-            (S::Running, Step::Park) => S::Parked,
+            (S::Running | S::Resuming, Step::Park) => S::Parked,
             (S::Parked, Step::Wake) => S::Resuming,
             (S::Starting | S::Running | S::Parked | S::Resuming, Step::Retry) => S::Queued,
             (S::Running, Step::Succeed) => S::Succeeded,

@@ -5,6 +5,7 @@
 use super::id::ExecutionId;
 use super::machine::{IllegalTransition, State, Step};
 use super::time::Timestamp;
+use super::waiting::{Parked, WaitView};
 use crate::engine::{ErrorKind, ExecutionError};
 use crate::manifest::{Entry, Policy, TaskName};
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,38 @@ pub enum Happening {
         /// From the look for a monitor to here.
         micros: u64,
     },
+    /// Parked: its machine is on disk, its VM gone.
+    Parked {
+        /// What it waits for.
+        waiting: Vec<WaitView>,
+        /// Bytes of memory that differ from the template.
+        changed_bytes: u64,
+        /// Bytes on disk.
+        stored_bytes: u64,
+        /// From the decision to here.
+        micros: u64,
+    },
+    /// It could not be parked and goes on.
+    NotParked {
+        /// Why.
+        reason: String,
+    },
+    /// What it waited for is there, or its time is over: it is being brought back.
+    Resuming,
+    /// Its VM runs again.
+    Resumed {
+        /// How long that took.
+        micros: u64,
+        /// In which monitor.
+        monitor: Monitor,
+    },
+    /// It was not brought back and has not run; it is tried again.
+    NotResumed {
+        /// Why.
+        reason: String,
+    },
+    /// It came from another host.
+    Imported,
     /// The attempt failed, another follows.
     Retrying {
         /// Why it failed.
@@ -72,7 +105,15 @@ pub enum Happening {
 impl Happening {
     const fn step(&self) -> Option<Step> {
         match self {
-            Self::Queued | Self::Template { .. } | Self::Restored { .. } | Self::Cancelled => None,
+            Self::Queued
+            | Self::Template { .. }
+            | Self::Restored { .. }
+            | Self::Cancelled
+            | Self::NotParked { .. }
+            | Self::Imported => None,
+            Self::Parked { .. } | Self::NotResumed { .. } => Some(Step::Park),
+            Self::Resuming => Some(Step::Wake),
+            Self::Resumed { .. } => Some(Step::Resume),
             Self::Starting { .. } => Some(Step::Start),
             Self::Running { .. } => Some(Step::Run),
             Self::Retrying { .. } => Some(Step::Retry),
@@ -124,11 +165,40 @@ pub struct Execution {
     /// Why there is no result.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ExecutionError>,
-    /// How many times it was given a VM.
+    /// How many times it was begun.
     pub attempts: u32,
+    /// The execution that started it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub parent: Option<ExecutionId>,
+    /// How many executions are above it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub depth: u32,
+    /// What it waits for now.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub waiting: Vec<WaitView>,
+    /// How many times it was parked.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub parks: u32,
+    /// How long it was parked, in ms, all times together.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub parked_ms: u64,
+    /// Since when it is parked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parked_since: Option<Timestamp>,
+    /// Its machine, while it is parked.
+    #[serde(skip)]
+    pub parked: Option<Arc<Parked>>,
     /// What happened, in order.
     pub timeline: Vec<TimelineEntry>,
 }
+
+fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// Parks that a timeline tells of one by one; later ones are only counted.
+const TOLD_PARKS: u32 = 256;
 
 impl Execution {
     /// A new one, queued.
@@ -145,6 +215,13 @@ impl Execution {
             result: None,
             error: None,
             attempts: 0,
+            parent: None,
+            depth: 0,
+            waiting: Vec::new(),
+            parks: 0,
+            parked_ms: 0,
+            parked_since: None,
+            parked: None,
             timeline: vec![TimelineEntry { at, what: Happening::Queued }],
         }
     }
@@ -154,14 +231,42 @@ impl Execution {
         if let Some(step) = what.step() {
             self.state = self.state.next(step)?;
         }
+        if self.state != State::Parked {
+            self.parked = None;
+        }
         match &what {
             Happening::Starting { attempt } => self.attempts = *attempt,
             Happening::Running { .. } => self.started_at = Some(at),
-            Happening::Finished { .. } => self.finished_at = Some(at),
+            Happening::Finished { .. } => {
+                self.stop_parking(at);
+                self.finished_at = Some(at);
+                self.waiting.clear();
+            }
+            Happening::Parked { .. } => {
+                self.parks = self.parks.saturating_add(1);
+                self.parked_since = Some(at);
+            }
+            Happening::Resuming => self.stop_parking(at),
+            Happening::NotResumed { .. } => self.parked_since = Some(at),
+            Happening::Retrying { .. } => {
+                self.stop_parking(at);
+                self.waiting.clear();
+            }
             _ => {}
         }
-        self.timeline.push(TimelineEntry { at, what });
+        let told = !matches!(what, Happening::Parked { .. } | Happening::Resuming | Happening::Resumed { .. }) || self.parks <= TOLD_PARKS;
+        if told {
+            self.timeline.push(TimelineEntry { at, what });
+        }
         Ok(())
+    }
+}
+
+impl Execution {
+    fn stop_parking(&mut self, at: Timestamp) {
+        if let Some(since) = self.parked_since.take() {
+            self.parked_ms = self.parked_ms.saturating_add(u64::try_from(at.0.saturating_sub(since.0) / 1000).unwrap_or(0));
+        }
     }
 }
 

@@ -8,8 +8,10 @@ use super::machine::State;
 use super::record::{Execution, TimelineEntry, Version};
 use super::reserve::Reserve;
 use super::time::Timestamp;
+use super::waiting::{Parked, Waiting};
 use super::writer::{self, Change, Request};
-use crate::manifest::{Entry, Policy, TaskName};
+use crate::manifest::{Entry, Park, Policy, TaskName};
+use serde_json::value::RawValue;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
 use sqlx::{Connection, Row, SqliteConnection};
 use std::collections::{HashMap, HashSet};
@@ -120,6 +122,7 @@ fn execution(row: &SqliteRow) -> Result<Execution, StoreError> {
     let id: String = row.try_get("id")?;
     let state: String = row.try_get("state")?;
     let error: Option<String> = row.try_get("error")?;
+    let parent: Option<String> = row.try_get("parent")?;
     Ok(Execution {
         id: ExecutionId::parse(&id).ok_or_else(|| StoreError::damaged("execution id")(&id))?,
         task: name(row.try_get("task")?)?,
@@ -131,8 +134,35 @@ fn execution(row: &SqliteRow) -> Result<Execution, StoreError> {
         result: None,
         error: error.map(|text| serde_json::from_str(&text)).transpose().map_err(StoreError::damaged("error"))?,
         attempts: small(row.try_get("attempts")?, "attempts")?,
+        parent: parent.map(|id| ExecutionId::parse(&id).ok_or_else(|| StoreError::damaged("parent")(&id))).transpose()?,
+        depth: small(row.try_get("depth")?, "depth")?,
+        waiting: Vec::new(),
+        parks: small(row.try_get("parks")?, "parks")?,
+        parked_ms: uint(row.try_get("parked_ms")?, "parked time")?,
+        parked_since: None,
+        parked: None,
         timeline: Vec::new(),
     })
+}
+
+fn result(row: &SqliteRow) -> Result<Option<Arc<RawValue>>, StoreError> {
+    let body: Option<Vec<u8>> = row.try_get("result")?;
+    let Some(body) = body else { return Ok(None) };
+    let text = String::from_utf8(body).map_err(StoreError::damaged("result"))?;
+    let raw = RawValue::from_string(text).map_err(StoreError::damaged("result"))?;
+    Ok(Some(raw.into()))
+}
+
+fn unfinished(row: &SqliteRow) -> Result<Execution, StoreError> {
+    let mut execution = execution(row)?;
+    let parked: Option<String> = row.try_get("parked")?;
+    if let Some(parked) = parked {
+        let parked: Parked = serde_json::from_str(&parked).map_err(StoreError::damaged("parked machine"))?;
+        execution.waiting = parked.asks.iter().map(Waiting::view).collect();
+        execution.parked_since = Some(parked.since);
+        execution.parked = Some(Arc::new(parked));
+    }
+    Ok(execution)
 }
 
 fn version(row: &SqliteRow) -> Result<Version, StoreError> {
@@ -141,6 +171,7 @@ fn version(row: &SqliteRow) -> Result<Version, StoreError> {
         "exec" => Runtime::Exec,
         other => return Err(StoreError::damaged("runtime")(other)),
     };
+    let park: String = row.try_get("park")?;
     Ok(Version {
         task: name(row.try_get("task")?)?,
         version: row.try_get::<String, _>("version")?.into(),
@@ -148,6 +179,8 @@ fn version(row: &SqliteRow) -> Result<Version, StoreError> {
         policy: Policy {
             memory_mib: small(row.try_get("memory_mib")?, "memory")?,
             timeout_ms: uint(row.try_get("timeout_ms")?, "timeout")?,
+            deadline_ms: row.try_get::<Option<i64>, _>("deadline_ms")?.map(|ms| uint(ms, "deadline")).transpose()?,
+            park: Park::from_name(&park).ok_or_else(|| StoreError::damaged("park")(&park))?,
             retries: small(row.try_get("retries")?, "retries")?,
             log_cap: uint(row.try_get("log_cap")?, "log cap")?,
         },
@@ -224,12 +257,7 @@ impl Store {
         let Some(row) = row else { return Ok(None) };
         let mut execution = execution(&row)?;
         self.add_timelines(std::slice::from_mut(&mut execution)).await?;
-        let body: Option<Vec<u8>> = row.try_get("result")?;
-        if let Some(body) = body {
-            let text = String::from_utf8(body).map_err(StoreError::damaged("result"))?;
-            let raw = serde_json::value::RawValue::from_string(text).map_err(StoreError::damaged("result"))?;
-            execution.result = Some(raw.into());
-        }
+        execution.result = result(&row)?;
         Ok(Some(execution))
     }
 
@@ -256,7 +284,7 @@ impl Store {
     /// Executions that ended, newest first, without their results.
     pub async fn ended(&self, filter: &Filter) -> Result<Vec<Execution>, StoreError> {
         let rows = sqlx::query(
-            "SELECT id, task, version, state, attempts, created_at, started_at, finished_at, error FROM executions \
+            "SELECT id, task, version, state, attempts, created_at, started_at, finished_at, error, parent, depth, parks, parked_ms FROM executions \
              WHERE finished_at IS NOT NULL AND ($1 IS NULL OR task = $1) AND ($2 IS NULL OR state = $2) \
              ORDER BY id DESC LIMIT $3",
         )
@@ -307,10 +335,49 @@ impl Store {
         Ok(ids.into_iter().filter(|id| !known.contains(id.as_str())).collect())
     }
 
+    /// How executions ended, those of `ids` that have, with their results where `results` says so.
+    pub async fn ends(&self, ids: &[ExecutionId], results: bool) -> Result<Vec<Execution>, StoreError> {
+        let mut ends = Vec::new();
+        for some in ids.chunks(TIMELINES) {
+            let marks = vec!["?"; some.len()].join(", ");
+            let sql = format!("SELECT * FROM executions WHERE id IN ({marks}) AND finished_at IS NOT NULL");
+            let query = some.iter().fold(sqlx::query(&sql), |query, id| query.bind(id.as_str().to_owned()));
+            for row in query.persistent(some.len() == 1).fetch_all(&self.reads).await? {
+                let mut end = execution(&row)?;
+                if results {
+                    end.result = result(&row)?;
+                }
+                ends.push(end);
+            }
+        }
+        Ok(ends)
+    }
+
+    /// The execution that made an event, and what it was signalled with.
+    pub async fn event(&self, token: &str) -> Result<Option<(ExecutionId, Option<Vec<u8>>)>, StoreError> {
+        let row = sqlx::query(
+            "SELECT events.execution AS execution, signals.data AS data FROM events LEFT JOIN signals ON signals.token = events.token \
+             WHERE events.token = $1",
+        )
+        .bind(token.to_owned())
+        .fetch_optional(&self.reads)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let id: String = row.try_get("execution")?;
+        let id = ExecutionId::parse(&id).ok_or_else(|| StoreError::damaged("event")(&id))?;
+        Ok(Some((id, row.try_get("data")?)))
+    }
+
+    /// How many events an execution has made.
+    pub async fn events_of(&self, id: &ExecutionId) -> Result<u64, StoreError> {
+        let row = sqlx::query("SELECT count(*) AS n FROM events WHERE execution = $1").bind(id.as_str().to_owned()).fetch_one(&self.reads).await?;
+        uint(row.try_get("n")?, "events")
+    }
+
     /// All executions that have not ended, oldest first.
     pub async fn unfinished(&self) -> Result<Vec<Execution>, StoreError> {
         let rows = sqlx::query("SELECT * FROM executions WHERE finished_at IS NULL ORDER BY id").fetch_all(&self.reads).await?;
-        let mut executions = rows.iter().map(execution).collect::<Result<Vec<_>, _>>()?;
+        let mut executions = rows.iter().map(unfinished).collect::<Result<Vec<_>, _>>()?;
         self.add_timelines(&mut executions).await?;
         Ok(executions)
     }

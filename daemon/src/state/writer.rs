@@ -9,6 +9,7 @@ use super::id::ExecutionId;
 use super::machine::State;
 use super::record::{Execution, Version};
 use super::store::StoreError;
+use super::time::Timestamp;
 use crate::manifest::TaskName;
 use sqlx::{Connection, SqliteConnection};
 use std::sync::Arc;
@@ -45,6 +46,29 @@ pub enum Change {
         /// How many entries of the timeline the database has.
         timeline: usize,
     },
+    /// An event that an execution made.
+    PutEvent {
+        /// Its token.
+        token: Arc<str>,
+        /// Whose it is.
+        execution: ExecutionId,
+    },
+    /// An event is signalled. One that is not there, or was signalled before, is a [`StoreError::Constraint`].
+    Signal {
+        /// Its token.
+        token: Arc<str>,
+        /// JSON text.
+        data: Arc<[u8]>,
+    },
+    /// A parked execution that came from another host, with its input, its events and what they were signalled with.
+    Import {
+        /// With its timeline so far.
+        execution: Arc<Execution>,
+        /// JSON text.
+        input: Arc<[u8]>,
+        /// Tokens, and data of those that were signalled.
+        events: Arc<[(String, Option<Vec<u8>>)]>,
+    },
     /// Executions that ended, with all that is stored of them. Others are left as they are.
     RemoveEnded(Arc<[ExecutionId]>),
 }
@@ -66,8 +90,8 @@ fn put_version<'a>(batch: &mut Batch<'a>, version: &'a Version) -> Result<(), St
         [task.into(), hash.into(), at.into()],
     )?;
     batch.add(
-        "INSERT INTO versions (task, version, runtime, entry, memory_mib, timeout_ms, retries, log_cap, code_bytes, created_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (task, version) DO NOTHING",
+        "INSERT INTO versions (task, version, runtime, entry, memory_mib, timeout_ms, retries, log_cap, code_bytes, created_at, park, \
+         deadline_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (task, version) DO NOTHING",
         [
             task.into(),
             hash.into(),
@@ -79,6 +103,8 @@ fn put_version<'a>(batch: &mut Batch<'a>, version: &'a Version) -> Result<(), St
             int(version.policy.log_cap).into(),
             int(version.code_bytes).into(),
             at.into(),
+            version.policy.park.name().into(),
+            version.policy.deadline_ms.map(int).into(),
         ],
     )
 }
@@ -87,6 +113,14 @@ fn put_version<'a>(batch: &mut Batch<'a>, version: &'a Version) -> Result<(), St
 /// does where the number is taken.
 fn timeline<'a>(batch: &mut Batch<'a>, execution: &'a Execution, first: usize) -> Result<(), StoreError> {
     let entries = execution.timeline.get(first..).unwrap_or_default();
+    if entries.is_empty() {
+        // Nothing that is told happened: then this is what refuses an update of what is not there.
+        let (id, state) = (execution.id.as_str(), execution.state.name());
+        return batch.add(
+            "INSERT INTO timeline (execution, seq, at, event) SELECT ?, NULL, 0, '' WHERE NOT EXISTS (SELECT 1 FROM executions WHERE id = ? AND state = ?)",
+            [id.into(), id.into(), state.into()],
+        );
+    }
     let row = "(?, (SELECT ? FROM executions WHERE id = ? AND state = ?), ?, ?)";
     let mut values: Vec<Value<'_>> = Vec::with_capacity(6 * entries.len());
     for (entry, seq) in entries.iter().zip(first as u64..) {
@@ -100,7 +134,7 @@ fn timeline<'a>(batch: &mut Batch<'a>, execution: &'a Execution, first: usize) -
 
 fn insert<'a>(batch: &mut Batch<'a>, execution: &'a Execution, input: &'a [u8]) -> Result<(), StoreError> {
     batch.add(
-        "INSERT INTO executions (id, task, version, state, attempts, created_at) VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO executions (id, task, version, state, attempts, created_at, parent, depth) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         [
             execution.id.as_str().into(),
             execution.task.as_str().into(),
@@ -108,6 +142,8 @@ fn insert<'a>(batch: &mut Batch<'a>, execution: &'a Execution, input: &'a [u8]) 
             execution.state.name().into(),
             i64::from(execution.attempts).into(),
             execution.created_at.0.into(),
+            execution.parent.as_ref().map(|parent| parent.as_str().to_owned()).into(),
+            i64::from(execution.depth).into(),
         ],
     )?;
     batch.add("INSERT INTO inputs (execution, body) VALUES (?, ?)", [execution.id.as_str().into(), input.into()])?;
@@ -115,13 +151,11 @@ fn insert<'a>(batch: &mut Batch<'a>, execution: &'a Execution, input: &'a [u8]) 
 }
 
 fn update<'a>(batch: &mut Batch<'a>, execution: &'a Execution, stored: State, known: usize) -> Result<(), StoreError> {
-    if execution.timeline.len() <= known {
-        // Nothing happened, so nothing would refuse an update of what is not there.
-        return Err(StoreError::Conflict { id: execution.id.clone() });
-    }
     let error = execution.error.as_ref().map(serde_json::to_string).transpose().map_err(StoreError::damaged("error"))?;
+    let parked = execution.parked.as_deref().map(serde_json::to_string).transpose().map_err(StoreError::damaged("parked machine"))?;
     batch.add(
-        "UPDATE executions SET state = ?, attempts = ?, started_at = ?, finished_at = ?, error = ?, result = ? WHERE id = ? AND state = ?",
+        "UPDATE executions SET state = ?, attempts = ?, started_at = ?, finished_at = ?, error = ?, result = ?, parks = ?, parked_ms = ?, \
+         parked = ? WHERE id = ? AND state = ?",
         [
             execution.state.name().into(),
             i64::from(execution.attempts).into(),
@@ -129,6 +163,9 @@ fn update<'a>(batch: &mut Batch<'a>, execution: &'a Execution, stored: State, kn
             execution.finished_at.map(|at| at.0).into(),
             error.into(),
             execution.result.as_ref().map(|result| result.get().as_bytes()).into(),
+            i64::from(execution.parks).into(),
+            int(execution.parked_ms).into(),
+            parked.into(),
             execution.id.as_str().into(),
             stored.name().into(),
         ],
@@ -136,10 +173,23 @@ fn update<'a>(batch: &mut Batch<'a>, execution: &'a Execution, stored: State, kn
     timeline(batch, execution, known)
 }
 
+fn put_event<'a>(batch: &mut Batch<'a>, token: &'a str, execution: &'a ExecutionId) -> Result<(), StoreError> {
+    let values = [token.into(), execution.as_str().into(), Timestamp::now().0.into()];
+    batch.add("INSERT INTO events (token, execution, created_at) VALUES (?, ?, ?)", values)
+}
+
+fn signal<'a>(batch: &mut Batch<'a>, token: &'a str, data: &'a [u8]) -> Result<(), StoreError> {
+    batch.add("INSERT INTO signals (token, data, at) VALUES (?, ?, ?)", [token.into(), data.into(), Timestamp::now().0.into()])
+}
+
 fn remove_ended<'a>(batch: &mut Batch<'a>, ids: &'a [ExecutionId]) -> Result<(), StoreError> {
     let marks = vec!["?"; ids.len()].join(", ");
     let ended = format!("SELECT id FROM executions WHERE id IN ({marks}) AND finished_at IS NOT NULL");
-    for (table, key) in [("timeline", "execution"), ("inputs", "execution"), ("executions", "id")] {
+    batch.add_all(
+        &format!("DELETE FROM signals WHERE token IN (SELECT token FROM events WHERE execution IN ({ended}))"),
+        ids.iter().map(|id| id.as_str().into()),
+    )?;
+    for (table, key) in [("events", "execution"), ("timeline", "execution"), ("inputs", "execution"), ("executions", "id")] {
         batch.add_all(&format!("DELETE FROM {table} WHERE {key} IN ({ended})"), ids.iter().map(|id| id.as_str().into()))?;
     }
     Ok(())
@@ -151,6 +201,29 @@ fn add<'a>(batch: &mut Batch<'a>, change: &'a Change) -> Result<(), StoreError> 
         Change::RemoveTask(name) => batch.add("DELETE FROM tasks WHERE name = ?", [name.as_str().into()]),
         Change::Insert { execution, input } => insert(batch, execution, input),
         Change::Update { execution, stored, timeline } => update(batch, execution, *stored, *timeline),
+        Change::PutEvent { token, execution } => put_event(batch, token, execution),
+        Change::Signal { token, data } => signal(batch, token, data),
+        Change::Import { execution, input, events } => {
+            insert(batch, execution, input)?;
+            let parked = execution.parked.as_deref().map(serde_json::to_string).transpose().map_err(StoreError::damaged("parked machine"))?;
+            batch.add(
+                "UPDATE executions SET started_at = ?, parks = ?, parked_ms = ?, parked = ? WHERE id = ?",
+                [
+                    execution.started_at.map(|at| at.0).into(),
+                    i64::from(execution.parks).into(),
+                    int(execution.parked_ms).into(),
+                    parked.into(),
+                    execution.id.as_str().into(),
+                ],
+            )?;
+            for (token, data) in events.iter() {
+                put_event(batch, token, &execution.id)?;
+                if let Some(data) = data {
+                    signal(batch, token, data)?;
+                }
+            }
+            Ok(())
+        }
         Change::RemoveEnded(ids) => remove_ended(batch, ids),
     }
 }

@@ -101,7 +101,13 @@ async fn to_door(vm: &mut Vm, mut heard: impl FnMut(GuestMessage) -> Result<bool
             }
             Event::Stopped { reason, console } => return Err(verdict::stopped(&reason, console, vm.memory_mib)),
             Event::VsockClosed => return Err(verdict::agent_gone()),
-            Event::Prepared | Event::Running { .. } | Event::AtDoor | Event::VsockOpen | Event::Saved { .. } => {}
+            Event::Prepared
+            | Event::Running { .. }
+            | Event::AtDoor
+            | Event::VsockOpen
+            | Event::Saved { .. }
+            | Event::Parked { .. }
+            | Event::NotParked { .. } => {}
         }
     }
     Ok(())

@@ -125,7 +125,8 @@ pub(super) struct Store {
 
 impl Store {
     /// Opens the folder, makes it if missing, and removes what is half-made or can't be used by this host any more.
-    pub(super) fn open(root: &Path, bases: &[String]) -> io::Result<Self> {
+    /// Those that are `needed` (ids) stay.
+    pub(super) fn open(root: &Path, bases: &[String], needed: &[String]) -> io::Result<Self> {
         fs::create_dir_all(root)?;
         let store = Self { root: root.to_owned(), drafts: AtomicU64::new(0) };
         for entry in fs::read_dir(root)? {
@@ -133,7 +134,7 @@ impl Store {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             let why = match read_meta(&path) {
                 _ if name.starts_with('.') => "half-made",
-                Ok(meta) if bases.contains(&meta.base) => continue,
+                Ok(meta) if bases.contains(&meta.base) || needed.contains(&meta.id) => continue,
                 Ok(_) => "made with another kernel, root disk, monitor or processor",
                 Err(_) => "without a readable description",
             };
@@ -221,6 +222,12 @@ impl Store {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Hash of a template's content: of the state file, which has the hashes of all memory.
+pub(super) fn content(files: &Files) -> Result<String, StoreError> {
+    let hash = hash_file(&files.state).map_err(io("reading the state", Path::new(&files.meta.id)))?;
+    Ok(hash.to_hex().to_string())
 }
 
 /// Reads, opens and does not check.

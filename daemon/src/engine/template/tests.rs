@@ -25,7 +25,7 @@ impl Fixture {
         let (stats, wake, host) = (Arc::new(Stats::default()), Arc::new(Notify::new()), Host::scripted().unwrap());
         let launcher = Arc::new(Launcher::new(monitor, stats.clone(), CancellationToken::new(), wake.clone()));
         let pool = Pool::new(launcher, host.kvm.clone(), stats.clone(), 0, wake);
-        let templates = Arc::new(Templates::open(&dir.path().join("templates"), host, pool, stats.clone()).unwrap());
+        let templates = Arc::new(Templates::open(&dir.path().join("templates"), host, pool, stats.clone(), &[]).unwrap());
         let (task, version, entry) = ("t".into(), "0".repeat(64), "main:f".into());
         let task = TaskVersion { task, version, runtime: Runtime::Python, entry, memory_mib: 128, code };
         let fixture = Self { dir, templates, stats, task };

@@ -36,12 +36,12 @@ fn entries(root: &Path) -> Vec<String> {
 #[test]
 fn a_committed_template_is_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path(), &bases()).unwrap();
+    let store = Store::open(dir.path(), &bases(), &[]).unwrap();
     assert!(store.load(ID, false).unwrap().is_none());
     let draft = written(&store);
     assert!(!store.has(ID), "nothing is there before the commit");
     store.commit(draft, &meta()).unwrap();
-    let store = Store::open(dir.path(), &bases()).unwrap();
+    let store = Store::open(dir.path(), &bases(), &[]).unwrap();
     assert!(store.has(ID));
     assert_eq!(store.load(ID, false).unwrap().unwrap().meta, meta());
     let again = written(&store);
@@ -58,7 +58,7 @@ fn a_committed_template_is_there_after_a_restart() {
 #[test]
 fn what_is_half_made_or_of_another_host_goes() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path(), &bases()).unwrap();
+    let store = Store::open(dir.path(), &bases(), &[]).unwrap();
     drop(written(&store));
     assert!(entries(dir.path()).is_empty(), "a dropped draft is removed");
     std::mem::forget(written(&store));
@@ -66,17 +66,17 @@ fn what_is_half_made_or_of_another_host_goes() {
     let draft = written(&store);
     store.commit(draft, &meta()).unwrap();
     assert_eq!(entries(dir.path()).len(), 3);
-    let reopened = Store::open(dir.path(), &bases()).unwrap();
+    let reopened = Store::open(dir.path(), &bases(), &[]).unwrap();
     assert_eq!(entries(dir.path()), [ID]);
     assert!(reopened.has(ID));
-    let reopened = Store::open(dir.path(), &["other".into()]).unwrap();
+    let reopened = Store::open(dir.path(), &["other".into()], &[]).unwrap();
     assert!(!reopened.has(ID));
 }
 
 #[test]
 fn damage_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path(), &bases()).unwrap();
+    let store = Store::open(dir.path(), &bases(), &[]).unwrap();
     type Damage<'a> = (&'a str, &'a dyn Fn(&Path));
     let damage: [Damage<'_>; 5] = [
         ("a changed byte of memory", &|dir| {

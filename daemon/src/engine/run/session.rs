@@ -1,0 +1,317 @@
+//! A guest that runs: what it says is told, what is ordered is carried out, and its time is counted.
+//!
+//! ```text
+//!             Ask (standing), Blocked                       Park
+//!   running ---------------------------> standing, at door ------> parking --Parked--> written --End--> over
+//!      ^                                    |    ^                    |                   |
+//!      +------------- answers --------------+    +---- NotParked -----+                   |
+//!      ^                                                                                  |
+//!      +------------------------------------- answers ------------------------------------+
+//! ```
+//! The guest says that it stands before its vCPU arrives at the door; answers and orders wait for that. Invariant: nothing goes to the guest over vsock
+//! while it stands, so what is written down has no bytes on their way.
+
+use super::super::Engine;
+use super::super::guest::{Broken, Conversation, Said};
+use super::super::stats::micros;
+use super::super::template::Template;
+use super::super::types::{ExecutionError, Order, Parked, Progress, Reply};
+use super::super::verdict;
+use super::super::vm::{Vm, VmState};
+use super::answers_frame;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use torpor_protocol::agent::HostMessage;
+use torpor_protocol::ask::Taken;
+use torpor_protocol::monitor::{Command, Event};
+
+/// After the agent's connection closed: for the kernel to say why, or for an answer through the door.
+const AGENT_GONE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a guest answered.
+pub(super) struct Answer {
+    pub(super) outcome: Answered,
+    pub(super) drain: bool,
+}
+
+pub(super) enum Answered {
+    Result(Vec<u8>),
+    Failed(ExecutionError),
+}
+
+/// How listening ended.
+pub(super) enum End {
+    Answered(Answer),
+    TimedOut,
+    Parked,
+}
+
+/// The guest's time: it runs, or it stands and waits.
+#[derive(Debug)]
+pub(super) struct Clock {
+    all: Duration,
+    left: Duration,
+    since: Option<Instant>,
+    waits_count: bool,
+}
+
+impl Clock {
+    /// Runs from now on. `waits_count`: standing takes time as well.
+    pub(super) fn new(left: Duration, waits_count: bool) -> Self {
+        Self { all: left, left, since: Some(Instant::now()), waits_count }
+    }
+
+    fn stand(&mut self) {
+        if !self.waits_count
+            && let Some(since) = self.since.take()
+        {
+            self.left = self.left.saturating_sub(since.elapsed());
+        }
+    }
+
+    fn run(&mut self) {
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    fn used(&self) -> Duration {
+        let left = self.left.saturating_sub(self.since.map_or(Duration::ZERO, |since| since.elapsed()));
+        self.all.saturating_sub(left)
+    }
+
+    /// Until the time is over; for ever while it stands still.
+    async fn over(&self) {
+        match self.since {
+            Some(since) => tokio::time::sleep_until((since + self.left).into()).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// See the module.
+pub(super) struct Session<'a> {
+    engine: &'a Engine,
+    vm: Vm,
+    talk: Conversation,
+    template: Arc<Template>,
+    clock: Clock,
+    progress: &'a mpsc::Sender<Progress>,
+    since: Instant,
+    /// It has said that it stands.
+    standing: bool,
+    /// It got a message without an answer: if it comes to the door again and says nothing, it stands on.
+    hollow: bool,
+    /// For the door, when it is there.
+    reply: Option<Reply>,
+    /// To be carried out at the door.
+    park: Option<(std::fs::File, torpor_protocol::monitor::Packing)>,
+}
+
+enum Heard {
+    Nothing,
+    Answer(Answer),
+    Late,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(
+        engine: &'a Engine,
+        vm: Vm,
+        talk: Conversation,
+        template: Arc<Template>,
+        clock: Clock,
+        progress: &'a mpsc::Sender<Progress>,
+        since: Instant,
+    ) -> Self {
+        Self { engine, vm, talk, template, clock, progress, since, standing: false, hollow: false, reply: None, park: None }
+    }
+
+    /// It was resumed without an answer.
+    pub(super) fn hollow(mut self) -> Self {
+        self.hollow = true;
+        self
+    }
+
+    /// Until the guest answers, goes down, is late or is parked.
+    pub(super) async fn listen(&mut self, orders: &mut mpsc::UnboundedReceiver<Order>) -> Result<End, ExecutionError> {
+        let mut agent_gone: Option<tokio::time::Instant> = None;
+        loop {
+            while let Some(said) = self.talk.next_said()? {
+                match self.hear(said).await? {
+                    Heard::Nothing => {}
+                    Heard::Answer(answer) => return Ok(End::Answered(answer)),
+                    Heard::Late => return Ok(End::TimedOut),
+                }
+            }
+            self.at_door().await?;
+            let event = tokio::select! {
+                event = self.vm.recv() => event?,
+                () = self.clock.over() => return Ok(End::TimedOut),
+                () = sleep_until(agent_gone) => return Err(verdict::agent_gone()),
+                Some(order) = orders.recv() => {
+                    if matches!(order, Order::End) {
+                        return Ok(End::Parked);
+                    }
+                    self.order(order).await?;
+                    continue;
+                }
+            };
+            match event {
+                Event::Outbox { frame } => {
+                    let said = self.talk.outbox(&frame)?;
+                    match self.hear(said).await? {
+                        Heard::Nothing => {}
+                        Heard::Answer(answer) => return Ok(End::Answered(answer)),
+                        Heard::Late => return Ok(End::TimedOut),
+                    }
+                }
+                Event::Vsock { bytes } => self.talk.vsock(&bytes),
+                Event::Stopped { reason, console } => return Err(verdict::stopped(&reason, console, self.vm.memory_mib)),
+                Event::VsockClosed => agent_gone = Some(tokio::time::Instant::now() + AGENT_GONE_TIMEOUT),
+                Event::Parked { changed_bytes, stored_bytes, micros } => {
+                    self.engine.stats.parked(micros, stored_bytes);
+                    let (base, unread) = (self.template.base(), self.talk.unread().to_vec());
+                    let parked = Parked { base, changed_bytes, stored_bytes, micros, unread, ran: self.clock.used() };
+                    let _ = self.progress.send(Progress::Parked(parked)).await;
+                }
+                Event::NotParked { reason } => {
+                    let _ = self.progress.send(Progress::NotParked { reason }).await;
+                }
+                Event::AtDoor if self.hollow && !self.standing => {
+                    self.stand()?;
+                    let _ = self.progress.send(Progress::Blocked { seqs: Vec::new() }).await;
+                }
+                Event::AtDoor | Event::VsockOpen | Event::Prepared | Event::Running { .. } | Event::Saved { .. } => {}
+            }
+        }
+    }
+
+    /// Tells of progress, within the guest's time.
+    async fn tell(&self, progress: Progress) -> bool {
+        tokio::select! {
+            biased;
+            _ = self.progress.send(progress) => true,
+            () = self.clock.over() => false,
+        }
+    }
+
+    async fn hear(&mut self, said: Said) -> Result<Heard, ExecutionError> {
+        let progress = match said {
+            Said::Started => Progress::Started { micros: micros(self.since.elapsed()) },
+            Said::Log { stream, bytes } => Progress::Log { stream, bytes },
+            Said::Result { drain, json } => return Ok(Heard::Answer(Answer { outcome: Answered::Result(json), drain })),
+            Said::Failed(failure) => {
+                let drain = failure.drain;
+                return Ok(Heard::Answer(Answer { outcome: Answered::Failed(verdict::failure(failure, self.vm.memory_mib)), drain }));
+            }
+            Said::Drained => return Ok(Heard::Nothing),
+            Said::Ask { ask, payload, vsock } => {
+                if vsock {
+                    self.to_agent(&HostMessage::Taken(Taken { seq: ask.seq })).await?;
+                } else {
+                    self.stand()?;
+                }
+                Progress::Asked { ask, payload }
+            }
+            Said::Blocked(seqs) => {
+                self.stand()?;
+                Progress::Blocked { seqs }
+            }
+        };
+        Ok(if self.tell(progress).await { Heard::Nothing } else { Heard::Late })
+    }
+
+    /// It says that it stands, or will in a moment.
+    fn stand(&mut self) -> Result<(), Broken> {
+        self.hollow = false;
+        if std::mem::replace(&mut self.standing, true) {
+            return Err(Broken::Turn("a second ask while it stands"));
+        }
+        self.clock.stand();
+        Ok(())
+    }
+
+    async fn to_agent(&mut self, message: &HostMessage) -> Result<(), ExecutionError> {
+        let bytes = super::frame(message, "a message to the agent")?;
+        if matches!(self.vm.state(), VmState::Running | VmState::AtDoor) {
+            self.vm.send(&Command::Vsock { bytes }, &[]).await?;
+        }
+        Ok(())
+    }
+
+    async fn order(&mut self, order: Order) -> Result<(), ExecutionError> {
+        match order {
+            Order::Answer(reply) if self.standing => {
+                self.park = None;
+                let waiting = self.reply.get_or_insert_default();
+                waiting.answers.extend(reply.answers);
+                waiting.payload.extend(reply.payload);
+            }
+            Order::Answer(reply) => {
+                let bytes = answers_frame(&reply, false)?;
+                self.vm.send(&Command::Vsock { bytes }, &[]).await?;
+            }
+            Order::Park { file, packing } if self.standing && self.reply.is_none() => self.park = Some((file, packing)),
+            Order::Park { .. } => {
+                let _ = self.progress.send(Progress::NotParked { reason: "it runs again".into() }).await;
+            }
+            Order::End => {}
+        }
+        Ok(())
+    }
+
+    /// What waited for the guest to be at the door.
+    async fn at_door(&mut self) -> Result<(), ExecutionError> {
+        if !self.standing || self.vm.state() != VmState::AtDoor {
+            return Ok(());
+        }
+        if let Some(reply) = self.reply.take() {
+            self.standing = false;
+            self.hollow = reply.answers.is_empty();
+            self.clock.run();
+            let frame = answers_frame(&reply, false)?;
+            self.vm.send(&Command::Inbox { frame }, &[]).await?;
+        } else if let Some((file, packing)) = self.park.take() {
+            let origin = self.engine.templates.origin(&self.template)?;
+            self.vm.send(&Command::Park { origin, packing }, &[std::os::fd::AsFd::as_fd(&file)]).await?;
+        }
+        Ok(())
+    }
+
+    /// Output after the answer, as long as there is some and the guest keeps to the rules.
+    pub(super) async fn drain(&mut self) -> Result<(), ExecutionError> {
+        loop {
+            while let Some(said) = self.talk.next_said()? {
+                if self.drained(said).await {
+                    return Ok(());
+                }
+            }
+            match self.vm.recv().await? {
+                Event::Outbox { frame } => {
+                    let said = self.talk.outbox(&frame)?;
+                    if self.drained(said).await {
+                        return Ok(());
+                    }
+                }
+                Event::Vsock { bytes } => self.talk.vsock(&bytes),
+                Event::Stopped { .. } | Event::VsockClosed => return Ok(()),
+                _ => {}
+            }
+        }
+    }
+
+    async fn drained(&mut self, said: Said) -> bool {
+        if let Said::Log { stream, bytes } = said {
+            let _ = self.progress.send(Progress::Log { stream, bytes }).await;
+            return false;
+        }
+        said == Said::Drained
+    }
+}
+
+async fn sleep_until(moment: Option<tokio::time::Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,94 @@
+//! Templates that parked machines are differences to: found by id and content, never made anew.
+//!
+//! Invariant: a machine is resumed only on the very bytes that it was parked on, under the very disks that it had: content, root disk and code are
+//! compared before anything is mapped.
+
+use super::{Template, Templates, blocking, store};
+use crate::engine::host::Host;
+use crate::engine::template::table::Found;
+use crate::engine::types::{Base, ErrorKind, ExecutionError, TaskVersion};
+use std::sync::Arc;
+use torpor_protocol::agent::Runtime;
+use torpor_snapshot::parked::Origin;
+
+/// Most that are kept open.
+const MAX_OPEN: usize = 16;
+
+impl Template {
+    /// What a machine that was restored from it is a difference to.
+    pub(in crate::engine) fn base(&self) -> Base {
+        Base { template: self.id.clone(), content: self.content.clone() }
+    }
+}
+
+/// What a machine on this host needs.
+fn origin(host: &Host, runtime: Runtime, memory_mib: u32, base: Base, code: &str) -> Origin {
+    let (host_kernel, cpu) = host.cpu.split_once(';').unwrap_or(("", &host.cpu));
+    Origin {
+        template: base.template,
+        template_hash: base.content,
+        kernel: host.kernel_hash.clone(),
+        root: host.image(runtime).hash.clone(),
+        code: code.to_owned(),
+        cpu: cpu.to_owned(),
+        host_kernel: host_kernel.trim_start_matches("kernel=").to_owned(),
+        memory_mib,
+    }
+}
+
+impl Templates {
+    /// What a machine restored from this template records of where it comes from.
+    pub(in crate::engine) fn origin(&self, template: &Template) -> Result<Vec<u8>, ExecutionError> {
+        let code = template.code_hash.as_deref().unwrap_or_default();
+        let origin = origin(&self.host, template.image.runtime, template.memory_mib, template.base(), code);
+        postcard::to_stdvec(&origin).map_err(|error| ExecutionError::new(ErrorKind::Host, format!("describing a machine: {error}")))
+    }
+
+    /// Why a machine of that origin can't run on this host; nothing if it can. The guest's kernel is in its memory, and templates travel: neither matters.
+    pub(in crate::engine) fn differences(&self, theirs: &Origin, runtime: Runtime) -> Vec<String> {
+        let base = Base { template: theirs.template.clone(), content: theirs.template_hash.clone() };
+        let ours = origin(&self.host, runtime, theirs.memory_mib, base, &theirs.code);
+        theirs.differences(&Origin { kernel: theirs.kernel.clone(), host_kernel: theirs.host_kernel.clone(), ..ours })
+    }
+
+    /// The template of a parked machine.
+    pub(in crate::engine) async fn parked_on(self: &Arc<Self>, base: &Base, task: &TaskVersion) -> Result<Arc<Template>, ExecutionError> {
+        if let Found::Ready(template) = self.table().find(&base.template)
+            && template.content == base.content
+        {
+            return Ok(template);
+        }
+        if let Some(template) = self.parked().get(&base.content) {
+            return Ok(Arc::clone(template));
+        }
+        let gone = || {
+            let short = base.content.get(..12).unwrap_or(&base.content);
+            ExecutionError::new(ErrorKind::Host, format!("the template that it was parked on ({short}) is not there any more, or damaged"))
+        };
+        let (this, path, names) = (Arc::clone(self), task.code.clone(), [base.template.clone(), base.content.clone()]);
+        let checked = names.clone().map(|name| self.table().is_checked(&name));
+        let wanted = base.content.clone();
+        let found = blocking(move || {
+            let code = store::open_code(&path)?;
+            for (name, checked) in names.iter().zip(checked) {
+                if let Some(files) = this.store.load(name, checked)?
+                    && store::content(&files)? == wanted
+                {
+                    return Ok(Some((files, code)));
+                }
+            }
+            Ok(None)
+        });
+        let (files, (code, code_hash)) = found.await?.ok_or_else(gone)?;
+        if files.meta.code.as_deref() != Some(&code_hash) {
+            return Err(ExecutionError::new(ErrorKind::Host, "the code that it was parked with is not that of its task's version"));
+        }
+        let template = Arc::new(self.template(task.runtime, files, Some(code))?);
+        let mut parked = self.parked();
+        if parked.len() >= MAX_OPEN {
+            parked.clear();
+        }
+        parked.insert(base.content.clone(), Arc::clone(&template));
+        Ok(template)
+    }
+}

@@ -1,0 +1,234 @@
+//! The files of parked machines: one for each execution that is parked.
+//!
+//! ```text
+//! begin -> draft (.free-N, written over, or .new-N) -> commit: rename to ID.parked, folder synced -> open -> give_free: header cleared, .free-N, or removed
+//! ```
+//! A file that was used before is written over: its blocks are there already, which makes a sync several times faster. Invariants: a name `ID.parked`
+//! is whole; what is not named in the database when the daemon starts is removed; all files together stay within the quota. All functions but those of the
+//! quota block.
+
+use crate::state::id::ExecutionId;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Files that are kept to be written over, and bytes of them all.
+const FREE: (usize, u64) = (16, 128 << 20);
+const SUFFIX: &str = ".parked";
+
+/// Why there is no file.
+#[derive(Debug, thiserror::Error)]
+pub enum ParkError {
+    /// The file system says no.
+    #[error("{what} of a parked machine: {source}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Too much is parked already.
+    #[error("parked machines take {used} bytes and may take {quota}; raise torpord's --parked-quota, or end what is parked")]
+    Quota {
+        /// Bytes that are taken, this one's included.
+        used: u64,
+        /// Bytes that may be.
+        quota: u64,
+    },
+    /// The database does not take it.
+    #[error("recording that it is parked: {0}")]
+    Record(String),
+}
+
+fn failed(what: &'static str) -> impl FnOnce(io::Error) -> ParkError {
+    move |source| ParkError::Io { what, source }
+}
+
+#[derive(Debug)]
+struct Inner {
+    folder: PathBuf,
+    quota: u64,
+    used: AtomicU64,
+    number: AtomicU64,
+    free: Mutex<Vec<(PathBuf, u64)>>,
+}
+
+/// The folder.
+#[derive(Debug, Clone)]
+pub struct ParkedFiles(Arc<Inner>);
+
+/// A file that is being written; dropped uncommitted, it is given free.
+#[derive(Debug)]
+pub struct Draft {
+    /// For the monitor.
+    pub file: File,
+    path: PathBuf,
+    files: ParkedFiles,
+    committed: bool,
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.committed {
+            self.files.keep_or_remove(&self.file, &self.path);
+        }
+    }
+}
+
+impl ParkedFiles {
+    /// Opens the folder, makes it if missing, and removes what is not in `needed` (names and their bytes).
+    pub fn open(state_dir: &Path, quota: u64, needed: &[(String, u64)]) -> io::Result<Self> {
+        let folder = state_dir.join("parked");
+        fs::create_dir_all(&folder)?;
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if !needed.iter().any(|(needed, _)| name.to_str() == Some(needed)) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        let used = needed.iter().fold(0u64, |sum, (_, bytes)| sum.saturating_add(*bytes));
+        let inner = Inner { folder, quota, used: AtomicU64::new(used), number: AtomicU64::new(0), free: Mutex::default() };
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// Bytes of all parked machines.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.0.used.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that they may take.
+    #[must_use]
+    pub fn quota(&self) -> u64 {
+        self.0.quota
+    }
+
+    /// Takes part of the quota.
+    pub fn reserve(&self, bytes: u64) -> Result<(), ParkError> {
+        let quota = self.0.quota;
+        let taken = self.0.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
+            used.checked_add(bytes).filter(|used| *used <= quota)
+        });
+        taken.map(drop).map_err(|used| ParkError::Quota { used: used.saturating_add(bytes), quota })
+    }
+
+    /// Gives it back.
+    pub fn unreserve(&self, bytes: u64) {
+        let _ = self.0.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| Some(used.saturating_sub(bytes)));
+    }
+
+    /// A file to write.
+    pub fn begin(&self) -> Result<Draft, ParkError> {
+        let free = self.0.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        if let Some((path, _)) = free
+            && let Ok(file) = OpenOptions::new().read(true).write(true).open(&path)
+        {
+            return Ok(Draft { file, path, files: self.clone(), committed: false });
+        }
+        let path = self.0.folder.join(format!(".new-{}", self.0.number.fetch_add(1, Ordering::Relaxed)));
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path);
+        Ok(Draft { file: file.map_err(failed("making the file"))?, path, files: self.clone(), committed: false })
+    }
+
+    /// Gives a draft its name; durable when it returns.
+    pub fn commit(&self, mut draft: Draft, id: &ExecutionId) -> Result<String, ParkError> {
+        let name = format!("{id}{SUFFIX}");
+        let path = self.0.folder.join(&name);
+        fs::rename(&draft.path, &path).map_err(failed("naming the file"))?;
+        draft.path = path;
+        File::open(&self.0.folder).and_then(|folder| folder.sync_all()).map_err(failed("syncing the folder"))?;
+        draft.committed = true;
+        Ok(name)
+    }
+
+    /// Opens a parked machine.
+    pub fn file(&self, name: &str) -> Result<File, ParkError> {
+        File::open(self.path(name)).map_err(failed("opening the file"))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        // A name is one of this folder, whatever a database says.
+        self.0.folder.join(Path::new(name).file_name().unwrap_or_default())
+    }
+
+    /// A machine is needed no more. `bytes`: its part of the quota.
+    pub fn give_free(&self, name: &str, bytes: u64) {
+        self.unreserve(bytes);
+        let path = self.path(name);
+        match OpenOptions::new().read(true).write(true).open(&path) {
+            Ok(file) => self.keep_or_remove(&file, &path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!("{} can't be given free: {error}; the next start removes it", path.display()),
+        }
+    }
+
+    fn keep_or_remove(&self, file: &File, path: &Path) {
+        let size = file.metadata().map_or(u64::MAX, |found| found.len());
+        let mut free = self.0.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes: u64 = free.iter().map(|(_, size)| size).sum();
+        if free.len() < FREE.0 && bytes.saturating_add(size) <= FREE.1 {
+            let kept = self.0.folder.join(format!(".free-{}", self.0.number.fetch_add(1, Ordering::Relaxed)));
+            if fs::rename(path, &kept).is_ok() {
+                free.push((kept, size));
+                return;
+            }
+        }
+        drop(free);
+        if let Err(error) = fs::remove_file(path) {
+            tracing::warn!("{} can't be removed: {error}; the next start does", path.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::state::time::Timestamp;
+    use std::io::Write;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(folder.join("parked")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn files_are_named_once_whole_and_written_over_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = ParkedFiles::open(folder.path(), 100, &[]).unwrap();
+        let id = ExecutionId::first_of(Timestamp::now());
+        drop(files.begin().unwrap());
+        assert_eq!(names(folder.path()).len(), 1, "a draft that was dropped is kept to be written over");
+        let mut draft = files.begin().unwrap();
+        draft.file.write_all(b"machine").unwrap();
+        let name = files.commit(draft, &id).unwrap();
+        assert_eq!(names(folder.path()), [name.clone()]);
+        assert!(files.file(&name).is_ok());
+        files.give_free(&name, 0);
+        assert!(files.file(&name).is_err());
+        assert_eq!(files.begin().unwrap().file.metadata().unwrap().len(), 7);
+    }
+
+    #[test]
+    fn the_quota_holds_and_a_start_removes_what_nobody_needs() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = ParkedFiles::open(folder.path(), 100, &[]).unwrap();
+        files.reserve(60).unwrap();
+        let refused = files.reserve(41).unwrap_err().to_string();
+        assert!(refused.contains("101") && refused.contains("--parked-quota"), "{refused}");
+        files.unreserve(60);
+        files.reserve(100).unwrap();
+        let id = ExecutionId::first_of(Timestamp::now());
+        let name = files.commit(files.begin().unwrap(), &id).unwrap();
+        let draft = files.begin().unwrap();
+        std::mem::forget(draft);
+        let files = ParkedFiles::open(folder.path(), 100, &[(name.clone(), 30)]).unwrap();
+        assert_eq!((files.used(), names(folder.path())), (30, vec![name]));
+        assert!(files.file("../../etc/passwd").is_err());
+    }
+}

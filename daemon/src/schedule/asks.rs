@@ -1,0 +1,368 @@
+//! What one execution has asked for and got no answer to, and the way to its answers.
+//!
+//! ```text
+//!              refused, or answered at once
+//!   asked -+--------------------------------------------------> answered
+//!          +-- starting (a child's insertion is on its way) --+    ^
+//!          +--------------------------------------------------+-> open -- ended, passed, signalled, late
+//! ```
+//! - [`graph`]: who waits for whom
+//! - [`decide`]: whether parking pays; [`history`]: what that is decided by
+//! - [`answer`]: from what happened to the message
+//!
+//! Invariants: whatever an open ask waits for is registered before its state is looked at, so nothing that happens in between is missed; an ask is
+//! answered from the database only, so a result is durable before anybody is told of it; an answer is made once, when the ask is taken out of what is open.
+
+pub mod answer;
+pub mod decide;
+pub mod graph;
+pub mod history;
+
+use super::dispatch::Dispatcher;
+use super::live::{Live, Note};
+use crate::state::id::ExecutionId;
+use crate::state::time::Timestamp;
+use crate::state::waiting::{Parked, WaitView, Waiting, WaitsFor};
+use answer::Refused;
+use serde_json::value::RawValue;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use torpor_protocol::ask::{Ask, MAX_ASKS, MAX_TARGETS, MAX_WAIT_MS, Refusal, Reply, What};
+
+/// Deepest nesting of calls.
+pub const MAX_DEPTH: u32 = 128;
+/// Most executions that one execution starts.
+pub const MAX_CHILDREN: u32 = 10_000;
+/// Most events of one execution.
+const MAX_EVENTS: u64 = 1000;
+
+/// An ask without an answer.
+#[derive(Debug)]
+struct Open {
+    waiting: Waiting,
+    /// Executions that have not ended.
+    pending: HashSet<ExecutionId>,
+    /// How many different ones there are.
+    targets: usize,
+    due: Option<Instant>,
+    signalled: bool,
+}
+
+impl Open {
+    fn ready(&self, now: Instant) -> bool {
+        let there = match &self.waiting.what {
+            WaitsFor::Executions { any: true, .. } => self.pending.len() < self.targets || self.targets == 0,
+            WaitsFor::Executions { .. } => self.pending.is_empty(),
+            WaitsFor::Timer => false,
+            WaitsFor::Event { .. } => self.signalled,
+        };
+        there || self.due.is_some_and(|due| due <= now)
+    }
+}
+
+/// An ask that is to be answered.
+#[derive(Debug)]
+pub struct Ready {
+    /// As it was.
+    pub waiting: Waiting,
+    /// Its time passed before what it waited for.
+    pub timed_out: bool,
+}
+
+/// What becomes of an ask that starts an execution, once that is durable.
+#[derive(Debug)]
+pub struct Started {
+    seq: u64,
+    child: Result<ExecutionId, Refused>,
+    /// Waits for its end: until when.
+    call: Option<Option<Duration>>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Asks {
+    open: BTreeMap<u64, Open>,
+    starting: BTreeSet<u64>,
+    /// Executions that it has started.
+    pub children: u32,
+}
+
+/// What follows an ask at once.
+#[derive(Debug)]
+pub enum Taken {
+    /// An answer.
+    Answer(Reply),
+    /// Nothing yet.
+    Open,
+    /// A child is being stored; [`Asks::started`] is to be told.
+    Starting(Arc<Live>, Option<Option<Duration>>),
+}
+
+fn within(ms: Option<u64>) -> Result<Option<Duration>, Refused> {
+    match ms {
+        Some(ms) if ms > MAX_WAIT_MS => Err(Refused::new(Refusal::Invalid, format!("{ms} ms is longer than the longest wait, a year"))),
+        ms => Ok(ms.map(Duration::from_millis)),
+    }
+}
+
+impl Asks {
+    /// Those of a parked execution. What they wait for is registered again.
+    pub async fn restore(d: &Dispatcher, live: &Live, parked: &Parked) -> Self {
+        let mut this = Self { children: parked.children, ..Self::default() };
+        for waiting in &parked.asks {
+            if let Err(error) = this.register(d, live, waiting.clone()).await {
+                // Its children may be gone from the database: it is woken, and told what is known.
+                tracing::warn!(execution = %live.id, ?error, "what a parked execution waits for can't be looked at");
+                this.put_back(vec![Ready { waiting: waiting.clone(), timed_out: true }]);
+            }
+        }
+        this
+    }
+
+    /// Takes an ask.
+    pub async fn take(&mut self, d: &Arc<Dispatcher>, live: &Arc<Live>, ask: Ask, payload: Vec<u8>) -> Taken {
+        let Ask { seq, what, .. } = ask;
+        let outstanding = self.open.len() + self.starting.len();
+        if self.open.contains_key(&seq) || self.starting.contains(&seq) {
+            return Taken::Answer(Refused::new(Refusal::Invalid, format!("ask {seq} is outstanding already")).into());
+        }
+        if outstanding >= MAX_ASKS {
+            return Taken::Answer(Refused::new(Refusal::TooMany, format!("at most {MAX_ASKS} asks may be outstanding")).into());
+        }
+        let taken = match what {
+            What::Spawn { task } => self.start(d, live, seq, &task, payload, None),
+            What::Call { task, timeout_ms } => match within(timeout_ms) {
+                Ok(timeout) => self.start(d, live, seq, &task, payload, Some(timeout)),
+                Err(refused) => Err(refused),
+            },
+            What::Wait { executions, any, results, timeout_ms } => self.wait(d, live, seq, &executions, (any, results), timeout_ms).await,
+            What::Sleep { ms } => self.sleep(d, live, seq, ms).await,
+            What::Event {} => answer::event(d, live, MAX_EVENTS).await.map(Taken::Answer),
+            What::EventWait { token, timeout_ms } => self.event_wait(d, live, seq, token, timeout_ms).await,
+        };
+        taken.unwrap_or_else(|refused| Taken::Answer(refused.into()))
+    }
+
+    fn start(
+        &mut self,
+        d: &Arc<Dispatcher>,
+        live: &Arc<Live>,
+        seq: u64,
+        task: &str,
+        input: Vec<u8>,
+        call: Option<Option<Duration>>,
+    ) -> Result<Taken, Refused> {
+        if self.children >= MAX_CHILDREN {
+            return Err(Refused::new(Refusal::TooMany, format!("one execution may start at most {MAX_CHILDREN} others")));
+        }
+        if live.depth >= MAX_DEPTH {
+            return Err(Refused::new(Refusal::TooDeep, format!("calls are nested {MAX_DEPTH} deep already; does this task call itself without end?")));
+        }
+        serde_json::from_slice::<&RawValue>(&input)
+            .map_err(|error| Refused::new(Refusal::Invalid, format!("the input of a call of {task:?} is not JSON: {error}")))?;
+        d.store.check_room().map_err(|error| Refused::new(Refusal::Host, error.to_string()))?;
+        let submitted = d.catalog.with_version(task, |version| d.submit_child(version, input.into(), live));
+        let child = submitted
+            .map_err(|error| Refused::new(Refusal::UnknownTask, error.to_string()))?
+            .map_err(|error| Refused::new(Refusal::Capacity, error.to_string()))?;
+        self.children += 1;
+        self.starting.insert(seq);
+        Ok(Taken::Starting(child, call))
+    }
+
+    /// A child is durable, or is not.
+    #[must_use]
+    pub fn stored(seq: u64, child: &Live, stored: Result<(), String>, call: Option<Option<Duration>>) -> Started {
+        let child = stored.map(|()| child.id.clone()).map_err(|error| Refused::new(Refusal::Host, error));
+        Started { seq, child, call }
+    }
+
+    /// Goes on with an ask whose child is durable. The answer, where there is one now.
+    pub async fn started(&mut self, d: &Dispatcher, live: &Live, started: Started) -> Option<(u64, Reply)> {
+        let Started { seq, child, call } = started;
+        self.starting.remove(&seq);
+        let child = match child {
+            Ok(child) => child,
+            Err(refused) => return Some((seq, refused.into())),
+        };
+        let Some(timeout) = call else { return Some((seq, Reply::Spawned { execution: child.to_string() })) };
+        let what = WaitsFor::Executions { ids: vec![child], any: false, results: true, call: true };
+        let refused = self.register(d, live, waiting(seq, what, timeout)).await.err()?;
+        Some((seq, refused.into()))
+    }
+
+    async fn wait(
+        &mut self,
+        d: &Dispatcher,
+        live: &Live,
+        seq: u64,
+        executions: &[String],
+        (any, results): (bool, bool),
+        timeout_ms: Option<u64>,
+    ) -> Result<Taken, Refused> {
+        if executions.len() > MAX_TARGETS {
+            return Err(Refused::new(Refusal::TooMany, format!("one ask may wait for at most {MAX_TARGETS} executions")));
+        }
+        let unknown = |id: &str| Refused::new(Refusal::UnknownExecution, format!("no execution {id:?}"));
+        let ids = executions.iter().map(|id| ExecutionId::parse(id).ok_or_else(|| unknown(id))).collect::<Result<Vec<_>, _>>()?;
+        let what = WaitsFor::Executions { ids, any, results, call: false };
+        self.register(d, live, waiting(seq, what, within(timeout_ms)?)).await?;
+        Ok(Taken::Open)
+    }
+
+    async fn sleep(&mut self, d: &Dispatcher, live: &Live, seq: u64, ms: u64) -> Result<Taken, Refused> {
+        self.register(d, live, waiting(seq, WaitsFor::Timer, within(Some(ms))?)).await?;
+        Ok(Taken::Open)
+    }
+
+    async fn event_wait(&mut self, d: &Dispatcher, live: &Live, seq: u64, token: String, timeout_ms: Option<u64>) -> Result<Taken, Refused> {
+        self.register(d, live, waiting(seq, WaitsFor::Event { token }, within(timeout_ms)?)).await?;
+        Ok(Taken::Open)
+    }
+
+    /// Opens an ask: first registered, then looked at.
+    async fn register(&mut self, d: &Dispatcher, live: &Live, waiting: Waiting) -> Result<(), Refused> {
+        let now = Timestamp::now();
+        let due = waiting.until.map(|until| Instant::now() + Duration::from_micros(u64::try_from(until.0.saturating_sub(now.0)).unwrap_or(0)));
+        let targets = waiting.targets().iter().collect::<HashSet<_>>().len();
+        let mut open = Open { pending: HashSet::new(), targets, due, signalled: false, waiting };
+        match &open.waiting.what {
+            WaitsFor::Executions { ids, .. } => {
+                d.graph().add(&live.id, open.waiting.seq, ids).map_err(|chain| Refused::cycle(&chain))?;
+                let pending = self.pending(d, ids).await;
+                match pending {
+                    Ok(pending) => open.pending = pending,
+                    Err(refused) => {
+                        d.graph().remove(&live.id, open.waiting.seq);
+                        return Err(refused);
+                    }
+                }
+            }
+            WaitsFor::Timer => {}
+            WaitsFor::Event { token } => match d.store.event(token).await {
+                Ok(Some((owner, data))) if owner == live.id => open.signalled = data.is_some(),
+                Ok(_) => return Err(Refused::new(Refusal::UnknownEvent, format!("this execution has made no event {token:?}"))),
+                Err(error) => return Err(Refused::new(Refusal::Host, error.to_string())),
+            },
+        }
+        self.open.insert(open.waiting.seq, open);
+        Ok(())
+    }
+
+    /// Those that have not ended. Others must be in the database.
+    async fn pending(&self, d: &Dispatcher, ids: &[ExecutionId]) -> Result<HashSet<ExecutionId>, Refused> {
+        let (pending, others): (HashSet<ExecutionId>, HashSet<ExecutionId>) = ids.iter().cloned().partition(|id| d.live(id).is_some());
+        let others: Vec<ExecutionId> = others.into_iter().collect();
+        let ended = d.store.ends(&others, false).await.map_err(|error| Refused::new(Refusal::Host, error.to_string()))?;
+        let ended: HashSet<&ExecutionId> = ended.iter().map(|execution| &execution.id).collect();
+        match others.iter().find(|id| !ended.contains(id)) {
+            Some(unknown) => Err(Refused::new(Refusal::UnknownExecution, format!("no execution \"{unknown}\""))),
+            None => Ok(pending),
+        }
+    }
+
+    /// Takes in what happened.
+    pub fn note(&mut self, note: &Note) {
+        match note {
+            Note::Ended(id) => self.open.values_mut().for_each(|open| {
+                open.pending.remove(id);
+            }),
+            Note::Signalled(token) => {
+                for open in self.open.values_mut() {
+                    open.signalled |= matches!(&open.waiting.what, WaitsFor::Event { token: own } if *own == **token);
+                }
+            }
+            Note::Park(_) | Note::Resume(_) => {}
+        }
+    }
+
+    /// One of them could be answered.
+    #[must_use]
+    pub fn any_ready(&self) -> bool {
+        let now = Instant::now();
+        self.open.values().any(|open| open.ready(now))
+    }
+
+    /// Takes out those that can be answered, lowest number first.
+    pub fn take_ready(&mut self, d: &Dispatcher, live: &Live) -> Vec<Ready> {
+        let now = Instant::now();
+        let mut ready = Vec::new();
+        for (seq, open) in self.open.extract_if(.., |_, open| open.ready(now)) {
+            if !open.waiting.targets().is_empty() {
+                d.graph().remove(&live.id, seq);
+            }
+            let late = Open { due: None, ..open };
+            let timed_out = !late.ready(now);
+            ready.push(Ready { waiting: late.waiting, timed_out });
+        }
+        ready
+    }
+
+    /// Puts back what did not fit an answer.
+    pub fn put_back(&mut self, ready: Vec<Ready>) {
+        for Ready { waiting, .. } in ready {
+            let open = Open { pending: HashSet::new(), targets: 1, due: Some(Instant::now()), signalled: true, waiting };
+            self.open.insert(open.waiting.seq, open);
+        }
+    }
+
+    /// When the next one's time is over.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Instant> {
+        self.open.values().filter_map(|open| open.due).min()
+    }
+
+    /// Nothing is on its way: it may be parked.
+    #[must_use]
+    pub fn settled(&self) -> bool {
+        self.starting.is_empty() && !self.open.is_empty()
+    }
+
+    /// All of these are known and not answered.
+    #[must_use]
+    pub fn knows(&self, seqs: &[u64]) -> bool {
+        seqs.iter().all(|seq| self.open.contains_key(seq) || self.starting.contains(seq))
+    }
+
+    /// For the database.
+    #[must_use]
+    pub fn saved(&self) -> Vec<Waiting> {
+        self.open.values().map(|open| open.waiting.clone()).collect()
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn views(&self) -> Vec<WaitView> {
+        self.open.values().map(|open| open.waiting.view()).collect()
+    }
+
+    /// How long until the first of them can be answered, as far as that is known.
+    #[must_use]
+    pub fn expected(&self, d: &Dispatcher) -> Option<Duration> {
+        let now = Instant::now();
+        let one = |open: &Open| {
+            let due = open.due.map(|due| due.saturating_duration_since(now));
+            let ends = match &open.waiting.what {
+                WaitsFor::Executions { any, .. } => {
+                    let ends = open.pending.iter().map(|id| d.expected_end(id));
+                    if *any { ends.flatten().min() } else { ends.collect::<Option<Vec<_>>>().and_then(|ends| ends.into_iter().max()) }
+                }
+                WaitsFor::Timer => None,
+                WaitsFor::Event { .. } => None,
+            };
+            match (&open.waiting.what, ends, due) {
+                (_, Some(ends), Some(due)) => Some(ends.min(due)),
+                (WaitsFor::Timer, _, due) => due,
+                (_, ends, _) => ends,
+            }
+        };
+        self.open.values().map(one).collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().min())
+    }
+}
+
+fn waiting(seq: u64, what: WaitsFor, timeout: Option<Duration>) -> Waiting {
+    let since = Timestamp::now();
+    let until = timeout.map(|timeout| Timestamp(since.0.saturating_add(i64::try_from(timeout.as_micros()).unwrap_or(i64::MAX))));
+    Waiting { seq, what, since, until }
+}

@@ -1,0 +1,385 @@
+//! One VM of an execution: what its program prints, asks for and waits for, until it ends or is parked.
+//!
+//! ```text
+//!  runs --asked, standing--> stands --decided--> being parked --written--> named --committed--> End
+//!   ^                          |                     |            |           |
+//!   +------- answered ---------+<-- not parked ------+<-----------+-----------+   (an answer came, or a step failed: the machine goes on)
+//! ```
+//! Invariants: the commit of `parked` is the one point at which the execution is parked; before it every failure leaves the VM as it was, after it nothing
+//! is told to the VM any more. Whatever is ready is looked at again after each change of this state, so it does not matter when it came.
+
+use super::asks::answer::{abandoned, build, single};
+use super::asks::decide::{Facts, decide};
+use super::asks::{Asks, Started, Taken};
+use super::dispatch::Dispatcher;
+use super::live::{Cause, Live, Note};
+use crate::engine::{ErrorKind, ExecutionError, Order, Outcome, Parked, Progress, Reply, RunRequest};
+use crate::fault;
+use crate::logs::LogWriter;
+use crate::manifest::Park;
+use crate::parked::{Draft, ParkError};
+use crate::state::record::{Happening, Monitor};
+use crate::state::time::Timestamp;
+use crate::state::waiting;
+use futures_util::FutureExt;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Pieces of progress between engine and here. Each is at most 64 KiB of output, so this bounds memory; when it is full the guest waits.
+const PROGRESS: usize = 16;
+/// After a failure to park.
+const PARK_AGAIN: Duration = Duration::from_secs(10);
+
+/// A machine that is being written down.
+struct Parking {
+    draft: Draft,
+    since: Instant,
+}
+
+/// Who wants to know how an attempt to park ended.
+type Wish = oneshot::Sender<Result<(), String>>;
+
+/// Where the guest is.
+#[derive(Default)]
+struct Standing {
+    /// It stands and waits.
+    stands: bool,
+    /// When it is parked.
+    park_at: Option<Instant>,
+    /// It is parked at once when others come to wait for memory.
+    waits_longer: bool,
+    /// Somebody wants it to keep its VM while it waits.
+    kept: bool,
+    /// Who asked for it to be parked.
+    wished: Vec<Wish>,
+    parking: Option<Parking>,
+}
+
+/// See the module.
+struct Watch<'a> {
+    d: &'a Arc<Dispatcher>,
+    live: &'a Arc<Live>,
+    log: &'a mut LogWriter,
+    asks: &'a mut Asks,
+    /// Not bounded by itself: each order follows from an ask, or from a machine that stands.
+    orders: mpsc::UnboundedSender<Order>,
+    starting: mpsc::UnboundedSender<Started>,
+    standing: Standing,
+    /// What it was resumed from.
+    resumed: Option<Arc<waiting::Parked>>,
+}
+
+/// Runs one VM of an execution to its end. A parked machine that it begins with is given free when it runs.
+pub(super) async fn attempt(
+    d: &Arc<Dispatcher>,
+    live: &Arc<Live>,
+    request: RunRequest,
+    resumed: Option<Arc<waiting::Parked>>,
+    asks: &mut Asks,
+    log: &mut LogWriter,
+) -> Outcome {
+    let (progress, happened) = mpsc::channel(PROGRESS);
+    let (orders, ordered) = mpsc::unbounded_channel();
+    let (starting, started) = mpsc::unbounded_channel();
+    let watch = Watch { d, live, log, asks, orders, starting, standing: Standing::default(), resumed };
+    // A fault of the engine must not keep the place in the queue for ever.
+    let running = AssertUnwindSafe(d.runner.run(request, progress, ordered, live.cancel.clone())).catch_unwind();
+    let (outcome, ()) = tokio::join!(running, watch.watch(happened, started));
+    outcome.unwrap_or_else(|_| {
+        let message = "a fault in torpord ended the attempt; its log says where";
+        Outcome::Failed(ExecutionError::new(ErrorKind::Host, message))
+    })
+}
+
+/// Until somebody waits for memory, or the daemon stops.
+async fn pressed(pressure: &mut watch::Receiver<bool>) {
+    if pressure.wait_for(|pressed| *pressed).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Watch<'_> {
+    async fn watch(
+        mut self,
+        mut happened: mpsc::Receiver<Progress>,
+        mut started: mpsc::UnboundedReceiver<Started>,
+    ) {
+        loop {
+            let (due, park_at) = (self.asks.next_due(), self.standing.park_at);
+            let idle = self.standing.parking.is_none();
+            let mut pressure = self.d.pressure();
+            tokio::select! {
+                progress = happened.recv() => match progress {
+                    Some(progress) => self.progress(progress).await,
+                    None => break,
+                },
+                Some(started) = started.recv() => {
+                    if let Some((seq, reply)) = self.asks.started(self.d, self.live, started).await {
+                        self.answer(single(seq, reply));
+                    }
+                    self.look().await;
+                }
+                () = self.live.noted() => {
+                    self.notes();
+                    self.look().await;
+                }
+                () = until(due), if idle => self.look().await,
+                () = until(park_at), if idle => self.park().await,
+                () = pressed(&mut pressure), if self.standing.waits_longer => self.decide(),
+            }
+            self.show();
+        }
+        self.granted(&Err("it ended".to_owned()));
+    }
+
+    fn granted(&mut self, how: &Result<(), String>) {
+        self.standing.wished.drain(..).for_each(|wish| drop(wish.send(how.clone())));
+    }
+
+    fn show(&self) {
+        self.live.waits(self.asks.views());
+    }
+
+    async fn progress(&mut self, progress: Progress) {
+        match progress {
+            Progress::TemplateMade { micros } => self.live.happened(Happening::Template { ms: micros / 1000 }),
+            Progress::Restored { micros, warm } => {
+                let monitor = if warm { Monitor::Warm } else { Monitor::New };
+                if let Some(parked) = &self.resumed {
+                    self.live.happened(Happening::Resumed { micros, monitor });
+                    self.d.history.resumed(Duration::from_micros(micros));
+                    let _ = fault::at("resume.running").await;
+                    self.d.parked.give_free(&parked.file, parked.stored_bytes);
+                    let _ = fault::at("resume.freed").await;
+                    self.look().await;
+                } else {
+                    self.live.happened(Happening::Restored { micros, monitor });
+                }
+            }
+            Progress::Started { micros } => self.live.happened(Happening::Running { micros }),
+            Progress::Log { stream, bytes } => self.log.push(stream, &bytes, &self.live.log),
+            Progress::Asked { ask, payload } => {
+                let (seq, standing) = (ask.seq, ask.standing);
+                self.standing.stands |= standing;
+                self.standing.kept = false;
+                match self.asks.take(self.d, self.live, ask, payload).await {
+                    Taken::Answer(reply) => self.answer(single(seq, reply)),
+                    Taken::Open => self.look().await,
+                    Taken::Starting(child, call) => {
+                        let tell = self.starting.clone();
+                        tokio::spawn(async move {
+                            let stored = child.stored().await.map_err(|error| error.to_string());
+                            let _ = tell.send(Asks::stored(seq, &child, stored, call));
+                        });
+                    }
+                }
+                self.decide();
+            }
+            Progress::Blocked { seqs } => {
+                self.standing.stands = true;
+                if self.asks.knows(&seqs) {
+                    self.look().await;
+                    self.decide();
+                } else {
+                    // An answer is on its way to it.
+                    self.answer(Reply::default());
+                }
+            }
+            Progress::Parked(parked) => self.written(parked).await,
+            Progress::NotParked { reason } => self.not_parked(reason),
+        }
+    }
+
+    fn notes(&mut self) {
+        for note in self.live.notes() {
+            self.asks.note(&note);
+            match note {
+                Note::Park(wish) if self.standing.stands && self.asks.settled() => {
+                    self.standing.wished.push(wish);
+                    self.standing.park_at = Some(Instant::now());
+                }
+                Note::Park(wish) => drop(wish.send(Err("it runs; only an execution that waits is parked".into()))),
+                Note::Resume(wish) => {
+                    self.standing.kept = true;
+                    self.standing.park_at = None;
+                    let _ = wish.send(Err("it is not parked".into()));
+                }
+                Note::Ended(_) | Note::Signalled(_) => {}
+            }
+        }
+    }
+
+    fn answer(&mut self, reply: Reply) {
+        self.standing.waits_longer = false;
+        self.standing.stands = false;
+        self.standing.park_at = None;
+        let _ = self.orders.send(Order::Answer(reply));
+    }
+
+    /// Answers what can be answered, unless the machine is being written down: then it is looked at afterwards.
+    async fn look(&mut self) {
+        if self.standing.parking.is_some() {
+            return;
+        }
+        while self.asks.any_ready() {
+            let ready = self.asks.take_ready(self.d, self.live);
+            let abandoned = abandoned(&ready);
+            let (reply, rest) = build(self.d, ready).await;
+            self.asks.put_back(rest);
+            if reply.answers.is_empty() {
+                break;
+            }
+            self.answer(reply);
+            for child in abandoned {
+                self.d.abandon(&child, Cause::Parent);
+            }
+        }
+        if !self.standing.stands {
+            self.granted(&Err("what it waited for came first".to_owned()));
+        }
+    }
+
+    /// Decides when it is parked.
+    fn decide(&mut self) {
+        self.standing.waits_longer = false;
+        if !self.standing.stands || !self.asks.settled() || self.standing.kept || self.standing.parking.is_some() {
+            return;
+        }
+        let park = self.live.version.policy.park;
+        let pressed = self.d.pressed();
+        let facts = Facts { park, expected: self.asks.expected(self.d), cost: self.d.history.cost(), pressed };
+        self.standing.park_at = decide(facts).map(|after| Instant::now() + after);
+        self.standing.waits_longer = park == Park::Auto && !pressed;
+    }
+
+    fn not_parked(&mut self, reason: String) {
+        self.standing.parking = None;
+        self.standing.park_at = self.standing.stands.then(|| Instant::now() + PARK_AGAIN);
+        self.granted(&Err(reason.clone()));
+        self.live.happened(Happening::NotParked { reason });
+    }
+
+    /// Has the machine written down.
+    async fn park(&mut self) {
+        self.standing.park_at = None;
+        self.standing.waits_longer = false;
+        if !self.standing.stands || !self.asks.settled() || self.asks.any_ready() {
+            return self.look().await;
+        }
+        let since = Instant::now();
+        let begun = async {
+            step("park.decided").await?;
+            self.d.parked.reserve(0)?;
+            let files = self.d.parked.clone();
+            let draft = blocking(move || files.begin()).await?;
+            step("park.file").await?;
+            let file = draft.file.try_clone().map_err(|source| ParkError::Io { what: "using the file", source })?;
+            Ok::<_, ParkError>((draft, file))
+        };
+        match begun.await {
+            Ok((draft, file)) => {
+                self.standing.parking = Some(Parking { draft, since });
+                let _ = self.orders.send(Order::Park { file, packing: self.d.packing });
+            }
+            Err(error) => self.not_parked(error.to_string()),
+        }
+    }
+
+    /// The machine is written down: name it, record it, end it; or let it go on.
+    async fn written(&mut self, parked: Parked) {
+        let Some(Parking { draft, since }) = self.standing.parking.take() else { return };
+        self.notes();
+        if self.asks.any_ready() {
+            drop(draft);
+            return self.look().await;
+        }
+        match self.commit(draft, &parked, since).await {
+            Ok(()) => {
+                let _ = fault::at("park.committed").await;
+                let _ = self.orders.send(Order::End);
+                self.d.history.parked(since.elapsed());
+                self.standing.stands = false;
+                self.granted(&Ok(()));
+            }
+            Err(error) => {
+                self.not_parked(error.to_string());
+                self.look().await;
+            }
+        }
+    }
+
+    async fn commit(&mut self, draft: Draft, parked: &Parked, since: Instant) -> Result<(), ParkError> {
+        step("park.written").await?;
+        let (files, id, bytes) = (self.d.parked.clone(), self.live.id.clone(), parked.stored_bytes);
+        files.reserve(bytes)?;
+        let naming = files.clone();
+        let file = match blocking(move || naming.commit(draft, &id)).await {
+            Ok(file) => file,
+            Err(error) => {
+                files.unreserve(bytes);
+                return Err(error);
+            }
+        };
+        let recorded = match step("park.renamed").await {
+            Ok(()) => self.record(&file, parked, since).await,
+            Err(error) => Err(error),
+        };
+        recorded.inspect_err(|_| files.give_free(&file, bytes))
+    }
+
+    /// The commit point.
+    async fn record(&mut self, file: &str, parked: &Parked, since: Instant) -> Result<(), ParkError> {
+        let failed = |error: &dyn std::fmt::Display| ParkError::Record(error.to_string());
+        let (now, views) = (Timestamp::now(), self.asks.views());
+        let mut execution = (*self.live.view()).clone();
+        let happening = Happening::Parked {
+            waiting: views.clone(),
+            changed_bytes: parked.changed_bytes,
+            stored_bytes: parked.stored_bytes,
+            micros: u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX),
+        };
+        execution.apply(now, happening).map_err(|error| failed(&error))?;
+        execution.waiting = views;
+        let before = self.resumed.as_ref().map_or(0, |resumed| resumed.ran_micros);
+        execution.parked = Some(Arc::new(waiting::Parked {
+            file: file.to_owned(),
+            base: parked.base.clone(),
+            stored_bytes: parked.stored_bytes,
+            unread: hex(&parked.unread),
+            since: now,
+            ran_micros: before.saturating_add(u64::try_from(parked.ran.as_micros()).unwrap_or(u64::MAX)),
+            children: self.asks.children,
+            asks: self.asks.saved(),
+        }));
+        let execution = Arc::new(execution);
+        self.d.store.commit_accepted(|| self.live.change(&execution)).await.map_err(|error| failed(&error))?;
+        self.live.saved(execution);
+        Ok(())
+    }
+}
+
+async fn step(step: &'static str) -> Result<(), ParkError> {
+    fault::at(step).await.map_err(|source| ParkError::Io { what: "a step on the way", source })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, ParkError> + Send + 'static) -> Result<T, ParkError> {
+    let broken = |error: tokio::task::JoinError| ParkError::Io { what: "work on the file", source: std::io::Error::other(error) };
+    tokio::task::spawn_blocking(work).await.map_err(broken)?
+}

@@ -35,6 +35,8 @@ const COMMON: &[i64] = &[
     libc::SYS_statx,
     libc::SYS_close,
     libc::SYS_fcntl,
+    // Nobody writes over the file that a machine was resumed from.
+    libc::SYS_flock,
     // Seeds.
     libc::SYS_getrandom,
     // Time where the vDSO has no answer.

@@ -55,9 +55,10 @@ impl Index {
         if self.blocks.len() != block_count(self.size)? {
             return Err(SnapshotError::Damaged("the memory index has the wrong number of blocks"));
         }
-        let mut buffer = vec![0u8; BLOCK];
+        let mut buffer = Aligned::new(BLOCK);
+        let buffer = buffer.bytes();
         for (number, want) in self.blocks.iter().enumerate() {
-            let (offset, block) = extent(self.size, number, &mut buffer);
+            let (offset, block) = extent(self.size, number, buffer);
             file.read_exact_at(block, offset).map_err(io("reading the memory file"))?;
             let good = match want {
                 Some(hash) => blake3::hash(block) == *hash,
@@ -68,6 +69,23 @@ impl Index {
             }
         }
         Ok(())
+    }
+}
+
+/// Bytes on a page boundary: the kernel copies to others several times slower.
+pub(crate) struct Aligned {
+    bytes: Vec<u8>,
+    len: usize,
+}
+
+impl Aligned {
+    pub(crate) fn new(len: usize) -> Self {
+        Self { bytes: vec![0; len + PAGE], len }
+    }
+
+    pub(crate) fn bytes(&mut self) -> &mut [u8] {
+        let at = self.bytes.as_ptr().align_offset(PAGE).min(PAGE);
+        &mut self.bytes[at..at + self.len]
     }
 }
 

@@ -4,7 +4,7 @@
 //! 0     header, 4 KiB: "TORPPARK" | u32 version | u32 0 | u64 bytes of data | u64 bytes of sections | blake3 of the section block | zeros | blake3 of
 //!       all bytes of the header before
 //! 4096  data: chunks of up to 64 KiB of changed pages, each as it is or one LZ4 block
-//! then  section block, as in a state file: Machine, Origin, ParkedIndex (the changed pages; codec, length and hash of each chunk)
+//! then  section block, as in a state file: Machine, Origin, ParkedIndex (the changed pages; codec, length and XXH3 hash of each chunk)
 //! ```
 //! All integers little-endian. The file may be longer: what follows the section block is no part of it, so that a file can be written over, which
 //! costs a disk much less than a new one. The header's hash covers all else by way of the hashes that it leads to.
@@ -21,15 +21,17 @@ pub use index::{CHUNK, Run};
 pub use origin::Origin;
 pub use write::{Contents, Still, Written, retire, write};
 
-use crate::memory::PAGE;
+use crate::memory::{Aligned, PAGE};
 use crate::state::{MAX_SECTION, SectionId, Sections};
 use crate::{SnapshotError, io};
 use header::Header;
-use index::{Checked, Codec, Cutter, Index};
+use index::{Checked, Codec, Cutter, Index, Piece, chunk_hash};
 use serde::de::DeserializeOwned;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
+/// A run of fewer pages is copied: that is faster than to map it.
+const MAPPED_PAGES: u64 = 8;
 /// No section block is larger.
 pub const MAX_SECTIONS_LEN: u64 = 3 * MAX_SECTION;
 
@@ -53,6 +55,9 @@ pub enum ParkedError {
     /// Writing it has begun and not ended, or the file was given free.
     #[error("this parked machine was never finished: its header is empty")]
     Unfinished,
+    /// A machine that was resumed from it lives and reads from it, or it is being written.
+    #[error("this parked machine's file is in use: a machine that was resumed from it lives, or it is being written")]
+    InUse,
     /// One of another format version.
     #[error("parked machine of format version {found}, this build reads version {expected}")]
     Version {
@@ -98,11 +103,18 @@ pub enum ParkedError {
 
 /// Memory that a parked machine is laid over.
 pub trait Target {
-    /// These pages are about to be written, in this order.
-    fn prepare(&mut self, _runs: &[Run]) {}
-
     /// The bytes of a run; `None` where it is not in memory.
     fn pages(&mut self, run: Run) -> Option<&mut [u8]>;
+
+    /// Puts checked bytes of the file in place of a run, so that they need not be copied. `false`: they are copied.
+    fn map(&mut self, _file: &File, _offset: u64, _run: Run) -> bool {
+        false
+    }
+
+    /// Puts zeros in place of a run, so that they need not be written. `false`: they are written.
+    fn map_zeros(&mut self, _run: Run) -> bool {
+        false
+    }
 }
 
 /// A parked machine whose header and sections are sound.
@@ -161,55 +173,87 @@ impl Parked {
 
     /// Reads and checks all chunks.
     pub fn verify(&self, file: &File) -> Result<(), SnapshotError> {
-        self.each_chunk(file, |_, _| Ok(()))
+        self.each_chunk(file, |_| Ok(()))
     }
 
     /// Checks all chunks and lays the changed pages over the template's memory. Where this fails, some of them are laid over, and the memory must not be used.
     pub fn lay_over(&self, file: &File, target: &mut impl Target) -> Result<(), SnapshotError> {
         let beyond = || ParkedError::Index("a run of pages is empty or beyond the memory");
-        target.prepare(&self.index.data);
-        self.each_chunk(file, |pieces, bytes| {
-            let mut rest = bytes;
-            for piece in pieces {
-                let to = target.pages(*piece).ok_or_else(beyond)?;
-                let (from, after) = rest.split_at_checked(to.len()).ok_or_else(beyond)?;
-                to.copy_from_slice(from);
+        let copy = |target: &mut _, run: Run, bytes: &[u8]| {
+            let to = Target::pages(target, run).filter(|to| to.len() == bytes.len()).ok_or_else(beyond)?;
+            to.copy_from_slice(bytes);
+            Ok::<_, SnapshotError>(())
+        };
+        // What can be mapped, put together as far as it lies side by side in memory and file.
+        let mut waiting: Option<(Run, u64)> = None;
+        let mut maps = Vec::new();
+        self.each_chunk(file, |chunk| {
+            let mut rest = chunk.bytes;
+            for piece in chunk.pieces {
+                let len = usize::try_from(piece.run.extent().1).unwrap_or(usize::MAX);
+                let (bytes, after) = rest.split_at_checked(len).ok_or_else(beyond)?;
+                let offset = chunk.raw_at.map(|at| at + (chunk.bytes.len() - rest.len()) as u64);
                 rest = after;
+                match offset.filter(|offset| piece.of >= MAPPED_PAGES && offset.is_multiple_of(PAGE as u64)) {
+                    None => copy(target, piece.run, bytes)?,
+                    Some(offset) => match &mut waiting {
+                        Some((run, at)) if run.first + run.pages == piece.run.first && *at + run.extent().1 == offset => {
+                            run.pages += piece.run.pages;
+                        }
+                        _ => maps.extend(waiting.replace((piece.run, offset))),
+                    },
+                }
             }
             Ok(())
         })?;
-        target.prepare(&self.index.zero);
+        maps.extend(waiting);
+        for (run, offset) in maps {
+            if !target.map(file, offset, run) {
+                let to = target.pages(run).ok_or_else(beyond)?;
+                file.read_exact_at(to, offset).map_err(io("reading the memory of the parked machine"))?;
+            }
+        }
         for run in &self.index.zero {
-            target.pages(*run).ok_or_else(beyond)?.fill(0);
+            if run.pages < MAPPED_PAGES || !target.map_zeros(*run) {
+                target.pages(*run).ok_or_else(beyond)?.fill(0);
+            }
         }
         Ok(())
     }
 
-    /// Calls `f` with the pieces and the bytes of each chunk once they are checked.
-    fn each_chunk(&self, file: &File, mut f: impl FnMut(&[Run], &[u8]) -> Result<(), SnapshotError>) -> Result<(), SnapshotError> {
-        let (mut stored, mut unpacked) = (vec![0; CHUNK], vec![0; CHUNK]);
+    /// Calls `f` with each chunk once it is checked.
+    fn each_chunk(&self, file: &File, mut f: impl FnMut(Unpacked<'_>) -> Result<(), SnapshotError>) -> Result<(), SnapshotError> {
+        let (mut stored, mut unpacked) = (Aligned::new(CHUNK), Aligned::new(CHUNK));
         let (mut cutter, mut pieces, mut offset) = (Cutter::new(&self.index.data), Vec::new(), HEADER as u64);
         for (number, chunk) in (0..).zip(&self.index.chunks) {
             let full = usize::try_from(cutter.next(&mut pieces)).unwrap_or(0) * PAGE;
             let len = usize::try_from(chunk.len).ok().filter(|len| *len <= full && full <= CHUNK);
             let len = len.ok_or(ParkedError::Index("a chunk has an impossible length"))?;
-            let bytes = &mut stored[..len];
+            let bytes = &mut stored.bytes()[..len];
             file.read_exact_at(bytes, offset).map_err(io("reading the memory of the parked machine"))?;
-            if blake3::hash(bytes) != chunk.hash {
+            if chunk_hash(bytes) != chunk.hash {
                 return Err(ParkedError::ChunkHash { number, offset }.into());
             }
             match chunk.codec {
-                Codec::Raw => f(&pieces, bytes)?,
+                Codec::Raw => f(Unpacked { pieces: &pieces, bytes, raw_at: Some(offset) })?,
                 Codec::Lz4 => {
-                    let out = &mut unpacked[..full];
+                    let out = &mut unpacked.bytes()[..full];
                     if !matches!(lz4_flex::block::decompress_into(bytes, out), Ok(got) if got == full) {
                         return Err(ParkedError::Unpack { number, offset }.into());
                     }
-                    f(&pieces, out)?;
+                    f(Unpacked { pieces: &pieces, bytes: out, raw_at: None })?;
                 }
             }
             offset += len as u64;
         }
         Ok(())
     }
+}
+
+/// A chunk that is checked.
+struct Unpacked<'a> {
+    pieces: &'a [Piece],
+    bytes: &'a [u8],
+    /// Where these very bytes are in the file.
+    raw_at: Option<u64>,
 }

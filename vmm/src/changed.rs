@@ -122,6 +122,20 @@ impl PageMap {
     }
 }
 
+/// All pages of two lists of runs, in order and none twice.
+pub(crate) fn together(some: &[Run], others: &[Run]) -> Vec<Run> {
+    let mut all: Vec<Run> = some.iter().chain(others).copied().collect();
+    all.sort_unstable_by_key(|run| run.first);
+    let mut runs: Vec<Run> = Vec::with_capacity(all.len());
+    for run in all {
+        match runs.last_mut() {
+            Some(last) if run.first <= last.first + last.pages => last.pages = last.pages.max(run.first + run.pages - last.first),
+            _ => runs.push(run),
+        }
+    }
+    runs
+}
+
 fn add(runs: &mut Vec<Run>, first: u64, pages: u64) {
     match runs.last_mut() {
         Some(last) if last.first + last.pages == first => last.pages += pages,
@@ -165,6 +179,13 @@ mod tests {
         for runs in both() {
             assert_eq!(runs.unwrap(), expected);
         }
+    }
+
+    #[test]
+    fn lists_of_runs_come_together() {
+        let runs = |list: &[(u64, u64)]| list.iter().map(|(first, pages)| Run { first: *first, pages: *pages }).collect::<Vec<_>>();
+        let got = together(&runs(&[(3, 2), (10, 5), (40, 1)]), &runs(&[(0, 1), (5, 1), (11, 2), (14, 4), (41, 2)]));
+        assert_eq!(got, runs(&[(0, 1), (3, 3), (10, 8), (40, 3)]));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::devices::{Devices, DevicesState, VIRTIO_DEVICES};
 use crate::error::VmmError;
 use crate::layout::TSS;
 use crate::memory::GuestMemory;
+use crate::park::Source;
 use kvm_bindings::CpuId;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,8 @@ pub struct Machine {
     pub(crate) cpuid: Option<CpuId>,
     /// Guest memory is a private mapping of a template's memory file.
     pub(crate) from_file: bool,
+    /// Where it was resumed from.
+    pub(crate) source: Option<Source>,
     /// Where the host's kernel tells which pages changed.
     pub(crate) pages: Option<PageMap>,
 }
@@ -74,7 +77,7 @@ impl Machine {
         vm.create_irq_chip().map_err(VmmError::kvm("KVM_CREATE_IRQCHIP"))?;
         let vcpu = vm.create_vcpu(0).map_err(VmmError::kvm("KVM_CREATE_VCPU"))?;
         let devices = Arc::new(Mutex::new(Devices::new(memory.clone(), copy_console)));
-        Ok(Self { kvm, vm: Arc::new(vm), vcpu, memory, devices, cpuid: None, from_file: false, pages })
+        Ok(Self { kvm, vm: Arc::new(vm), vcpu, memory, devices, cpuid: None, from_file: false, source: None, pages })
     }
 
     /// Makes it ready to run a kernel from its entry.

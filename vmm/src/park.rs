@@ -5,31 +5,51 @@
 //! resume:  file's header and sections --> template mapped --> changed pages laid over, each chunk checked --> vCPU and devices
 //! ```
 //! Nothing of a parked machine reaches KVM or a device before all of it was checked.
+//!
+//! Long runs of changed pages are not copied at resume: the file is mapped privately in their place, as the template is, and the machine copies what
+//! it writes. So the file must stay as it is while the machine lives: it is locked, shared, and who would write over it finds the lock. Removing its
+//! name does no harm. Such pages count as changed when the machine is parked again.
 
+use crate::changed::together;
 use crate::cpu::state::KvmState;
 use crate::error::VmmError;
 use crate::machine::{Machine, MachineState, lock};
 use crate::memory::GuestMemory;
-use std::fs::File;
+use std::fs::{File, TryLockError};
+use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use torpor_protocol::monitor::Packing;
-use torpor_snapshot::parked::{self, Contents, Parked, Run, Still, Target, Written};
+use torpor_snapshot::SnapshotError;
+use torpor_snapshot::parked::{self, Contents, Parked, ParkedError, Run, Still, Target, Written};
+
+/// A shorter run is given its pages by faults.
+const POPULATED_PAGES: u64 = 4;
+
+/// The file that a machine was resumed from.
+pub(crate) struct Source {
+    /// Locked.
+    file: File,
+    /// Pages that are mapped from it, or that it says are zero.
+    laid: Vec<Run>,
+}
 
 impl Machine {
     /// Writes down what differs from the template and syncs it. The vCPU must stand still with its last exit completed. What the file held is lost;
     /// the machine goes on as it was, also where this fails.
-    pub fn park(&self, file: &File, origin: &[u8], packing: Packing) -> Result<Written, VmmError> {
+    pub fn park(&mut self, file: &File, origin: &[u8], packing: Packing) -> Result<Written, VmmError> {
         if !self.from_file {
             return Err(VmmError::Command("a machine that was booted has no template to differ from"));
         }
-        let pages =
-            self.pages.as_ref().ok_or(VmmError::Command("this process has no /proc/self/pagemap that tells which pages changed"))?;
+        self.leave(file)?;
+        let pages = self.pages.as_ref().ok_or(VmmError::Command("this process can't see which of its pages changed"))?;
         let cpuid = self.cpuid.as_ref().ok_or(VmmError::Command("a VM that never ran can't be parked"))?;
         // Held to the end: the event loop must not write to guest memory while it is read.
         let devices = lock(&self.devices);
         let kvm = KvmState::save(&self.kvm, &self.vm, &self.vcpu, cpuid)?;
         let machine = MachineState { ram: self.memory.ram, kvm, devices: devices.save() };
         let changed = pages.changed(self.memory.host_address(), self.memory.size()).map_err(VmmError::io("finding the changed pages"))?;
+        let changed = together(&changed, self.source.as_ref().map_or(&[], |source| &source.laid));
         let contents = Contents { memory: self.memory.size(), changed: &changed, machine: &machine, origin, packing: packed(packing) };
         let written = parked::write(file, &Standing(&self.memory), &contents)?;
         drop(devices);
@@ -37,21 +57,44 @@ impl Machine {
     }
 
     /// Makes it ready to go on where it was parked.
-    pub fn resume(&mut self, file: &File, template: &File, root: File, code: File) -> Result<(), VmmError> {
-        let parked = Parked::read(file)?;
+    pub fn resume(&mut self, file: File, template: &File, root: File, code: File) -> Result<(), VmmError> {
+        if let Err(TryLockError::WouldBlock) = file.try_lock_shared() {
+            return Err(SnapshotError::from(ParkedError::InUse).into());
+        }
+        let parked = Parked::read(&file)?;
         let state: MachineState = parked.machine()?;
         self.fits(&state)?;
         if parked.memory() != self.memory.size() {
             return Err(VmmError::Incompatible("its memory is not as large as its RAM and the door's window".into()));
         }
         state.kvm.check()?;
-        {
+        let laid = {
             let _devices = lock(&self.devices);
             self.memory.map_file(template)?;
-            parked.lay_over(file, &mut Standing(&self.memory))?;
-        }
+            let mut overlay = Overlay { memory: Standing(&self.memory), laid: Vec::new() };
+            parked.lay_over(&file, &mut overlay)?;
+            overlay.laid
+        };
         self.from_file = true;
+        self.source = Some(Source { file, laid });
         self.go_on(state, root, Some(code))
+    }
+
+    /// Before a file is written over: a machine that was resumed from it takes copies of what it has mapped from it, and needs it no more.
+    fn leave(&mut self, file: &File) -> Result<(), VmmError> {
+        let Some(source) = &self.source else { return Ok(()) };
+        let id = |file: &File| {
+            let meta = file.metadata().map_err(VmmError::io("looking at the parked machine's file"))?;
+            Ok::<_, VmmError>((meta.dev(), meta.ino()))
+        };
+        if id(file)? != id(&source.file)? {
+            return Ok(());
+        }
+        for run in &source.laid {
+            Standing(&self.memory).populate(*run).map_err(VmmError::io("copying what was parked"))?;
+        }
+        self.source = None;
+        Ok(())
     }
 }
 
@@ -75,35 +118,73 @@ impl Standing<'_> {
         (end <= self.0.size()).then_some(())?;
         Some((usize::try_from(at).ok()? as *mut u8, usize::try_from(len).ok()?))
     }
+
+    /// Gives a run pages that are its own, at once instead of by a fault each.
+    fn populate(&self, run: Run) -> io::Result<()> {
+        let (at, len) = self.place(run).ok_or(io::ErrorKind::InvalidInput)?;
+        // SAFETY: the range lies in guest memory, and what it holds stays the same.
+        match unsafe { libc::madvise(at.cast(), len, libc::MADV_POPULATE_WRITE) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
 }
 
 impl Still for Standing<'_> {
     fn pages(&self, run: Run) -> Option<&[u8]> {
         let (at, len) = self.place(run)?;
-        // SAFETY: the range lies in guest memory, a mapping that lasts as long as this process; the pages asked for are private to it, so no change of the
-        // file takes them away. Nothing writes to them while the slice lives: see `Standing`.
+        // SAFETY: the range lies in guest memory, a mapping that lasts as long as this process; the pages asked for are its own or those of a locked file,
+        // so no change of a file takes them away. Nothing writes to them while the slice lives: see `Standing`.
         Some(unsafe { std::slice::from_raw_parts(at, len) })
     }
 
     fn begin_writing(&self, file: &File, offset: u64, len: u64) {
-        let (Ok(offset), Ok(len)) = (i64::try_from(offset), i64::try_from(len)) else { return };
+        let (Ok(offset), Ok(len)) = (libc::off_t::try_from(offset), libc::off_t::try_from(len)) else { return };
         // SAFETY: the call touches no memory. That it fails is no harm: the sync at the end does it all.
         unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE) };
     }
 }
 
-impl Target for Standing<'_> {
-    fn prepare(&mut self, runs: &[Run]) {
-        for (at, len) in runs.iter().filter_map(|run| self.place(*run)) {
-            // SAFETY: the range lies in guest memory. It gets its pages at once instead of one fault each; where this fails, they come by faults.
-            unsafe { libc::madvise(at.cast(), len, libc::MADV_POPULATE_WRITE) };
+/// Guest memory that a parked machine is laid over, under the same rules.
+struct Overlay<'a> {
+    memory: Standing<'a>,
+    /// Runs that were mapped.
+    laid: Vec<Run>,
+}
+
+impl Overlay<'_> {
+    /// Maps something privately in place of a run.
+    fn replace(&mut self, run: Run, flags: libc::c_int, fd: libc::c_int, offset: u64) -> bool {
+        let (Some((at, len)), Ok(offset)) = (self.memory.place(run), libc::off_t::try_from(offset)) else { return false };
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE | flags;
+        // SAFETY: the range lies in guest memory, which this process never unmaps and to which nothing holds a Rust reference now: `self` is borrowed
+        // mutably, and no slice of its memory outlives that borrow.
+        let mapped = unsafe { libc::mmap(at.cast(), len, prot, flags, fd, offset) } != libc::MAP_FAILED;
+        if mapped {
+            self.laid.push(run);
         }
+        mapped
+    }
+}
+
+impl Target for Overlay<'_> {
+    fn pages(&mut self, run: Run) -> Option<&mut [u8]> {
+        let (at, len) = self.memory.place(run)?;
+        if run.pages >= POPULATED_PAGES {
+            // Where this fails, its pages come by faults.
+            let _ = self.memory.populate(run);
+        }
+        // SAFETY: the range lies in guest memory, a mapping that lasts as long as this process. Nothing else reads or writes it while the slice lives:
+        // see `Standing`, of which this is the only one and borrowed mutably.
+        Some(unsafe { std::slice::from_raw_parts_mut(at, len) })
     }
 
-    fn pages(&mut self, run: Run) -> Option<&mut [u8]> {
-        let (at, len) = self.place(run)?;
-        // SAFETY: the range lies in guest memory, a mapping that lasts as long as this process. Nothing else reads or writes it while the slice lives: see
-        // `Standing`, of which this is the only one and borrowed mutably.
-        Some(unsafe { std::slice::from_raw_parts_mut(at, len) })
+    fn map(&mut self, file: &File, offset: u64, run: Run) -> bool {
+        self.replace(run, 0, file.as_raw_fd(), offset)
+    }
+
+    fn map_zeros(&mut self, run: Run) -> bool {
+        self.replace(run, libc::MAP_ANONYMOUS, -1, 0)
     }
 }

@@ -152,7 +152,7 @@ fn live(machine: &mut Machine, orders: &Receiver<Order>, writer: &Writer, bell: 
             since
         }
         Ok(Order::Resume { parked, template, root, code, inbox, since }) => {
-            machine.resume(&parked, &template, root, code)?;
+            machine.resume(parked, &template, root, code)?;
             lock(&machine.devices).door.deliver(&machine.memory, &inbox)?;
             since
         }
@@ -266,7 +266,7 @@ fn complete_exit(machine: &mut Machine) -> Result<(), VmmError> {
 }
 
 /// Takes orders until a message is in the inbox. A reason: the machine ends here.
-fn at_door(machine: &Machine, orders: &Receiver<Order>, writer: &Writer) -> Result<Option<StopReason>, VmmError> {
+fn at_door(machine: &mut Machine, orders: &Receiver<Order>, writer: &Writer) -> Result<Option<StopReason>, VmmError> {
     writer.send(&Event::AtDoor)?;
     loop {
         match orders.recv() {

@@ -4,18 +4,20 @@
 //! refused. Where the host itself may stop, the header's hash covers all else by way of the hashes that it records.
 
 use super::header::{HEADER, Header};
-use super::index::{CHUNK, CHUNK_PAGES, Chunk, Codec, Cutter, Index, Run, Runs};
+use super::index::{CHUNK, CHUNK_PAGES, Chunk, Codec, Cutter, Index, Piece, Run, Runs, chunk_hash};
 use super::{Packing, ParkedError};
-use crate::memory::{PAGE, is_zero};
+use crate::memory::{Aligned, PAGE, is_zero};
 use crate::state::{SectionId, Sections};
 use crate::{SnapshotError, io};
 use serde::Serialize;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 /// What a disk is taken to write in a second where blocks are there already: compression has to be faster than what it saves at this rate.
 const DISK_BYTES_PER_SECOND: f64 = 600e6;
+/// Bytes of the sample.
+const SAMPLE: usize = 16 << 10;
 /// Compressed pieces are written together.
 const TOGETHER: usize = 256 << 10;
 /// Each time that this much was written, the disk may begin.
@@ -54,23 +56,41 @@ pub struct Written {
     pub stored_bytes: u64,
 }
 
-/// Writes it all and syncs it. What the file held is lost, also where this fails.
+/// Writes it all and syncs it. What the file held is lost, also where this fails, unless a machine that was resumed from it lives: that is refused.
 pub fn write<M: Serialize>(file: &File, memory: &impl Still, contents: &Contents<'_, M>) -> Result<Written, SnapshotError> {
+    lock(file)?;
+    let written = write_locked(file, memory, contents);
+    // A lock that stays is away with the descriptor.
+    let _ = file.unlock();
+    written
+}
+
+/// A machine that was resumed from a file reads from it as long as it lives, and holds a shared lock so long.
+fn lock(file: &File) -> Result<(), ParkedError> {
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(ParkedError::InUse),
+        // A file system without locks.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
+    }
+}
+
+fn write_locked<M: Serialize>(file: &File, memory: &impl Still, contents: &Contents<'_, M>) -> Result<Written, SnapshotError> {
     let (data, zero) = apart(memory, contents.changed)?;
     let pack = |runs: &[Run]| Runs::pack(runs).ok_or(ParkedError::Index("runs of pages are not in order"));
     let mut index = Index { memory: contents.memory, data: pack(&data)?, zero: pack(&zero)?, chunks: Vec::new() };
     file.write_all_at(&[0; HEADER], 0).map_err(io("clearing the header of the parked machine's file"))?;
     let mut sink = Sink { file, memory, at: HEADER as u64, begun: HEADER as u64, buffer: Vec::new() };
-    let mut bounce = vec![0; CHUNK];
-    let mut packer = Packer::new(memory, &data, contents.packing, &mut bounce)?;
+    let mut bounce = Aligned::new(CHUNK);
+    let bounce = bounce.bytes();
+    let mut packer = Packer::new(memory, &data, contents.packing, bounce)?;
     let (mut cutter, mut pieces, mut data_len) = (Cutter::new(&data), Vec::new(), 0);
     while cutter.next(&mut pieces) > 0 {
-        let bytes = gather(memory, &pieces, &mut bounce)?;
+        let bytes = gather(memory, &pieces, bounce)?;
         let packed = packer.pack(bytes);
         let stored = packed.unwrap_or(bytes);
         let codec = if packed.is_some() { Codec::Lz4 } else { Codec::Raw };
         let len = u32::try_from(stored.len()).map_err(|_| ParkedError::Index("a chunk has an impossible length"))?;
-        index.chunks.push(Chunk { codec, len, hash: *blake3::hash(stored).as_bytes() });
+        index.chunks.push(Chunk { codec, len, hash: chunk_hash(stored) });
         data_len += u64::from(len);
         sink.put(stored)?;
     }
@@ -89,7 +109,15 @@ pub fn write<M: Serialize>(file: &File, memory: &impl Still, contents: &Contents
 }
 
 /// Makes a file that is written anew one day be no parked machine until then, whatever happens to the host.
+/// A file that a machine was resumed from and which still lives is refused.
 pub fn retire(file: &File) -> Result<(), SnapshotError> {
+    lock(file)?;
+    let cleared = clear(file);
+    let _ = file.unlock();
+    cleared
+}
+
+fn clear(file: &File) -> Result<(), SnapshotError> {
     file.write_all_at(&[0; HEADER], 0).map_err(io("clearing the header of the parked machine's file"))?;
     file.sync_data().map_err(io("syncing the parked machine's file"))
 }
@@ -115,13 +143,13 @@ fn apart(memory: &impl Still, changed: &[Run]) -> Result<(Vec<Run>, Vec<Run>), P
 }
 
 /// The bytes of a chunk: where they are, or together in `bounce` (hashing and writing many small pieces takes longer than a copy).
-fn gather<'a>(memory: &'a impl Still, pieces: &[Run], bounce: &'a mut [u8]) -> Result<&'a [u8], ParkedError> {
+fn gather<'a>(memory: &'a impl Still, pieces: &[Piece], bounce: &'a mut [u8]) -> Result<&'a [u8], ParkedError> {
     if let [one] = pieces {
-        return pages_of(memory, *one);
+        return pages_of(memory, one.run);
     }
     let mut filled = 0;
     for piece in pieces {
-        let bytes = pages_of(memory, *piece)?;
+        let bytes = pages_of(memory, piece.run)?;
         let room = bounce.get_mut(filled..filled + bytes.len()).ok_or(ParkedError::Index("a chunk has an impossible length"))?;
         room.copy_from_slice(bytes);
         filled += bytes.len();
@@ -150,6 +178,7 @@ impl Packer {
 
     /// Whether compressing a sample took less time than it saves.
     fn pays(&mut self, sample: &[u8]) -> bool {
+        let sample = sample.get(..SAMPLE).unwrap_or(sample);
         let begin = Instant::now();
         let Some(packed) = self.pack(sample).map(<[u8]>::len) else { return false };
         let took = begin.elapsed();
@@ -169,7 +198,7 @@ impl Packer {
 }
 
 /// Pieces of the chunk in the middle.
-fn middle(data: &[Run]) -> Vec<Run> {
+fn middle(data: &[Run]) -> Vec<Piece> {
     let half = data.iter().map(|run| run.pages).sum::<u64>() / CHUNK_PAGES / 2;
     let (mut cutter, mut pieces) = (Cutter::new(data), Vec::new());
     for _ in 0..=half {

@@ -264,6 +264,8 @@ class Alone(unittest.TestCase):
         here = alone.Alone()
         here.look()
         os.close(here._descriptor)
+        here._known = b"80 1234\n"
+        here._look = lambda: self.fail("looked")
         self.assertFalse(here.sure())
 
     def test_not_alone_is_the_agents_business(self):
@@ -284,6 +286,18 @@ class OverTheSocket(unittest.TestCase):
         listener.bind(path)
         listener.listen()
         asked = []
+        self.listener = listener
+        _socket._thread.__dict__.clear()
+        old = os.environ.get("TORPOR_WAIT_SOCKET")
+        os.environ["TORPOR_WAIT_SOCKET"] = path
+        self.addCleanup(lambda: os.environ.pop("TORPOR_WAIT_SOCKET", None) if old is None else os.environ.update(TORPOR_WAIT_SOCKET=old))
+        self.addCleanup(_socket._thread.__dict__.clear)
+        self.serve_more(*lines, asked=asked)
+        return asked
+
+    def serve_more(self, *lines, asked=None):
+        """The same agent, for one more connection."""
+        listener, asked = self.listener, [] if asked is None else asked
 
         def agent():
             try:
@@ -296,12 +310,6 @@ class OverTheSocket(unittest.TestCase):
 
         thread = threading.Thread(target=agent, daemon=True)
         thread.start()
-        self.addCleanup(_socket._thread.__dict__.clear)
-        _socket._thread.__dict__.clear()
-        old = os.environ.get("TORPOR_WAIT_SOCKET")
-        os.environ["TORPOR_WAIT_SOCKET"] = path
-        self.addCleanup(lambda: os.environ.pop("TORPOR_WAIT_SOCKET") if old is None else os.environ.update(TORPOR_WAIT_SOCKET=old))
-        return asked
 
     def test_everything(self):
         asked = self.serve(
@@ -353,6 +361,16 @@ class OverTheSocket(unittest.TestCase):
         torpor.sleep(1)
         torpor.sleep(1)
         self.assertEqual(noticed, [1])
+
+    def test_a_connection_that_the_program_closed_is_made_again(self):
+        self.serve('{"ok":null}')
+        torpor.sleep(1)
+        descriptor = _socket._thread.connection[1].fileno()
+        os.close(descriptor)
+        again = os.open(os.devnull, os.O_RDONLY)
+        self.serve_more('{"ok":null}')
+        torpor.sleep(1)
+        os.close(again)
 
     def test_outside_of_a_guest_it_is_said_so(self):
         self.serve()

@@ -33,15 +33,34 @@ def _connect():
     return connection
 
 
+def _identity(descriptor):
+    """What a number stands for now; ``None`` for nothing."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _forget():
+    """Closes this thread's connection, if the program has not done so already: the number may be another file's by now."""
+    _, connection, identity = _thread.__dict__.pop("connection", (None, None, None))
+    if connection is None:
+        return
+    if _identity(connection.fileno()) == identity:
+        connection.close()
+    else:
+        connection.detach()
+
+
 def _connection():
     """This thread's, in this process: one that came with a fork is its parent's."""
-    owner, connection = getattr(_thread, "connection", (None, None))
-    if owner == os.getpid():
+    owner, connection, identity = getattr(_thread, "connection", (None, None, None))
+    if owner == os.getpid() and _identity(connection.fileno()) == identity:
         return connection
-    if connection is not None:
-        connection.close()
+    _forget()
     connection = _connect()
-    _thread.connection = os.getpid(), connection
+    _thread.connection = os.getpid(), connection, _identity(connection.fileno())
     return connection
 
 
@@ -65,9 +84,7 @@ def _exchange(request):
         return json.loads(_line(connection))
     except BaseException as error:
         # An answer that nobody waited for must not be taken for the next one's.
-        _, connection = _thread.__dict__.pop("connection", (None, None))
-        if connection is not None:
-            connection.close()
+        _forget()
         if isinstance(error, OSError):
             raise _errors.HostFailure(f"the agent can't be asked: {error}") from error
         raise

@@ -54,15 +54,17 @@ class Alone:
         self._descriptor = None
 
     def _created(self):
-        """``None`` where it can't be told: a program may close descriptors that are not its own, and open others in their place."""
+        """``None`` where it can't be told: the program has closed descriptors that are not its own, and may have opened others in their place."""
         try:
             return created(os.pread(self._descriptor, 128, 0))
         except (OSError, TypeError):
             return None
 
     def sure(self):
-        """Whether it is."""
+        """Whether it is. A program that has closed what is not its own is left to the agent: the door's descriptor is gone as well."""
         now = self._created()
+        if now is None and self._known is not None:
+            return False
         return True if now is not None and now == self._known else self.look()
 
     def look(self):
@@ -77,6 +79,8 @@ class Alone:
             self._descriptor = os.open(_LOADAVG, os.O_RDONLY | os.O_CLOEXEC)
         # First the count: who comes while it is looked makes it differ the next time.
         now = self._created()
+        if now is None:
+            return False
         if os.stat("/proc/self/task").st_nlink != _OF_A_FOLDER + 1:
             return False
         kernel, known = set(), {1, os.getpid()} | self._kernel

@@ -233,4 +233,4 @@ fn map(device: BorrowedFd<'_>, len: usize, offset: u64) -> Result<NonNull<u8>, A
 
 #[cfg(test)]
 #[path = "door/tests.rs"]
-mod tests;
+pub(crate) mod tests;

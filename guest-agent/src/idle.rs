@@ -178,4 +178,4 @@ fn has_timer(pid: u32) -> Result<bool, std::io::Error> {
 
 #[cfg(test)]
 #[path = "idle/tests.rs"]
-mod tests;
+pub(crate) mod tests;

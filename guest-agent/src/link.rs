@@ -28,7 +28,8 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    fn over(fd: OwnedFd) -> Self {
+    /// A connection that is there.
+    pub(crate) fn over(fd: OwnedFd) -> Self {
         Self { fd, decoder: Decoder::default() }
     }
 

@@ -56,10 +56,27 @@ fn stat_and_loadavg_are_read() {
     assert_eq!(running("0.00"), None);
 }
 
+/// A process that waits for a time to pass, as long as this lives.
+pub(crate) struct Sleeper(std::process::Child);
+
+impl Sleeper {
+    pub(crate) fn start() -> Result<Self, std::io::Error> {
+        std::process::Command::new("sleep").arg("600").spawn().map(Self)
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
-fn a_machine_that_works_is_not_idle() {
-    // This test's machine runs this test, which waits here for nothing.
+fn a_machine_in_which_a_time_is_waited_for_is_not_idle() -> Result<(), std::io::Error> {
+    let _sleeper = Sleeper::start()?;
     assert!(!Idle::default().look());
+    Ok(())
 }
 
 #[test]

@@ -5,6 +5,7 @@ import os
 import pickle
 import random
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -249,8 +250,9 @@ class Alone(unittest.TestCase):
         self.assertFalse(alone.is_gone(user.replace(b") S", b") Z").replace(b"20 0 1", b"20 0 2")))
 
     def test_others_are_seen(self):
-        # The machine of this test has other processes.
-        self.assertFalse(alone.Alone().sure())
+        with subprocess.Popen(["sleep", "600"]) as other:
+            self.assertFalse(alone.Alone().sure())
+            other.kill()
 
     def test_what_is_known_is_not_looked_up(self):
         here = alone.Alone()
@@ -271,6 +273,7 @@ class Alone(unittest.TestCase):
     def test_not_alone_is_the_agents_business(self):
         door = Standing()
         speaker = Speaker(door, Streams(door))
+        speaker.alone.look = lambda: False
         self.assertIsNone(speaker.ask({"ask": "sleep", "ms": 1}, b""))
         self.assertEqual(door.sent, [])
 

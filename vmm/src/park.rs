@@ -93,6 +93,8 @@ impl Machine {
         for run in &source.laid {
             Standing(&self.memory).populate(*run).map_err(VmmError::io("copying what was parked"))?;
         }
+        // By name: the mappings keep the open file, and with it the lock, after its descriptor is closed.
+        source.file.unlock().map_err(VmmError::io("unlocking the parked machine's file"))?;
         self.source = None;
         Ok(())
     }

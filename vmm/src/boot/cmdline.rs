@@ -14,7 +14,7 @@ const COMMON: &str =
 const HARDWARE: &str = "quiet random.trust_cpu=on";
 /// Hosts that emulate kernel mode: the kernel goes round what the emulator lacks, and runs its own code in ring 3. Barriers against speculation would
 /// keep a VM's kernel from its own program, of which there is one for each VM; each costs a privileged, so emulated, instruction at every entry.
-const EMULATED: &str = "loglevel=4 ring0_emul mitigations=off";
+const EMULATED: &str = "loglevel=4 ring0_emul mitigations=off clocksource=kvm-clock";
 
 /// The command line as text.
 pub fn compose(emulated: bool, devices: u64, extra: &str) -> Result<Cmdline, VmmError> {

@@ -13,13 +13,21 @@ use torpor_vmm::client::Client;
 const ZEROED: u64 = 0x20_0000;
 const KEPT: u64 = 0x30_0000;
 const WRITTEN: u64 = 0x40_0000;
-const SEEN: [u8; 3] = [0, 9, 5];
+/// Many pages side by side, which the machine makes zero, and writes: the last of each is looked at.
+const MANY_ZEROED: u64 = 0x60_0000;
+const MANY_WRITTEN: u64 = 0x70_0000;
+const MANY: u64 = 40;
+const LAST: u64 = (MANY - 1) << 12;
+const PLACES: [u64; 5] = [ZEROED, KEPT, WRITTEN, MANY_ZEROED + LAST, MANY_WRITTEN + LAST];
+const SEEN: [u8; 5] = [0, 9, 5, 0, 6];
 
-/// Waits, changes its memory, waits, says what it sees, waits, and says it again.
+/// Waits, changes its memory, waits, says what it sees and changes a page among the many, waits, and says it again.
 fn changes_memory() -> Code {
-    let see = |code: Code| code.wait().say(ZEROED).say(KEPT).say(WRITTEN);
-    let code = Code::default().store(ZEROED, 7).store(KEPT, 9).wait().store(ZEROED, 0).store(WRITTEN, 5);
-    see(see(code)).power_off()
+    let see = |code: Code| PLACES.iter().fold(code.wait(), |code, place| code.say(*place));
+    let template = Code::default().store(ZEROED, 7).store(KEPT, 9).store_in_each(MANY_ZEROED, MANY, 8).wait();
+    let changed = template.store(ZEROED, 0).store(WRITTEN, 5).store_in_each(MANY_ZEROED, MANY, 0).store_in_each(MANY_WRITTEN, MANY, 6);
+    let again = see(changed).store(MANY_WRITTEN + 0x3000, 1).store(MANY_ZEROED + 0x3000, 2);
+    see(again).power_off()
 }
 
 /// The files of a template.
@@ -74,7 +82,7 @@ fn parked(client: &Client, file: &File, packing: Packing) -> u64 {
     }
 }
 
-fn sees(client: &Client) -> [u8; 3] {
+fn sees(client: &Client) -> [u8; 5] {
     std::array::from_fn(|_| said(client))
 }
 
@@ -111,7 +119,7 @@ fn a_parked_machine_goes_on_in_another_vm_with_its_memory() {
         parked(&client, &file, packing);
         drop(client);
         let byte = pages(&file, &template.memory);
-        assert_eq!([ZEROED, KEPT, WRITTEN].map(byte), SEEN);
+        assert_eq!(PLACES.map(byte), SEEN);
         for _ in 0..2 {
             let client = template.resumed(&file);
             runs(&client);
@@ -162,10 +170,39 @@ fn a_machine_is_parked_again_as_one_difference_to_its_template() {
     assert_eq!(sees(&client), SEEN);
     at_door(&client);
     parked(&client, &file, Packing::Fast);
+    let byte = pages(&file, &template.memory);
+    assert_eq!([MANY_WRITTEN + 0x3000, MANY_WRITTEN + 0x4000, MANY_ZEROED + 0x3000, MANY_ZEROED + 0x4000].map(byte), [1, 6, 2, 0]);
     let client = template.resumed(&file);
     runs(&client);
     assert_eq!(sees(&client), SEEN, "pages of the first park are in the second");
     assert_eq!(reason(&client), StopReason::PowerOff);
+}
+
+/// What a resumed machine has not written it reads from the file: nobody writes over that, but for the machine itself, which takes copies first.
+#[test]
+fn the_file_of_a_machine_that_lives_is_not_written_over() {
+    let template = Template::of(&changes_memory());
+    let named = tempfile::NamedTempFile::new().unwrap();
+    let (first, second) = (template.started(), template.started());
+    at_door(&first);
+    at_door(&second);
+    parked(&first, &named.reopen().unwrap(), Packing::None);
+    let client = template.resumed(&named.reopen().unwrap());
+    runs(&client);
+    assert_eq!(sees(&client), SEEN);
+    at_door(&client);
+    match park(&second, named.reopen().unwrap().as_fd(), Packing::None) {
+        Event::NotParked { reason } => assert!(reason.contains("in use"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(torpor_snapshot::parked::retire(named.as_file()).is_err());
+    let file = named.reopen().unwrap();
+    parked(&client, &file, Packing::Small);
+    let byte = pages(&file, &template.memory);
+    assert_eq!([MANY_WRITTEN + 0x3000, MANY_WRITTEN + 0x4000, MANY_ZEROED + 0x3000, MANY_ZEROED + 0x4000].map(byte), [1, 6, 2, 0]);
+    torpor_snapshot::parked::retire(named.as_file()).unwrap();
+    client.send(&Command::Inbox { frame: vec![1] }, &[]).unwrap();
+    assert_eq!(sees(&client), SEEN);
 }
 
 #[test]

@@ -38,6 +38,18 @@ impl Code {
         self.point(address).raw(&[0x48, 0xb8]).raw(&value.to_le_bytes()).raw(&[0x48, 0x89, 0x03])
     }
 
+    /// Stores a word in each of some pages: `mov rdi, address; mov rcx, pages; mov rax, value;` then until no page is left `mov [rdi], rax;
+    /// add rdi, 4096; dec rcx`.
+    pub(crate) fn store_in_each(self, address: u64, pages: u64, value: u64) -> Self {
+        self.raw(&[0x48, 0xbf])
+            .raw(&address.to_le_bytes())
+            .raw(&[0x48, 0xb9])
+            .raw(&pages.to_le_bytes())
+            .raw(&[0x48, 0xb8])
+            .raw(&value.to_le_bytes())
+            .raw(&[0x48, 0x89, 0x07, 0x48, 0x81, 0xc7, 0, 0x10, 0, 0, 0x48, 0xff, 0xc9, 0x75, 0xf1])
+    }
+
     /// `mov rbx, address; mov dl, [rbx]`, and says it.
     pub(crate) fn say(self, address: u64) -> Self {
         self.point(address).raw(&[0x8a, 0x13]).say_dl()

@@ -30,6 +30,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
+use std::time::Instant;
 use torpor_protocol::agent::{GuestMessage, HostMessage};
 use torpor_protocol::ask::{AGENT_SEQ, Answers, Ask, Blocked, MAX_ASKS, Refusal, What};
 
@@ -44,6 +45,9 @@ const MAX_UNSENT: usize = 4 << 20;
 /// Time until the next look at whether anything can run, in ms: doubled each time that something can.
 const FIRST_LOOK: u16 = 2;
 const LAST_LOOK: u16 = 500;
+/// At least this many times as long as a look took, up to a limit.
+const SHARE: u16 = 10;
+const LONGEST: u16 = 10_000;
 
 const LISTENER: u64 = 0;
 const HOST: u64 = 1;
@@ -95,6 +99,9 @@ impl Broker {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(io("open to all"))?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(sys("make an epoll set"))?;
         epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER)).map_err(sys("fill an epoll set"))?;
+        let mut idle = Idle::default();
+        // The kernel's threads are known from here on, and the way is warm.
+        idle.look();
         Ok(Self {
             epoll,
             listener,
@@ -107,7 +114,7 @@ impl Broker {
             open: false,
             host: None,
             parks: 0,
-            idle: Idle::default(),
+            idle,
             delay: FIRST_LOOK,
         })
     }
@@ -139,8 +146,11 @@ impl Broker {
         if !self.may_block() {
             return false;
         }
+        let start = Instant::now();
         let blocked = self.idle.look();
-        self.delay = if blocked { FIRST_LOOK } else { self.delay.saturating_mul(2).clamp(FIRST_LOOK, LAST_LOOK) };
+        // Where there is a lot to look at it is looked at less often.
+        let cost = u16::try_from(start.elapsed().as_millis()).unwrap_or(u16::MAX).saturating_mul(SHARE).min(LONGEST);
+        self.delay = if blocked { FIRST_LOOK } else { self.delay.saturating_mul(2).clamp(FIRST_LOOK, LAST_LOOK).max(cost) };
         blocked
     }
 
@@ -219,7 +229,7 @@ impl Broker {
         let Ok(mut client) = Client::new(stream, self.parks) else { return Ok(()) };
         if self.clients.len() >= MAX_CLIENTS {
             let wrong = Wrong::too_many(format!("more than {MAX_CLIENTS} connections to the agent"));
-            let _ = client.say(&request::refused(&wrong));
+            let _ = client.say(request::refused(&wrong));
             return Ok(());
         }
         let id = self.next_client;
@@ -269,7 +279,7 @@ impl Broker {
                 self.collects = collects.then_some(id);
             }
             match read {
-                Ok(Input::Line(line)) => self.request(id, &line, link)?,
+                Ok(Input::Line(line)) => self.request(id, line, link)?,
                 Ok(Input::Part) => return Ok(()),
                 Ok(Input::TooLong) => {
                     client.last = true;
@@ -281,10 +291,10 @@ impl Broker {
     }
 
     fn refuse(&mut self, id: u64, wrong: &Wrong) {
-        self.say(id, &request::refused(wrong));
+        self.say(id, request::refused(wrong));
     }
 
-    fn say(&mut self, id: u64, line: &[u8]) {
+    fn say(&mut self, id: u64, line: Vec<u8>) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         client.waiting = false;
         if client.say(line).is_err() {
@@ -292,13 +302,18 @@ impl Broker {
         }
     }
 
-    fn request(&mut self, id: u64, line: &[u8], link: &mut Link) -> Result<(), AgentError> {
+    fn request(&mut self, id: u64, line: Vec<u8>, link: &mut Link) -> Result<(), AgentError> {
         if !self.open {
             self.refuse(id, &Wrong::invalid("nothing can be asked for while the task's code is being loaded: there is no execution yet"));
             return Ok(());
         }
-        match request::parse(line) {
-            Ok((what, input)) => self.ask(id, what, input.to_vec(), false, link),
+        match request::parse(&line) {
+            Ok((what, input)) => {
+                let input = input.to_vec();
+                // It may be the largest thing in the machine.
+                drop(line);
+                self.ask(id, what, input, false, link)
+            }
             Err(wrong) => {
                 self.refuse(id, &wrong);
                 Ok(())
@@ -344,7 +359,7 @@ impl Broker {
             match request::answer(ask.call, &answer.reply, mine, client.parks != self.parks) {
                 Said::Line(line) => {
                     client.parks = self.parks;
-                    self.say(ask.client, &line);
+                    self.say(ask.client, line);
                 }
                 Said::Again(_) if ask.again => {
                     self.refuse(ask.client, &Wrong { kind: Refusal::Host, message: "the host does not give the result".to_owned() });

@@ -135,9 +135,13 @@ impl Client {
     }
 
     /// Puts a line into what it is sent, and sends what goes now.
-    pub(crate) fn say(&mut self, line: &[u8]) -> std::io::Result<()> {
-        self.output.extend_from_slice(line);
-        self.output.push(b'\n');
+    pub(crate) fn say(&mut self, mut line: Vec<u8>) -> std::io::Result<()> {
+        line.push(b'\n');
+        if self.unsent() == 0 {
+            (self.output, self.written) = (line, 0);
+        } else {
+            self.output.append(&mut line);
+        }
         self.write()
     }
 

@@ -58,7 +58,7 @@ fn a_line_without_an_end_is_refused() {
 #[test]
 fn what_does_not_go_now_goes_later() {
     let (mut client, mut theirs) = pair();
-    client.say(&vec![b'y'; 4 << 20]).unwrap();
+    client.say(vec![b'y'; 4 << 20]).unwrap();
     assert!(client.unsent() > 0);
     assert_eq!(client.interest(true), EpollFlags::EPOLLOUT);
     theirs.set_nonblocking(true).unwrap();
@@ -69,5 +69,5 @@ fn what_does_not_go_now_goes_later() {
     }
     assert_eq!(client.unsent(), 0);
     drop(theirs);
-    assert!(client.say(b"nobody").is_err());
+    assert!(client.say(b"nobody".to_vec()).is_err());
 }

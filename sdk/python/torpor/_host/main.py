@@ -64,8 +64,9 @@ class Host:
             return
         self.streams.use_door(True)
         _wait.use(self.speaker)
-        self.door.take_over()
         while True:
+            # What came before was the agent's, or answers.
+            self.door.take_over()
             self.door.wait()
             self.execute(loaded)
 
@@ -94,8 +95,6 @@ class Host:
         before = self.door.raw_output()
         kind, body = loaded.run(self.door, self.streams)
         drain = self._raw_output_left(before) and self._agent_hears()
-        # What came meanwhile was answers.
-        self.door.take_over()
         if kind == wire.RESULT:
             self.door.send_tagged(kind, int(drain), body)
         else:

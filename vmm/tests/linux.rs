@@ -1,4 +1,4 @@
-//! A real Linux guest, real monitors: the agent's vsock connection goes on through save and restore. Needs /dev/kvm and fails without; kernel and image
+//! A real Linux guest, real monitors: the agent's vsock connection goes on through save and restore, park and resume. Needs /dev/kvm and fails without; kernel and image
 //! are those that `TORPOR_KERNEL` and `TORPOR_IMAGES` name, or are made (or found in the cache) by the scripts.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -10,7 +10,8 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 use torpor_protocol::agent::{FailureKind, GuestMessage, HostMessage, Load, Runtime, Start, Stream};
 use torpor_protocol::frame::{Decoder, Frame};
-use torpor_protocol::monitor::{Command, Event};
+use torpor_protocol::monitor::{Command, Event, Packing};
+use torpor_snapshot::parked::Parked;
 use torpor_vmm::client::Client;
 
 const MEMORY_MIB: u32 = 128;
@@ -90,6 +91,14 @@ impl Monitor {
         this
     }
 
+    /// From the runtime's template and what a machine changed in it.
+    fn resumed(parked: &File, template: &Snapshot, root: &File, code: &File, message: &HostMessage) -> Self {
+        let this = Self::prepared();
+        let fds = [parked.as_fd(), template.memory.as_fd(), root.as_fd(), code.as_fd()];
+        this.client.send(&Command::Resume { inbox: frame(message) }, &fds).unwrap();
+        this
+    }
+
     /// What comes over vsock until the guest is at the door, or until `last` has come; what comes through the door is left out.
     fn over_vsock(&mut self, last: impl Fn(&GuestMessage) -> bool) -> Vec<GuestMessage> {
         let (mut said, begin) = (Vec::new(), Instant::now());
@@ -115,6 +124,16 @@ impl Monitor {
         said
     }
 
+    fn parked(&self, packing: Packing) -> File {
+        let file = tempfile::tempfile().unwrap();
+        self.client.send(&Command::Park { origin: Vec::new(), packing }, &[file.as_fd()]).unwrap();
+        assert!(matches!(self.client.receive().unwrap(), Event::Parked { .. }));
+        let parked = Parked::read(&file).unwrap();
+        parked.verify(&file).unwrap();
+        assert!(parked.changed_bytes() > 0 && parked.changed_bytes() < u64::from(MEMORY_MIB) << 19, "{} bytes", parked.changed_bytes());
+        file
+    }
+
     fn saved(&self) -> Snapshot {
         let snapshot = Snapshot { state: tempfile::tempfile().unwrap(), memory: tempfile::tempfile().unwrap() };
         self.client.send(&Command::Save, &[snapshot.state.as_fd(), snapshot.memory.as_fd()]).unwrap();
@@ -124,7 +143,7 @@ impl Monitor {
 }
 
 /// Opened once, at boot; after that it is saved and restored as a template of the runtime, and again as one of a task, and carries what the agent says in
-/// each machine that goes on from there, once.
+/// each machine that goes on from there, once. The machine that has loaded the task is parked as well, as what it changed in the runtime's template.
 #[test]
 fn the_agents_connection_goes_on_through_save_and_restore() {
     let kernel = File::open(from_env("TORPOR_KERNEL").unwrap_or_else(|| script("build-kernel", &[]))).unwrap();
@@ -143,11 +162,16 @@ fn the_agents_connection_goes_on_through_save_and_restore() {
     let said = monitor.over_vsock(|_| false);
     assert_eq!((said, monitor.opened), (vec![GuestMessage::Loaded], 0));
     let task = monitor.saved();
+    let parked = [Packing::None, Packing::Small].map(|packing| monitor.parked(packing));
     drop(monitor);
 
-    for number in 0..2 {
+    for number in 0..4 {
         let start = Start { execution: format!("ex_{number}"), seed: "00".repeat(32) };
-        let mut monitor = Monitor::restored(&task, &root, &code, &HostMessage::Start { start, input: b"null".to_vec() });
+        let message = HostMessage::Start { start, input: b"null".to_vec() };
+        let mut monitor = match number {
+            0 | 1 => Monitor::restored(&task, &root, &code, &message),
+            _ => Monitor::resumed(&parked[number - 2], &runtime, &root, &code, &message),
+        };
         let mut said = monitor.over_vsock(|message| matches!(message, GuestMessage::Failed(_)));
         let failed = said.pop();
         assert!(

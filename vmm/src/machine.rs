@@ -48,8 +48,8 @@ pub struct Machine {
     /// All devices.
     pub devices: SharedDevices,
     pub(crate) cpuid: Option<CpuId>,
-    /// Guest memory is a private mapping of a template's memory file.
-    pub(crate) from_file: bool,
+    /// The memory file that guest memory is a private mapping of, once it is.
+    pub(crate) template: Option<File>,
     /// Where it was resumed from.
     pub(crate) source: Option<Source>,
     /// Where the host's kernel tells which pages changed.
@@ -77,7 +77,7 @@ impl Machine {
         vm.create_irq_chip().map_err(VmmError::kvm("KVM_CREATE_IRQCHIP"))?;
         let vcpu = vm.create_vcpu(0).map_err(VmmError::kvm("KVM_CREATE_VCPU"))?;
         let devices = Arc::new(Mutex::new(Devices::new(memory.clone(), copy_console)));
-        Ok(Self { kvm, vm: Arc::new(vm), vcpu, memory, devices, cpuid: None, from_file: false, source: None, pages })
+        Ok(Self { kvm, vm: Arc::new(vm), vcpu, memory, devices, cpuid: None, template: None, source: None, pages })
     }
 
     /// Makes it ready to run a kernel from its entry.
@@ -95,11 +95,11 @@ impl Machine {
     }
 
     /// Makes it ready to go on where a snapshot was taken.
-    pub fn restore(&mut self, state: &File, memory: &File, root: File, code: Option<File>) -> Result<(), VmmError> {
+    pub fn restore(&mut self, state: &File, memory: File, root: File, code: Option<File>) -> Result<(), VmmError> {
         let state: MachineState = Sections::read(state)?.decode(SectionId::Machine)?;
         self.fits(&state)?;
-        self.memory.map_file(memory)?;
-        self.from_file = true;
+        self.memory.map_file(&memory)?;
+        self.template = Some(memory);
         self.go_on(state, root, code)
     }
 

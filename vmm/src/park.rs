@@ -38,10 +38,8 @@ impl Machine {
     /// Writes down what differs from the template and syncs it. The vCPU must stand still with its last exit completed. What the file held is lost;
     /// the machine goes on as it was, also where this fails.
     pub fn park(&mut self, file: &File, origin: &[u8], packing: Packing) -> Result<Written, VmmError> {
-        if !self.from_file {
-            return Err(VmmError::Command("a machine that was booted has no template to differ from"));
-        }
         self.leave(file)?;
+        let template = self.template.as_ref().ok_or(VmmError::Command("a machine that was booted has no template to differ from"))?;
         let pages = self.pages.as_ref().ok_or(VmmError::Command("this process can't see which of its pages changed"))?;
         let cpuid = self.cpuid.as_ref().ok_or(VmmError::Command("a VM that never ran can't be parked"))?;
         // Held to the end: the event loop must not write to guest memory while it is read.
@@ -50,14 +48,15 @@ impl Machine {
         let machine = MachineState { ram: self.memory.ram, kvm, devices: devices.save() };
         let changed = pages.changed(self.memory.host_address(), self.memory.size()).map_err(VmmError::io("finding the changed pages"))?;
         let changed = together(&changed, self.source.as_ref().map_or(&[], |source| &source.laid));
-        let contents = Contents { memory: self.memory.size(), changed: &changed, machine: &machine, origin, packing: packed(packing) };
+        let contents =
+            Contents { memory: self.memory.size(), template, changed: &changed, machine: &machine, origin, packing: packed(packing) };
         let written = parked::write(file, &Standing(&self.memory), &contents)?;
         drop(devices);
         Ok(written)
     }
 
     /// Makes it ready to go on where it was parked.
-    pub fn resume(&mut self, file: File, template: &File, root: File, code: File) -> Result<(), VmmError> {
+    pub fn resume(&mut self, file: File, template: File, root: File, code: File) -> Result<(), VmmError> {
         if let Err(TryLockError::WouldBlock) = file.try_lock_shared() {
             return Err(SnapshotError::from(ParkedError::InUse).into());
         }
@@ -70,12 +69,12 @@ impl Machine {
         state.kvm.check()?;
         let laid = {
             let _devices = lock(&self.devices);
-            self.memory.map_file(template)?;
+            self.memory.map_file(&template)?;
             let mut overlay = Overlay { memory: Standing(&self.memory), laid: Vec::new() };
             parked.lay_over(&file, &mut overlay)?;
             overlay.laid
         };
-        self.from_file = true;
+        self.template = Some(template);
         self.source = Some(Source { file, laid });
         self.go_on(state, root, Some(code))
     }

@@ -145,14 +145,14 @@ fn live(machine: &mut Machine, orders: &Receiver<Order>, writer: &Writer, bell: 
             since
         }
         Ok(Order::Restore { state, memory, root, code, inbox, since }) => {
-            machine.restore(&state, &memory, root, code)?;
+            machine.restore(&state, memory, root, code)?;
             if let Some(frame) = inbox {
                 lock(&machine.devices).door.deliver(&machine.memory, &frame)?;
             }
             since
         }
         Ok(Order::Resume { parked, template, root, code, inbox, since }) => {
-            machine.resume(parked, &template, root, code)?;
+            machine.resume(parked, template, root, code)?;
             lock(&machine.devices).door.deliver(&machine.memory, &inbox)?;
             since
         }

@@ -48,7 +48,8 @@ fn run(first: u64, pages: u64) -> Run {
 }
 
 fn park(file: &File, memory: &Memory, changed: &[Run], packing: Packing) -> Written {
-    let contents = Contents { memory: memory.0.len() as u64, changed, machine: &"state", origin: b"whence", packing };
+    let template = file_of(&template().0);
+    let contents = Contents { memory: memory.0.len() as u64, template: &template, changed, machine: &"state", origin: b"whence", packing };
     write(file, memory, &contents).unwrap()
 }
 
@@ -97,6 +98,15 @@ fn a_machine_that_changed_nothing_is_one_too() {
 }
 
 #[test]
+fn pages_that_are_as_the_template_has_them_are_left_out() {
+    let mut memory = template();
+    memory.fill(21, 3);
+    let file = tempfile::tempfile().unwrap();
+    assert_eq!(park(&file, &memory, &[run(0, 50)], Packing::None).changed_bytes, PAGE as u64);
+    assert!(resumed(&file).unwrap() == memory);
+}
+
+#[test]
 fn a_longer_file_is_written_over() {
     let (memory, runs) = changed();
     let file = tempfile::tempfile().unwrap();
@@ -123,7 +133,14 @@ fn a_file_that_was_not_finished_is_refused() {
     }
     let memory = Ends(Memory(vec![7; 2 << 20]));
     let file = tempfile::tempfile().unwrap();
-    let contents = Contents { memory: 2 << 20, changed: &[run(0, 512)], machine: &(), origin: &[], packing: Packing::None };
+    let contents = Contents {
+        memory: 2 << 20,
+        template: &file_of(&[0; 2 << 20]),
+        changed: &[run(0, 512)],
+        machine: &(),
+        origin: &[],
+        packing: Packing::None,
+    };
     for _ in 0..2 {
         write(&file, &memory, &contents).unwrap();
         Parked::read(&file).unwrap().verify(&file).unwrap();

@@ -37,7 +37,9 @@ pub trait Still {
 pub struct Contents<'a, M> {
     /// Bytes of the whole guest memory.
     pub memory: u64,
-    /// Pages that differ from the template, or may: in order, and none twice.
+    /// The template's memory file.
+    pub template: &'a File,
+    /// Pages that may differ from the template: in order, and none twice. Those that do not are left out: of what Python touches in its heap, half is as it was.
     pub changed: &'a [Run],
     /// Section [`SectionId::Machine`].
     pub machine: &'a M,
@@ -75,13 +77,13 @@ fn lock(file: &File) -> Result<(), ParkedError> {
 }
 
 fn write_locked<M: Serialize>(file: &File, memory: &impl Still, contents: &Contents<'_, M>) -> Result<Written, SnapshotError> {
-    let (data, zero) = apart(memory, contents.changed)?;
+    let mut bounce = Aligned::new(CHUNK);
+    let bounce = bounce.bytes();
+    let (data, zero) = apart(memory, contents, bounce)?;
     let pack = |runs: &[Run]| Runs::pack(runs).ok_or(ParkedError::Index("runs of pages are not in order"));
     let mut index = Index { memory: contents.memory, data: pack(&data)?, zero: pack(&zero)?, chunks: Vec::new() };
     file.write_all_at(&[0; HEADER], 0).map_err(io("clearing the header of the parked machine's file"))?;
     let mut sink = Sink { file, memory, at: HEADER as u64, begun: HEADER as u64, buffer: Vec::new() };
-    let mut bounce = Aligned::new(CHUNK);
-    let bounce = bounce.bytes();
     let mut packer = Packer::new(memory, &data, contents.packing, bounce)?;
     let (mut cutter, mut pieces, mut data_len) = (Cutter::new(&data), Vec::new(), 0);
     while cutter.next(&mut pieces) > 0 {
@@ -127,15 +129,23 @@ fn pages_of(memory: &impl Still, run: Run) -> Result<&[u8], ParkedError> {
     memory.pages(run).filter(|bytes| Some(bytes.len()) == len).ok_or(ParkedError::Index("a run of pages is empty or beyond the memory"))
 }
 
-/// Runs of pages that are not zero, and of those that are.
-fn apart(memory: &impl Still, changed: &[Run]) -> Result<(Vec<Run>, Vec<Run>), ParkedError> {
+/// Of the pages that differ from the template, runs of those that are not zero, and of those that are.
+fn apart<M>(memory: &impl Still, contents: &Contents<'_, M>, bounce: &mut [u8]) -> Result<(Vec<Run>, Vec<Run>), SnapshotError> {
     let (mut data, mut zero): (Vec<Run>, Vec<Run>) = (Vec::new(), Vec::new());
-    for run in changed {
-        for (number, page) in (run.first..).zip(pages_of(memory, *run)?.chunks(PAGE)) {
-            let runs = if is_zero(page) { &mut zero } else { &mut data };
-            match runs.last_mut() {
-                Some(last) if last.first + last.pages == number => last.pages += 1,
-                _ => runs.push(Run { first: number, pages: 1 }),
+    for run in contents.changed {
+        let mut number = run.first;
+        for part in pages_of(memory, *run)?.chunks(CHUNK) {
+            let before = &mut bounce[..part.len()];
+            let offset = number.saturating_mul(PAGE as u64);
+            contents.template.read_exact_at(before, offset).map_err(io("comparing with the template"))?;
+            for (page, before) in part.chunks(PAGE).zip(before.chunks(PAGE)) {
+                let runs = if is_zero(page) { &mut zero } else { &mut data };
+                match runs.last_mut() {
+                    _ if page == before => {}
+                    Some(last) if last.first + last.pages == number => last.pages += 1,
+                    _ => runs.push(Run { first: number, pages: 1 }),
+                }
+                number += 1;
             }
         }
     }

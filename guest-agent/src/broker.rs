@@ -42,11 +42,13 @@ pub(crate) const SOCKET_VARIABLE: &str = "TORPOR_WAIT_SOCKET";
 const MAX_CLIENTS: usize = 256;
 /// Answers that clients have not taken; while there are more the host is not listened to.
 const MAX_UNSENT: usize = 4 << 20;
-/// Time until the next look at whether anything can run, in ms: doubled each time that something can.
+/// Time until the first look at whether anything can run, after the host has said that it knows of an ask: others get the processor meanwhile.
+const SOON: u16 = 1;
+/// Time until the next one, in ms: doubled each time that something can.
 const FIRST_LOOK: u16 = 2;
 const LAST_LOOK: u16 = 500;
 /// At least this many times as long as a look took, up to a limit.
-const SHARE: u16 = 10;
+const SHARE: u16 = 4;
 const LONGEST: u16 = 10_000;
 
 const LISTENER: u64 = 0;
@@ -188,8 +190,8 @@ impl Broker {
                 Some(HostMessage::Taken(taken)) => {
                     if let Some(ask) = self.asks.get_mut(&taken.seq) {
                         ask.taken = true;
-                        // Who asked sleeps by now, and most programs are not more than that.
-                        self.delay = 0;
+                        // Most programs are not more than the one who asked, and he is about to sleep.
+                        self.delay = SOON;
                     }
                 }
                 Some(HostMessage::Answers { answers, payload }) => self.answers(&answers, &payload, door, link)?,

@@ -1,13 +1,14 @@
 //! The command `torpor` in a guest's PATH: this very program under another name, as a client of the agent's socket (docs/waits.md).
 
 use crate::broker::{SOCKET, SOCKET_VARIABLE};
-use crate::request::one_line;
+use crate::request::{MAX_LINE, one_line};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use torpor_protocol::limits::MAX_INPUT;
 
 const NAME: &str = "torpor";
 const HELP: &str = "\
@@ -225,7 +226,11 @@ fn print(text: &str) -> Result<(), End> {
 /// JSON on standard input, on one line.
 fn input() -> Result<String, End> {
     let mut bytes = Vec::new();
-    std::io::stdin().lock().read_to_end(&mut bytes).map_err(|error| end(2, format!("can't read the input: {error}")))?;
+    let most = MAX_LINE as u64;
+    std::io::stdin().lock().take(most + 1).read_to_end(&mut bytes).map_err(|error| end(2, format!("can't read the input: {error}")))?;
+    if bytes.len() as u64 > most {
+        return Err(end(2, format!("the input is larger than {MAX_INPUT} bytes")));
+    }
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok("null".to_owned());
     }

@@ -9,7 +9,7 @@ use crate::stopped::stat_field;
 use nix::sys::resource::{UsageWho, getrusage};
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 
 const PF_KTHREAD: u64 = 0x0020_0000;
 /// Numbers below are never given a second time: what was a thread of the kernel once is that, or nobody.
@@ -81,10 +81,14 @@ fn running(loadavg: &str) -> Option<u64> {
     loadavg.split_ascii_whitespace().nth(3)?.split_once('/')?.0.parse().ok()
 }
 
-/// Reads a file of a process: `Ok(None)` where it is gone.
+/// Longer than any of the files that are read.
+const LONGEST: usize = 1024;
+
+/// Reads a file of a process, with as few calls as it takes (each costs a guest dearly): `Ok(None)` where it is gone.
 fn read(path: &str) -> Result<Option<String>, std::io::Error> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
+    let mut bytes = [0; LONGEST];
+    match fs::File::open(path).and_then(|mut file| file.read(&mut bytes)) {
+        Ok(len) => Ok(Some(String::from_utf8_lossy(bytes.get(..len).unwrap_or_default()).into_owned())),
         Err(error) if error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
         Err(error) => Err(error),
     }
@@ -129,14 +133,19 @@ impl Idle {
                     if pid < NEVER_AGAIN {
                         self.kernel.insert(pid);
                     }
+                    continue;
                 }
                 Some(_) => users.push(pid),
                 None => return Ok(false),
             }
-        }
-        for pid in &users {
+            if stat_field(&stat, 20).is_some_and(|threads| threads <= 1) {
+                if !sleeps(&format!("/proc/{pid}"), &stat)? {
+                    return Ok(false);
+                }
+                continue;
+            }
             for tid in numbers(&format!("/proc/{pid}/task"))? {
-                if !asleep(*pid, tid)? {
+                if !asleep(pid, tid)? {
                     return Ok(false);
                 }
             }
@@ -147,14 +156,21 @@ impl Idle {
             }
         }
         // The agent alone: nobody was woken by an interrupt meanwhile, and the kernel's threads have done what there was to do.
-        Ok(running(&fs::read_to_string("/proc/loadavg")?) == Some(1))
+        Ok(read("/proc/loadavg")?.and_then(|loadavg| running(&loadavg)) == Some(1))
     }
 }
 
 fn asleep(pid: u32, tid: u32) -> Result<bool, std::io::Error> {
     let folder = format!("/proc/{pid}/task/{tid}");
-    let Some(stat) = read(&format!("{folder}/stat"))? else { return Ok(true) };
-    match state(&stat) {
+    match read(&format!("{folder}/stat"))? {
+        Some(stat) => sleeps(&folder, &stat),
+        None => Ok(true),
+    }
+}
+
+/// Whether a thread does, by its folder and what `stat` there says.
+fn sleeps(folder: &str, stat: &str) -> Result<bool, std::io::Error> {
+    match state(stat) {
         // Ended, or stopped until somebody lets it go on.
         Some(b'Z' | b'X' | b'x' | b'T') => Ok(true),
         Some(b'S') => Ok(read(&format!("{folder}/syscall"))?.is_none_or(|line| waits_for_ever(&line))),

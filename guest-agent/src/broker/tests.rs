@@ -174,7 +174,7 @@ fn the_first_look_is_soon_and_the_next_ones_are_not() {
     client.write_all(b"{\"sleep\":1}\n").unwrap();
     bench.turn();
     bench.tell(&HostMessage::Taken(Taken { seq: AGENT_SEQ }));
-    assert_eq!(bench.broker.patience(), PollTimeout::ZERO);
+    assert_eq!(bench.broker.patience(), PollTimeout::from(SOON));
     let _sleeper = crate::idle::tests::Sleeper::start().unwrap();
     for wanted in [2u16, 4, 8, 16, 32, 64, 128, 256, 500, 500] {
         assert!(!bench.broker.quiet());

@@ -79,6 +79,14 @@ pub(crate) struct Execution {
     pub(crate) error: Option<ExecutionError>,
     #[serde(default)]
     pub(crate) attempts: u64,
+    pub(crate) parent: Option<String>,
+    #[serde(default)]
+    pub(crate) waiting: Vec<Wait>,
+    #[serde(default)]
+    pub(crate) parks: u64,
+    #[serde(default)]
+    pub(crate) parked_ms: u64,
+    pub(crate) parked_since: Option<String>,
     #[serde(default)]
     pub(crate) timeline: Vec<Event>,
 }
@@ -122,6 +130,24 @@ pub(crate) struct ExecutionError {
     pub(crate) signal: Option<i64>,
     pub(crate) console: Option<String>,
     pub(crate) limit: Option<String>,
+}
+
+/// Something that an execution waits for: `executions`, `timer`, `event`, or what a newer daemon knows.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Wait {
+    #[serde(rename = "for")]
+    pub(crate) what: String,
+    pub(crate) until: Option<String>,
+    #[serde(default)]
+    pub(crate) executions: Vec<String>,
+    pub(crate) count: Option<usize>,
+    pub(crate) token: Option<String>,
+}
+
+/// One message of a stream of state changes.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Change {
+    pub(crate) entry: Box<RawValue>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -49,6 +49,14 @@ fn execution(id: &str) -> Result<String, String> {
     if id.is_empty() { Err("an execution's id is wanted; `torpor ps -a` lists them".into()) } else { Ok(id.to_owned()) }
 }
 
+fn token(token: &str) -> Result<String, String> {
+    if token.is_empty() {
+        Err("an event's token is wanted; `torpor ps` shows what executions wait for".into())
+    } else {
+        Ok(token.to_owned())
+    }
+}
+
 fn task(name: &str) -> Result<String, String> {
     if name.is_empty() { Err("a task's name is wanted; `torpor task ls` lists them".into()) } else { Ok(name.to_owned()) }
 }
@@ -85,12 +93,35 @@ pub(crate) enum Command {
         #[arg(short, long)]
         follow: bool,
     },
+    /// Print what happens to an execution, as it happens, until it ends
+    Events {
+        /// Execution
+        #[arg(value_parser = execution)]
+        id: String,
+        /// Begin after this many entries of its timeline
+        #[arg(long, default_value_t = 0, value_name = "N")]
+        from: usize,
+    },
     /// Cancel an execution
     Cancel {
         /// Execution
         #[arg(value_parser = execution)]
         id: String,
     },
+    /// Park an execution that waits, now, whatever its policy says
+    Park {
+        /// Execution
+        #[arg(value_parser = execution)]
+        id: String,
+    },
+    /// Give a parked execution its machine back; it keeps it until its next wait
+    Resume {
+        /// Execution
+        #[arg(value_parser = execution)]
+        id: String,
+    },
+    /// Signal an event that an execution waits for
+    Signal(SignalArgs),
     /// Check this host: KVM, kernel, images, disk, limits, daemon
     Doctor(DoctorArgs),
     /// Print the versions of this program and of the daemon
@@ -139,6 +170,16 @@ pub(crate) struct RunArgs {
 }
 
 #[derive(Debug, ClapArgs)]
+pub(crate) struct SignalArgs {
+    /// The event's token, as the program got it and `torpor ps` shows it
+    #[arg(value_parser = token)]
+    pub(crate) token: String,
+    /// What the program gets: JSON text, @FILE with JSON, or - for standard input
+    #[arg(long, short, default_value = "null", value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
+    pub(crate) data: String,
+}
+
+#[derive(Debug, ClapArgs)]
 pub(crate) struct PsArgs {
     /// Ended executions too
     #[arg(short, long)]
@@ -178,10 +219,12 @@ mod tests {
 
     #[test]
     fn empty_names_are_refused() {
-        for words in [["inspect", ""], ["logs", ""], ["cancel", ""]] {
+        for words in [["inspect", ""], ["logs", ""], ["events", ""], ["cancel", ""], ["park", ""], ["resume", ""]] {
             let error = said(&["torpor", words[0], words[1]]);
             assert!(error.exit_code() == 2 && error.to_string().contains("an execution's id is wanted"), "{error}");
         }
+        let error = said(&["torpor", "signal", ""]);
+        assert!(error.exit_code() == 2 && error.to_string().contains("an event's token is wanted"), "{error}");
         for words in [&["torpor", "task", "inspect", ""][..], &["torpor", "task", "rm", ""], &["torpor", "run", ""]] {
             let error = said(words);
             assert!(error.exit_code() == 2 && error.to_string().contains("a task's name is wanted"), "{error}");
@@ -223,6 +266,9 @@ mod tests {
             let args = Args::try_parse_from(["torpor", "run", "t", "--input", input]).unwrap();
             let Command::Run(run) = args.command else { unreachable!() };
             assert_eq!(run.input, input);
+            let args = Args::try_parse_from(["torpor", "signal", "ev", "--data", input]).unwrap();
+            let Command::Signal(signal) = args.command else { unreachable!() };
+            assert_eq!(signal.data, input);
         }
     }
 

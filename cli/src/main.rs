@@ -3,7 +3,8 @@
 //! - [`args`]: what may be said on the command line
 //! - [`client`]: requests, answers and refusals; [`sse`]: streams of events; [`pieces`]: a log of any length
 //! - [`api`]: the part of the answers that tables show; JSON output is the daemon's own text
-//! - [`commands`]: one file for each group of commands; [`pack`]: a folder as a tar
+//! - [`commands`]: one file for each group of commands; [`pack`]: a folder as a tar; [`input`]: JSON from a file or standard input
+//! - [`timeline`]: what happened to an execution, in words
 //! - [`output`]: tables, JSON, sizes and times; [`error`]: every way to fail and its exit code
 #![forbid(unsafe_code)]
 
@@ -12,10 +13,12 @@ mod args;
 mod client;
 mod commands;
 mod error;
+mod input;
 mod output;
 mod pack;
 mod pieces;
 mod sse;
+mod timeline;
 
 use std::process::ExitCode;
 

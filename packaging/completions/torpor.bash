@@ -25,6 +25,9 @@ _torpor() {
             torpor,doctor)
                 cmd="torpor__subcmd__doctor"
                 ;;
+            torpor,events)
+                cmd="torpor__subcmd__events"
+                ;;
             torpor,help)
                 cmd="torpor__subcmd__help"
                 ;;
@@ -34,11 +37,20 @@ _torpor() {
             torpor,logs)
                 cmd="torpor__subcmd__logs"
                 ;;
+            torpor,park)
+                cmd="torpor__subcmd__park"
+                ;;
             torpor,ps)
                 cmd="torpor__subcmd__ps"
                 ;;
+            torpor,resume)
+                cmd="torpor__subcmd__resume"
+                ;;
             torpor,run)
                 cmd="torpor__subcmd__run"
+                ;;
+            torpor,signal)
+                cmd="torpor__subcmd__signal"
                 ;;
             torpor,task)
                 cmd="torpor__subcmd__task"
@@ -55,6 +67,9 @@ _torpor() {
             torpor__subcmd__help,doctor)
                 cmd="torpor__subcmd__help__subcmd__doctor"
                 ;;
+            torpor__subcmd__help,events)
+                cmd="torpor__subcmd__help__subcmd__events"
+                ;;
             torpor__subcmd__help,help)
                 cmd="torpor__subcmd__help__subcmd__help"
                 ;;
@@ -64,11 +79,20 @@ _torpor() {
             torpor__subcmd__help,logs)
                 cmd="torpor__subcmd__help__subcmd__logs"
                 ;;
+            torpor__subcmd__help,park)
+                cmd="torpor__subcmd__help__subcmd__park"
+                ;;
             torpor__subcmd__help,ps)
                 cmd="torpor__subcmd__help__subcmd__ps"
                 ;;
+            torpor__subcmd__help,resume)
+                cmd="torpor__subcmd__help__subcmd__resume"
+                ;;
             torpor__subcmd__help,run)
                 cmd="torpor__subcmd__help__subcmd__run"
+                ;;
+            torpor__subcmd__help,signal)
+                cmd="torpor__subcmd__help__subcmd__signal"
                 ;;
             torpor__subcmd__help,task)
                 cmd="torpor__subcmd__help__subcmd__task"
@@ -125,7 +149,7 @@ _torpor() {
 
     case "${cmd}" in
         torpor)
-            opts="-h -V --socket --json --help --version task run ps inspect logs cancel doctor version completions help"
+            opts="-h -V --socket --json --help --version task run ps inspect logs events cancel park resume signal doctor version completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -208,8 +232,30 @@ _torpor() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        torpor__subcmd__events)
+            opts="-h --from --socket --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --from)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         torpor__subcmd__help)
-            opts="task run ps inspect logs cancel doctor version completions help"
+            opts="task run ps inspect logs events cancel park resume signal doctor version completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -251,6 +297,20 @@ _torpor() {
             return 0
             ;;
         torpor__subcmd__help__subcmd__doctor)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__help__subcmd__events)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -306,6 +366,20 @@ _torpor() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        torpor__subcmd__help__subcmd__park)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         torpor__subcmd__help__subcmd__ps)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -320,7 +394,35 @@ _torpor() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        torpor__subcmd__help__subcmd__resume)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         torpor__subcmd__help__subcmd__run)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__help__subcmd__signal)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -454,6 +556,24 @@ _torpor() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        torpor__subcmd__park)
+            opts="-h --socket --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         torpor__subcmd__ps)
             opts="-a -h --all --task --state --limit --socket --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -484,6 +604,24 @@ _torpor() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        torpor__subcmd__resume)
+            opts="-h --socket --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         torpor__subcmd__run)
             opts="-i -h --input --async --socket --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -496,6 +634,32 @@ _torpor() {
                     return 0
                     ;;
                 -i)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__signal)
+            opts="-d -h --data --socket --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --data)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -d)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

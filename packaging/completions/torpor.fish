@@ -33,7 +33,11 @@ complete -c torpor -n "__fish_torpor_needs_command" -f -a "run" -d 'Run a task o
 complete -c torpor -n "__fish_torpor_needs_command" -f -a "ps" -d 'List executions that have not ended'
 complete -c torpor -n "__fish_torpor_needs_command" -f -a "inspect" -d 'Show one execution: state, figures, result or error'
 complete -c torpor -n "__fish_torpor_needs_command" -f -a "logs" -d 'Print what a program wrote to its standard output and error'
+complete -c torpor -n "__fish_torpor_needs_command" -f -a "events" -d 'Print what happens to an execution, as it happens, until it ends'
 complete -c torpor -n "__fish_torpor_needs_command" -f -a "cancel" -d 'Cancel an execution'
+complete -c torpor -n "__fish_torpor_needs_command" -f -a "park" -d 'Park an execution that waits, now, whatever its policy says'
+complete -c torpor -n "__fish_torpor_needs_command" -f -a "resume" -d 'Give a parked execution its machine back; it keeps it until its next wait'
+complete -c torpor -n "__fish_torpor_needs_command" -f -a "signal" -d 'Signal an event that an execution waits for'
 complete -c torpor -n "__fish_torpor_needs_command" -f -a "doctor" -d 'Check this host: KVM, kernel, images, disk, limits, daemon'
 complete -c torpor -n "__fish_torpor_needs_command" -f -a "version" -d 'Print the versions of this program and of the daemon'
 complete -c torpor -n "__fish_torpor_needs_command" -f -a "completions" -d 'Print a completion script for a shell'
@@ -82,9 +86,23 @@ complete -c torpor -n "__fish_torpor_using_subcommand logs" -l socket -d 'Socket
 complete -c torpor -n "__fish_torpor_using_subcommand logs" -s f -l follow -d 'Go on until the execution ends'
 complete -c torpor -n "__fish_torpor_using_subcommand logs" -l json -d 'JSON instead of tables and text (the default where the output is not a terminal)'
 complete -c torpor -n "__fish_torpor_using_subcommand logs" -s h -l help -d 'Print help'
+complete -c torpor -n "__fish_torpor_using_subcommand events" -l from -d 'Begin after this many entries of its timeline' -r
+complete -c torpor -n "__fish_torpor_using_subcommand events" -l socket -d 'Socket of torpord' -r -F
+complete -c torpor -n "__fish_torpor_using_subcommand events" -l json -d 'JSON instead of tables and text (the default where the output is not a terminal)'
+complete -c torpor -n "__fish_torpor_using_subcommand events" -s h -l help -d 'Print help'
 complete -c torpor -n "__fish_torpor_using_subcommand cancel" -l socket -d 'Socket of torpord' -r -F
 complete -c torpor -n "__fish_torpor_using_subcommand cancel" -l json -d 'JSON instead of tables and text (the default where the output is not a terminal)'
 complete -c torpor -n "__fish_torpor_using_subcommand cancel" -s h -l help -d 'Print help'
+complete -c torpor -n "__fish_torpor_using_subcommand park" -l socket -d 'Socket of torpord' -r -F
+complete -c torpor -n "__fish_torpor_using_subcommand park" -l json -d 'JSON instead of tables and text (the default where the output is not a terminal)'
+complete -c torpor -n "__fish_torpor_using_subcommand park" -s h -l help -d 'Print help'
+complete -c torpor -n "__fish_torpor_using_subcommand resume" -l socket -d 'Socket of torpord' -r -F
+complete -c torpor -n "__fish_torpor_using_subcommand resume" -l json -d 'JSON instead of tables and text (the default where the output is not a terminal)'
+complete -c torpor -n "__fish_torpor_using_subcommand resume" -s h -l help -d 'Print help'
+complete -c torpor -n "__fish_torpor_using_subcommand signal" -s d -l data -d 'What the program gets: JSON text, @FILE with JSON, or - for standard input' -r
+complete -c torpor -n "__fish_torpor_using_subcommand signal" -l socket -d 'Socket of torpord' -r -F
+complete -c torpor -n "__fish_torpor_using_subcommand signal" -l json -d 'JSON instead of tables and text (the default where the output is not a terminal)'
+complete -c torpor -n "__fish_torpor_using_subcommand signal" -s h -l help -d 'Print help'
 complete -c torpor -n "__fish_torpor_using_subcommand doctor" -l kernel -d 'Guest kernel, where no daemon can be asked' -r -F
 complete -c torpor -n "__fish_torpor_using_subcommand doctor" -l images -d 'Folder of the root file system images, where no daemon can be asked' -r -F
 complete -c torpor -n "__fish_torpor_using_subcommand doctor" -l state-dir -d 'State folder, where no daemon can be asked' -r -F
@@ -97,16 +115,20 @@ complete -c torpor -n "__fish_torpor_using_subcommand version" -s h -l help -d '
 complete -c torpor -n "__fish_torpor_using_subcommand completions" -l socket -d 'Socket of torpord' -r -F
 complete -c torpor -n "__fish_torpor_using_subcommand completions" -l json -d 'JSON instead of tables and text (the default where the output is not a terminal)'
 complete -c torpor -n "__fish_torpor_using_subcommand completions" -s h -l help -d 'Print help'
-complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs cancel doctor version completions help" -f -a "task" -d 'Push, list, inspect and remove tasks'
-complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs cancel doctor version completions help" -f -a "run" -d 'Run a task on one input, wait, and print its result'
-complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs cancel doctor version completions help" -f -a "ps" -d 'List executions that have not ended'
-complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs cancel doctor version completions help" -f -a "inspect" -d 'Show one execution: state, figures, result or error'
-complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs cancel doctor version completions help" -f -a "logs" -d 'Print what a program wrote to its standard output and error'
-complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs cancel doctor version completions help" -f -a "cancel" -d 'Cancel an execution'
-complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs cancel doctor version completions help" -f -a "doctor" -d 'Check this host: KVM, kernel, images, disk, limits, daemon'
-complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs cancel doctor version completions help" -f -a "version" -d 'Print the versions of this program and of the daemon'
-complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs cancel doctor version completions help" -f -a "completions" -d 'Print a completion script for a shell'
-complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs cancel doctor version completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs events cancel park resume signal doctor version completions help" -f -a "task" -d 'Push, list, inspect and remove tasks'
+complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs events cancel park resume signal doctor version completions help" -f -a "run" -d 'Run a task on one input, wait, and print its result'
+complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs events cancel park resume signal doctor version completions help" -f -a "ps" -d 'List executions that have not ended'
+complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs events cancel park resume signal doctor version completions help" -f -a "inspect" -d 'Show one execution: state, figures, result or error'
+complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs events cancel park resume signal doctor version completions help" -f -a "logs" -d 'Print what a program wrote to its standard output and error'
+complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs events cancel park resume signal doctor version completions help" -f -a "events" -d 'Print what happens to an execution, as it happens, until it ends'
+complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs events cancel park resume signal doctor version completions help" -f -a "cancel" -d 'Cancel an execution'
+complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs events cancel park resume signal doctor version completions help" -f -a "park" -d 'Park an execution that waits, now, whatever its policy says'
+complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs events cancel park resume signal doctor version completions help" -f -a "resume" -d 'Give a parked execution its machine back; it keeps it until its next wait'
+complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs events cancel park resume signal doctor version completions help" -f -a "signal" -d 'Signal an event that an execution waits for'
+complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs events cancel park resume signal doctor version completions help" -f -a "doctor" -d 'Check this host: KVM, kernel, images, disk, limits, daemon'
+complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs events cancel park resume signal doctor version completions help" -f -a "version" -d 'Print the versions of this program and of the daemon'
+complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs events cancel park resume signal doctor version completions help" -f -a "completions" -d 'Print a completion script for a shell'
+complete -c torpor -n "__fish_torpor_using_subcommand help; and not __fish_seen_subcommand_from task run ps inspect logs events cancel park resume signal doctor version completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c torpor -n "__fish_torpor_using_subcommand help; and __fish_seen_subcommand_from task" -f -a "push" -d 'Make a new version of a task from a folder with a torpor.toml'
 complete -c torpor -n "__fish_torpor_using_subcommand help; and __fish_seen_subcommand_from task" -f -a "ls" -d 'List tasks'
 complete -c torpor -n "__fish_torpor_using_subcommand help; and __fish_seen_subcommand_from task" -f -a "inspect" -d 'Show one task and its versions'

@@ -238,7 +238,15 @@ fn daemon(client: &Client, host: &Result<crate::client::Reply<Value>, CliError>)
         Ok(reply) => {
             let version = reply.value.get("version").and_then(Value::as_str).unwrap_or("?");
             let count = |field: &str| reply.value.get(field).map_or_else(|| "?".to_owned(), Value::to_string);
-            let found = format!("torpord {version}, {} running, {} queued", count("running"), count("queued"));
+            let bytes = |field: &str| reply.value.get(field).and_then(Value::as_u64).map_or_else(|| "?".to_owned(), size);
+            let found = format!(
+                "torpord {version}, {} running, {} queued, {} parked ({} on disk, of {} at most)",
+                count("running"),
+                count("queued"),
+                count("parked"),
+                bytes("parked_bytes"),
+                bytes("parked_quota_bytes")
+            );
             Check::ok(what, found)
         }
         Err(error) => {

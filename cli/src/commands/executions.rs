@@ -1,11 +1,11 @@
 //! `ps`, `inspect` and `cancel`.
 
-use super::task::plain;
-use crate::api::{Event, Execution, ExecutionError, Executions};
+use crate::api::{Execution, ExecutionError, Executions, Task};
 use crate::args::PsArgs;
 use crate::client::{Client, Payload, escape};
 use crate::error::CliError;
 use crate::output::{Output, ago, between, pretty, short, span, table};
+use crate::timeline;
 use hyper::Method;
 use serde_json::Value;
 use std::time::Duration;
@@ -24,7 +24,11 @@ pub(super) async fn ps(client: &Client, output: Output, args: PsArgs) -> Result<
         return output.json(&reply.text);
     }
     if reply.value.executions.is_empty() {
-        return output.line(if args.all { "no executions" } else { "nothing queued or running; `torpor ps -a` lists what has ended" });
+        return output.line(if args.all {
+            "no executions"
+        } else {
+            "nothing queued, running or parked; `torpor ps -a` lists what has ended"
+        });
     }
     let row = |execution: &Execution| {
         vec![
@@ -36,17 +40,43 @@ pub(super) async fn ps(client: &Client, output: Output, args: PsArgs) -> Result<
             ran(execution).unwrap_or_default(),
         ]
     };
-    let rows: Vec<_> = reply.value.executions.iter().map(row).collect();
-    output.line(&table(&["ID", "TASK", "STATE", "ERROR", "CREATED", "RAN"], &rows))
+    let mut rows: Vec<_> = reply.value.executions.iter().map(row).collect();
+    let mut head = vec!["ID", "TASK", "STATE", "ERROR", "CREATED", "RAN"];
+    let waiting: Vec<_> = reply.value.executions.iter().map(timeline::waiting).collect();
+    if waiting.iter().any(|waits| !waits.is_empty()) {
+        head.push("WAITS FOR");
+        rows.iter_mut().zip(waiting).for_each(|(row, waits)| row.push(waits));
+    }
+    output.line(&table(&head, &rows))
 }
 
+/// Without the time that it was parked.
 fn ran(execution: &Execution) -> Option<String> {
-    between(execution.started_at.as_deref()?, execution.finished_at.as_deref()).map(span)
+    let whole = between(execution.started_at.as_deref()?, execution.finished_at.as_deref())?;
+    // Of an earlier attempt it is not known how much of it was parked.
+    let parked = if execution.attempts > 1 { 0 } else { timeline::parked(execution) };
+    Some(span(whole.saturating_sub(parked).max(0)))
 }
 
 pub(super) async fn inspect(client: &Client, output: Output, id: &str) -> Result<(), CliError> {
     let reply = client.get::<Execution>(&format!("/v1/executions/{}", escape(id))).await?;
-    if output.wants_json() { output.json(&reply.text) } else { output.line(&describe(&reply.value)) }
+    if output.wants_json() {
+        return output.json(&reply.text);
+    }
+    let memory = if reply.value.parks > 0 { memory_mib(client, &reply.value).await? } else { None };
+    output.line(&describe(&reply.value, memory))
+}
+
+/// Memory of an execution's machine; none where its version is gone.
+async fn memory_mib(client: &Client, execution: &Execution) -> Result<Option<u64>, CliError> {
+    let task = match client.get::<Task>(&format!("/v1/tasks/{}", escape(&execution.task))).await {
+        Ok(reply) => reply.value,
+        Err(CliError::Refused(_)) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let version = task.versions.iter().find(|version| version.version == execution.version);
+    let memory = version.and_then(|version| version.policy.get("memory")).and_then(Value::as_str);
+    Ok(memory.and_then(|memory| memory.strip_suffix("MiB")).and_then(|mib| mib.parse().ok()))
 }
 
 pub(super) async fn cancel(client: &Client, output: Output, id: &str) -> Result<(), CliError> {
@@ -55,7 +85,8 @@ pub(super) async fn cancel(client: &Client, output: Output, id: &str) -> Result<
     if output.wants_json() { output.json(&reply.text) } else { output.line(&format!("{}  {}", reply.value.id, reply.value.state.0)) }
 }
 
-fn describe(execution: &Execution) -> String {
+/// `memory`: MiB of its machine, where that is known.
+fn describe(execution: &Execution, memory: Option<u64>) -> String {
     let mut rows = vec![
         ("id", execution.id.clone()),
         ("task", format!("{}@{}", execution.task, short(&execution.version))),
@@ -66,10 +97,18 @@ fn describe(execution: &Execution) -> String {
     rows.extend(execution.finished_at.clone().map(|at| ("finished", at)));
     rows.extend(ran(execution).map(|ran| ("ran", ran)));
     rows.push(("attempts", execution.attempts.to_string()));
-    let mut text: Vec<String> = rows.into_iter().map(|(key, value)| format!("{key:10}{value}")).collect();
+    rows.extend(execution.parent.clone().map(|parent| ("parent", parent)));
+    if execution.parks > 0 {
+        let parked = timeline::parked(execution);
+        let times = if execution.parks == 1 { "once".to_owned() } else { format!("{} times", execution.parks) };
+        rows.push(("parked", format!("{times}, {}", span(parked))));
+        rows.extend(memory.map(|memory| ("RAM saved", timeline::saved(memory, parked))));
+    }
+    rows.extend((!execution.waiting.is_empty()).then(|| ("waits for", timeline::waits(&execution.waiting))));
+    let mut text: Vec<String> = rows.into_iter().map(|(key, value)| format!("{key:11}{value}")).collect();
     if !execution.timeline.is_empty() {
         text.push(String::new());
-        text.push(timeline(&execution.created_at, &execution.timeline));
+        text.push(timeline::lines(&execution.created_at, &execution.timeline));
     }
     if let Some(error) = &execution.error {
         text.push(String::new());
@@ -80,15 +119,6 @@ fn describe(execution: &Execution) -> String {
         text.push(pretty(result.get()));
     }
     text.join("\n")
-}
-
-fn timeline(created: &str, events: &[Event]) -> String {
-    let figure = |(name, value): (&String, &Value)| format!("{name}={}", plain(value));
-    let row = |event: &Event| {
-        let at = between(created, Some(&event.at)).map_or_else(|| event.at.clone(), span);
-        vec![at, event.event.clone(), event.figures.iter().map(figure).collect::<Vec<_>>().join(" ")]
-    };
-    table(&["AFTER", "EVENT", ""], &events.iter().map(row).collect::<Vec<_>>())
 }
 
 /// A failure as people read it: kind and message first, then what the kind adds.

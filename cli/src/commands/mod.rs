@@ -1,11 +1,13 @@
 //! One function for each command.
 
 mod doctor;
+mod events;
 mod executions;
 mod logs;
 mod run;
 mod task;
 mod version;
+mod waits;
 
 use crate::args::{Args, Command};
 use crate::client::Client;
@@ -23,7 +25,11 @@ pub(crate) async fn dispatch(args: Args) -> Result<(), CliError> {
         Command::Ps(ps) => executions::ps(&client, output, ps).await,
         Command::Inspect { id } => executions::inspect(&client, output, &id).await,
         Command::Logs { id, follow } => logs::logs(&client, output, &id, follow).await,
+        Command::Events { id, from } => events::events(&client, output, &id, from).await,
         Command::Cancel { id } => executions::cancel(&client, output, &id).await,
+        Command::Park { id } => waits::park(&client, output, &id).await,
+        Command::Resume { id } => waits::resume(&client, output, &id).await,
+        Command::Signal(signal) => waits::signal(&client, output, signal).await,
         Command::Doctor(doctor) => doctor::doctor(&client, output, doctor).await,
         Command::Version => version::version(&client, output).await,
         Command::Completions { shell } => {

@@ -6,8 +6,9 @@ use crate::client::{Client, Payload, escape};
 use crate::error::CliError;
 use crate::output::{Output, ago, short, size, table};
 use crate::pack::pack;
+use crate::timeline::plain;
 use hyper::{Method, StatusCode};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::path::Path;
 use std::time::Duration;
 
@@ -79,9 +80,4 @@ async fn inspect(client: &Client, output: Output, name: &str) -> Result<(), CliE
 async fn rm(client: &Client, output: Output, name: &str) -> Result<(), CliError> {
     client.text(Method::DELETE, &format!("/v1/tasks/{}", escape(name)), Payload::None, Duration::ZERO).await?;
     if output.wants_json() { output.json(&json!({ "removed": name }).to_string()) } else { output.line(&format!("removed {name}")) }
-}
-
-/// A JSON value without quotes.
-pub(super) fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }

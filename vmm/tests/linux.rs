@@ -163,6 +163,11 @@ fn the_agents_connection_goes_on_through_save_and_restore() {
     assert_eq!((said, monitor.opened), (vec![GuestMessage::Loaded], 0));
     let task = monitor.saved();
     let parked = [Packing::None, Packing::Small].map(|packing| monitor.parked(packing));
+    // More than the guest has room for while it stands still: what is held back for it would be lost.
+    monitor.client.send(&Command::Vsock { bytes: vec![0; 2 << 20] }, &[]).unwrap();
+    monitor.client.send(&Command::Park { origin: Vec::new(), packing: Packing::None }, &[tempfile::tempfile().unwrap().as_fd()]).unwrap();
+    let refused = monitor.client.receive().unwrap();
+    assert!(matches!(&refused, Event::NotParked { reason } if reason.contains("on their way")), "{refused:?}");
     drop(monitor);
 
     for number in 0..4 {

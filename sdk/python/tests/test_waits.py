@@ -181,6 +181,10 @@ class AtTheDoor(unittest.TestCase):
         self.assertEqual(door.ask["executions"], ["c"])
         self.assertEqual(torpor.gather([]), [])
 
+    def test_a_host_that_keeps_a_result_back_is_named(self):
+        self.stand(reply(answer="waited", timed_out=False, executions=[ended(more=True)]))
+        self.assertRaises(torpor.HostFailure, torpor.Handle("ex_2").result)
+
     def test_gather_raises_the_first_failure(self):
         wrong = ({"kind": "exit", "message": message, "exit_code": 1} for message in ("one", "two"))
         entries = [ended("a", result=1), *(ended(name, state="failed", error=error) for name, error in zip("bc", wrong))]

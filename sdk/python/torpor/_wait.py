@@ -161,6 +161,8 @@ class Handle:
         """
         if self._outcome is None:
             _wait([self], results=True, timeout=timeout)
+        if self._outcome is None and self._ended:
+            raise _errors.HostFailure(f"the host does not give the result of execution {self.id}")
         if self._outcome is None:
             raise _errors.WaitTimeout(f"execution {self.id} has not ended in {timeout} s")
         value, error = self._outcome

@@ -4,11 +4,13 @@ kernel has no part in it.
 
 import json
 import os
+import time
 
 from torpor import _socket, _wait
 from torpor._host import rng, wire
 from torpor._host.alone import Alone
 
+_TURN = 0.001
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -27,11 +29,12 @@ class Speaker:
 
     def ask(self, what, payload):
         """The answer, and the values that came with it by execution (``None`` for a signal's). ``None`` for both: others are there, ask the agent."""
+        # Logs are out before the machine may be parked, whoever asks.
+        self.streams.flush()
         if not self.alone.sure() and not self.rehearsing:
             return None
         self.seq = seq = self.seq + 1
         body = wire.ask(_encode({"seq": seq, "standing": True, **what}).encode(), payload)
-        self.streams.flush()
         # The agent may have been at the door meanwhile.
         self.door.take_over()
         self.door.send(wire.ASK, body)
@@ -42,9 +45,10 @@ class Speaker:
                 head, answer = wire.parse_answers(frame, seq)
             if head.get("resumed"):
                 self.resumed(head.get("seed"))
-            # Without an answer something was on its way to the agent: it has had its turn now.
             if answer is not None:
                 return answer
+            # Something is on its way to the agent: it gets its turn.
+            time.sleep(_TURN)
 
     def resumed(self, entropy):
         """The machine was parked."""

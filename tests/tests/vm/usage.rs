@@ -1,5 +1,7 @@
 //! Normal use, through the command line.
 
+mod waiting;
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -9,6 +11,7 @@ use torpor_tests::daemon::{Daemon, shared};
 use torpor_tests::setup::root;
 use torpor_tests::tasks::TaskFolder;
 use torpor_tests::{Test, tests, until};
+use waiting::{events_are_followed, events_over_a_restart, order_example, parked_and_resumed_by_hand, signals, waits_are_seen};
 
 pub(crate) const TESTS: &[Test] = tests![
     result_alone,
@@ -25,6 +28,12 @@ pub(crate) const TESTS: &[Test] = tests![
     wordcount_example,
     checksum_example,
     primes_example,
+    order_example,
+    waits_are_seen,
+    signals,
+    parked_and_resumed_by_hand,
+    events_are_followed,
+    events_over_a_restart,
 ];
 
 /// `run` prints the result alone, whatever JSON it is.

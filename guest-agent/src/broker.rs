@@ -144,8 +144,12 @@ impl Broker {
     }
 
     /// Nothing has happened for as long as was wanted: looks whether anything can. `true`: nothing can, [`Broker::stand`] is next.
-    pub(crate) fn quiet(&mut self) -> bool {
+    pub(crate) fn quiet(&mut self, link: &Link) -> bool {
         if !self.may_block() {
+            return false;
+        }
+        if link.in_a_message() {
+            self.delay = self.delay.saturating_mul(2).clamp(FIRST_LOOK, LAST_LOOK);
             return false;
         }
         let start = Instant::now();
@@ -166,6 +170,7 @@ impl Broker {
             HostMessage::Answers { answers, payload } => self.answers(&answers, &payload, door, link),
             other => Err(AgentError::Order { got: door::name(&other), want: "Answers" }),
         }?;
+        self.hear(door, link)?;
         self.watch_all(link)
     }
 
@@ -184,6 +189,12 @@ impl Broker {
                 id => self.client(id, event.events(), link)?,
             }
         }
+        self.hear(door, link)?;
+        self.watch_all(link)
+    }
+
+    /// Takes what the host has said over vsock.
+    fn hear(&mut self, door: &Door, link: &mut Link) -> Result<(), AgentError> {
         while self.host.is_some() && !self.full() {
             match link.receive()? {
                 None => break,
@@ -198,7 +209,7 @@ impl Broker {
                 Some(other) => return Err(AgentError::Order { got: door::name(&other), want: "Answers" }),
             }
         }
-        self.watch_all(link)
+        Ok(())
     }
 
     fn full(&self) -> bool {

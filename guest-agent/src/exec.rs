@@ -329,7 +329,7 @@ impl Running {
 
     /// Nothing has happened for a while: where nothing can, the agent stands at the door. What comes into the inbox there is put over the input.
     fn quiet(&mut self) -> Result<Option<Ended>, AgentError> {
-        if self.broker.quiet() {
+        if self.broker.quiet(&self.link) {
             self.feed.keep(&self.door)?;
             self.broker.stand(&mut self.door, &mut self.link)?;
         }

@@ -6,7 +6,7 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, VsockAddr, c
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 use torpor_protocol::agent::{GuestMessage, HostMessage, VSOCK_PORT};
-use torpor_protocol::frame::Decoder;
+use torpor_protocol::frame::{Decoder, HEADER_LEN};
 
 /// The host's context id.
 const HOST_CID: u32 = 2;
@@ -25,12 +25,14 @@ const CHUNK: usize = 64 << 10;
 pub(crate) struct Link {
     fd: OwnedFd,
     decoder: Decoder,
+    /// Bytes that the decoder holds.
+    held: usize,
 }
 
 impl Link {
     /// A connection that is there.
     pub(crate) fn over(fd: OwnedFd) -> Self {
-        Self { fd, decoder: Decoder::default() }
+        Self { fd, decoder: Decoder::default(), held: 0 }
     }
 
     /// Connects to the host.
@@ -67,17 +69,26 @@ impl Link {
         let mut chunk = [0; CHUNK];
         loop {
             if let Some(frame) = self.decoder.next_frame()? {
+                self.held = self.held.saturating_sub(HEADER_LEN + frame.body.len());
                 return Ok(Some(HostMessage::from_frame(frame)?));
             }
             match recv(self.fd.as_raw_fd(), &mut chunk, MsgFlags::MSG_DONTWAIT) {
                 Ok(0) => return Err(AgentError::HostGone),
-                Ok(len) => self.decoder.push(chunk.get(..len).unwrap_or(&chunk)),
+                Ok(len) => {
+                    self.held += len;
+                    self.decoder.push(chunk.get(..len).unwrap_or(&chunk));
+                }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(None),
                 Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => return Err(AgentError::HostGone),
                 Err(source) => return Err(AgentError::Sys { what: "receive from the host", source }),
             }
         }
+    }
+
+    /// A part of a message has come, the rest is on its way.
+    pub(crate) fn in_a_message(&self) -> bool {
+        self.held > 0
     }
 
     /// Waits until the connection has ended. What the host says meanwhile is not for anyone.

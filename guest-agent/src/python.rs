@@ -209,7 +209,7 @@ impl Session {
             let [said, out, err] = places.map(|place| place.is_some_and(happened));
             drop(fds);
             if count == 0 {
-                if self.broker.quiet() {
+                if self.broker.quiet(&self.link) {
                     self.broker.stand(&mut self.door, &mut self.link)?;
                 }
                 continue;

@@ -177,7 +177,7 @@ fn the_first_look_is_soon_and_the_next_ones_are_not() {
     assert_eq!(bench.broker.patience(), PollTimeout::from(SOON));
     let _sleeper = crate::idle::tests::Sleeper::start().unwrap();
     for wanted in [2u16, 4, 8, 16, 32, 64, 128, 256, 500, 500] {
-        assert!(!bench.broker.quiet());
+        assert!(!bench.broker.quiet(&bench.link));
         // More where the look itself takes long.
         assert!((wanted..=LONGEST).contains(&bench.broker.delay), "{} {wanted}", bench.broker.delay);
     }

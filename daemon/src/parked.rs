@@ -3,7 +3,7 @@
 //! ```text
 //! begin -> draft (.free-N, written over, or .new-N) -> commit: rename to ID.parked, folder synced -> open -> give_free: header cleared, .free-N, or removed
 //! ```
-//! A file that was used before is written over: its blocks are there already, which makes a sync several times faster. Invariants: a name `ID.parked`
+//! A file that was used before is written over, unless a machine that was resumed from it has it mapped and so locked: its blocks are there already, which makes a sync several times faster. Invariants: a name `ID.parked`
 //! is whole; what is not named in the database when the daemon starts is removed; all files together stay within the quota. All functions but those of the
 //! quota block.
 
@@ -110,9 +110,8 @@ impl ParkedFiles {
     /// Takes part of the quota.
     pub fn reserve(&self, bytes: u64) -> Result<(), ParkError> {
         let quota = self.0.quota;
-        let taken = self.0.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
-            used.checked_add(bytes).filter(|used| *used <= quota)
-        });
+        let taken =
+            self.0.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| used.checked_add(bytes).filter(|used| *used <= quota));
         taken.map(drop).map_err(|used| ParkError::Quota { used: used.saturating_add(bytes), quota })
     }
 
@@ -123,15 +122,24 @@ impl ParkedFiles {
 
     /// A file to write.
     pub fn begin(&self) -> Result<Draft, ParkError> {
-        let free = self.0.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        if let Some((path, _)) = free
-            && let Ok(file) = OpenOptions::new().read(true).write(true).open(&path)
-        {
+        if let Some((file, path)) = self.take_free() {
             return Ok(Draft { file, path, files: self.clone(), committed: false });
         }
         let path = self.0.folder.join(format!(".new-{}", self.0.number.fetch_add(1, Ordering::Relaxed)));
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path);
         Ok(Draft { file: file.map_err(failed("making the file"))?, path, files: self.clone(), committed: false })
+    }
+
+    /// A file that nobody needs any more. One that a resumed machine still has mapped is locked.
+    fn take_free(&self) -> Option<(File, PathBuf)> {
+        let mut free = self.0.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let usable = |path: &Path| {
+            let file = OpenOptions::new().read(true).write(true).open(path).ok()?;
+            file.try_lock().is_ok().then_some(file)
+        };
+        let (at, file) = free.iter().enumerate().rev().find_map(|(at, (path, _))| Some((at, usable(path)?)))?;
+        file.unlock().ok()?;
+        Some((file, free.swap_remove(at).0))
     }
 
     /// Gives a draft its name; durable when it returns.
@@ -192,7 +200,8 @@ mod tests {
     use std::io::Write;
 
     fn names(folder: &Path) -> Vec<String> {
-        let mut names: Vec<_> = fs::read_dir(folder.join("parked")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> =
+            fs::read_dir(folder.join("parked")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -212,6 +221,11 @@ mod tests {
         files.give_free(&name, 0);
         assert!(files.file(&name).is_err());
         assert_eq!(files.begin().unwrap().file.metadata().unwrap().len(), 7);
+        let mapped = files.begin().unwrap();
+        let other = File::open(&mapped.path).unwrap();
+        drop(mapped);
+        other.lock_shared().unwrap();
+        assert_eq!(files.begin().unwrap().file.metadata().unwrap().len(), 0, "a file that is in use is left alone");
     }
 
     #[test]

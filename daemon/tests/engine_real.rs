@@ -3,14 +3,14 @@
 
 mod engine_setup;
 
-use engine_setup::{Bench, Ran, eventually};
+use engine_setup::{Bench, Ran, eventually, no_orders};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use torpor_daemon::engine::{ErrorKind, Outcome, Progress, RunRequest, TaskVersion, TemplateState};
+use torpor_daemon::engine::{Begin, ErrorKind, Outcome, Progress, RunRequest, TaskVersion, TemplateState};
 use torpor_protocol::agent::Runtime;
 
 const PYTHON: &str = r#"
@@ -141,8 +141,9 @@ async fn endless_programs_end(bench: &Bench, task: &TaskVersion) {
 
     // Nobody reads what the program prints: it is held back, and its timeout holds all the same.
     let (progress, unread) = mpsc::channel(4);
-    let request = RunRequest { execution: "ex_flood".into(), task: task.clone(), input: r#"["flood"]"#.into(), timeout: short };
-    let outcome = bench.engine.run(request, progress, CancellationToken::new()).await;
+    let begin = Begin::Start { input: r#"["flood"]"#.into() };
+    let request = RunRequest { execution: "ex_flood".into(), task: task.clone(), begin, timeout: short, waits_count: false };
+    let outcome = bench.engine.run(request, progress, no_orders(), CancellationToken::new()).await;
     assert!(matches!(outcome, Outcome::TimedOut), "{outcome:?}");
     assert!(unread.len() <= 4);
     eventually("only warm monitors are left", || bench.engine.stats().monitors == WARM).await;
@@ -227,7 +228,7 @@ async fn templates_that_no_task_needs_go(bench: &mut Bench, python: &TaskVersion
     bench.restart().await;
     let ready = |bench: &Bench, task| bench.engine.template_state(task) == TemplateState::Ready;
     assert!(ready(bench, python) && ready(bench, exec));
-    bench.engine.collect(std::slice::from_ref(python));
+    bench.engine.collect(std::slice::from_ref(python), &[]);
     assert!(ready(bench, python) && !ready(bench, exec));
     let folders = || std::fs::read_dir(&bench.config.templates).unwrap().count();
     eventually("only the runtime's and the task's templates are left", || folders() == 2).await;

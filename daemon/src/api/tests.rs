@@ -34,9 +34,9 @@ impl Server {
     }
 
     async fn on(folder: tempfile::TempDir) -> Self {
-        let Daemon { dispatcher, runner, store, images, logs, metrics, catalog, .. } = Daemon::start(folder.path(), BUDGET_MIB).await;
+        let Daemon { dispatcher, runner, parts, .. } = Daemon::start(folder.path(), BUDGET_MIB).await;
         let config = Config::parse_from(["torpord".as_ref(), "--state-dir".as_ref(), folder.path().as_os_str()]);
-        let app = App::new(dispatcher, catalog, (store, images, logs), metrics, config);
+        let app = App::new(dispatcher, parts, config);
         Self { folder, router: router(Arc::clone(&app)), app, runner }
     }
 

@@ -99,7 +99,8 @@ async fn data(body: Body) -> Result<Arc<[u8]>, ApiError> {
 )]
 pub(super) async fn signal(State(app): State<Arc<App>>, Path(token): Path<String>, body: Body) -> Result<StatusCode, ApiError> {
     let data = data(body).await?;
-    let unknown = || ApiError::new(ErrorCode::UnknownEvent, format!("no event {token:?}; `torpor ps` shows the events that executions wait for"));
+    let unknown =
+        || ApiError::new(ErrorCode::UnknownEvent, format!("no event {token:?}; `torpor ps` shows the events that executions wait for"));
     let used = || ApiError::new(ErrorCode::EventUsed, format!("event {token:?} was signalled before; an event is signalled once"));
     let (owner, before) = app.store.event(&token).await?.ok_or_else(unknown)?;
     if before.is_some() {

@@ -125,7 +125,9 @@ impl Conversation {
             (Phase::Fresh | Phase::Started, GuestMessage::Failed(failure)) => (Said::Failed(failure), Phase::Answered),
             (Phase::Answered, GuestMessage::Drained) => (Said::Drained, Phase::Answered),
             // The door holds one answer, that to the speaker who stands there.
-            (Phase::Started, GuestMessage::Ask { ask, payload }) if ask.standing != vsock => (Said::Ask { ask, payload, vsock }, self.phase),
+            (Phase::Started, GuestMessage::Ask { ask, payload }) if ask.standing != vsock => {
+                (Said::Ask { ask, payload, vsock }, self.phase)
+            }
             (Phase::Started, GuestMessage::Blocked(Blocked { seqs })) if !vsock => (Said::Blocked(seqs), self.phase),
             (_, other) => return Err(Broken::Turn(message_name(&other))),
         };

@@ -67,7 +67,9 @@ impl Host {
     #[cfg(test)]
     pub(super) fn scripted() -> std::io::Result<Arc<Self>> {
         let null = || File::open("/dev/null");
-        let image = |runtime: Runtime| Ok::<_, std::io::Error>(Arc::new(Image { runtime, file: null()?, hash: String::new(), base: runtime.name().to_owned() }));
+        let image = |runtime: Runtime| {
+            Ok::<_, std::io::Error>(Arc::new(Image { runtime, file: null()?, hash: String::new(), base: runtime.name().to_owned() }))
+        };
         Ok(Arc::new(Self {
             kvm: Arc::new(null()?.into()),
             kernel: null()?,

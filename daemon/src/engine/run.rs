@@ -108,7 +108,9 @@ pub(super) async fn run(
 /// Up to the running vCPU.
 async fn begin<'a>(engine: &'a Engine, request: &RunRequest, progress: &'a mpsc::Sender<Progress>) -> Result<Session<'a>, Outcome> {
     match &request.begin {
-        Begin::Start { input } => start(engine, request, input, progress).await.map_err(|error| Outcome::Failed(engine.interrupted_or(error))),
+        Begin::Start { input } => {
+            start(engine, request, input, progress).await.map_err(|error| Outcome::Failed(engine.interrupted_or(error)))
+        }
         Begin::Resume { file, base, unread, answers } => {
             let template = engine.templates.parked_on(base, &request.task).await;
             let template = template.map_err(|error| Outcome::NotResumed { error, passing: false })?;
@@ -144,7 +146,8 @@ async fn start<'a>(
     tracing::debug!(execution = request.execution, pid = vm.pid(), micros, warm, "restored");
     let clock = Clock::new(request.timeout, request.waits_count);
     let _ = progress.send(Progress::Restored { micros, warm }).await;
-    Ok(Session::new(engine, vm, Conversation::new(), template, clock, progress, since))
+    let parts = (Arc::clone(&template.ground), Arc::clone(&engine.stats));
+    Ok(Session::new(vm, Conversation::new(), parts, clock, progress, since))
 }
 
 async fn resume<'a>(
@@ -174,7 +177,8 @@ async fn resume<'a>(
     tracing::debug!(execution = request.execution, pid = vm.pid(), micros, warm, "resumed");
     let clock = Clock::new(request.timeout, request.waits_count);
     let _ = progress.send(Progress::Restored { micros, warm }).await;
-    let session = Session::new(engine, vm, talk, Arc::clone(template), clock, progress, since);
+    let parts = (Arc::clone(&template.ground), Arc::clone(&engine.stats));
+    let session = Session::new(vm, talk, parts, clock, progress, since);
     Ok(if answers.answers.is_empty() { session.hollow() } else { session })
 }
 

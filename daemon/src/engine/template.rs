@@ -14,11 +14,12 @@ mod parked;
 mod store;
 mod table;
 
+use super::fingerprint::hash_file;
 use super::host::{Host, Image, Spec};
 use super::pool::Pool;
 use super::stats::Stats;
-use super::fingerprint::hash_file;
-use super::types::{ErrorKind, ExecutionError, TaskVersion, TemplateInfo, TemplateState};
+use super::types::{Base, ErrorKind, ExecutionError, TaskVersion, TemplateInfo, TemplateState};
+pub(super) use parked::Ground;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
@@ -47,10 +48,8 @@ pub(super) struct Template {
     memory: File,
     image: Arc<Image>,
     code: Option<File>,
-    code_hash: Option<String>,
-    /// Hash of its content: of the state file, which has the hashes of all memory.
-    content: String,
-    memory_mib: u32,
+    /// What machines that start from it are differences to.
+    pub(super) ground: Arc<Ground>,
     memory_bytes: u64,
 }
 
@@ -224,18 +223,13 @@ impl Templates {
 
     fn template(&self, runtime: Runtime, files: Files, code: Option<File>) -> Result<Template, ExecutionError> {
         let Files { state, memory, meta } = files;
-        let content = hash_file(&state).map_err(|error| ExecutionError::new(ErrorKind::Host, format!("reading a template: {error}")))?;
-        Ok(Template {
-            id: meta.id,
-            state,
-            memory,
-            image: self.host.image(runtime).clone(),
-            code,
-            code_hash: meta.code,
-            content: content.to_hex().to_string(),
-            memory_mib: meta.memory_mib,
-            memory_bytes: meta.memory_bytes,
-        })
+        let failed = |error: &dyn std::fmt::Display| ExecutionError::new(ErrorKind::Host, format!("reading a template: {error}"));
+        let content = hash_file(&state).map_err(|error| failed(&error))?.to_hex().to_string();
+        let base = Base { template: meta.id.clone(), content };
+        let origin = parked::origin(&self.host, runtime, meta.memory_mib, &base, meta.code.as_deref().unwrap_or_default());
+        let origin = postcard::to_stdvec(&origin).map_err(|error| failed(&error))?;
+        let ground = Arc::new(Ground { base, origin });
+        Ok(Template { id: meta.id, state, memory, image: self.host.image(runtime).clone(), code, ground, memory_bytes: meta.memory_bytes })
     }
 
     /// Whether a task's template is there.

@@ -103,7 +103,9 @@ impl VmState {
             (Self::Parking, Event::Parked { .. } | Event::NotParked { .. }) => Ok(Self::AtDoor),
             (_, Event::Parked { .. }) => illegal("Parked"),
             (_, Event::NotParked { .. }) => illegal("NotParked"),
-            (Self::Running | Self::AtDoor | Self::Saving | Self::Parking, Event::VsockOpen | Event::Vsock { .. } | Event::VsockClosed) => Ok(self),
+            (Self::Running | Self::AtDoor | Self::Saving | Self::Parking, Event::VsockOpen | Event::Vsock { .. } | Event::VsockClosed) => {
+                Ok(self)
+            }
             (_, Event::VsockOpen | Event::Vsock { .. } | Event::VsockClosed) => illegal("a vsock event"),
             (Self::Saving, Event::Saved { .. }) => Ok(Self::AtDoor),
             (_, Event::Saved { .. }) => illegal("Saved"),

@@ -17,12 +17,18 @@ fn refused(text: &str) -> (usize, String) {
 
 #[test]
 fn a_whole_manifest() {
-    let text = manifest(PYTHON, "memory = \"256MiB\"\ntimeout = \"1500ms\"\nretries = 0x2\nlog_cap = \"64KiB\"\npark = \"always\"\ndeadline = \"2h\"");
+    let text = manifest(
+        PYTHON,
+        "memory = \"256MiB\"\ntimeout = \"1500ms\"\nretries = 0x2\nlog_cap = \"64KiB\"\npark = \"always\"\ndeadline = \"2h\"",
+    );
     let manifest = Manifest::parse(text.as_bytes()).unwrap();
     assert_eq!(manifest.name.as_str(), "wordcount");
     assert_eq!(manifest.entry, Entry::Python { file: "main.py".into(), function: "handler".into() });
     assert_eq!((manifest.entry_line, manifest.entry.to_string().as_str()), (4, "main.py:handler"));
-    assert_eq!(manifest.policy, Policy { memory_mib: 256, timeout_ms: 1500, deadline_ms: Some(7_200_000), park: Park::Always, retries: 2, log_cap: 64 << 10 });
+    assert_eq!(
+        manifest.policy,
+        Policy { memory_mib: 256, timeout_ms: 1500, deadline_ms: Some(7_200_000), park: Park::Always, retries: 2, log_cap: 64 << 10 }
+    );
 }
 
 #[test]

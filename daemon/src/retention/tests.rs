@@ -10,7 +10,7 @@ use std::path::Path;
 const DAY: Duration = Duration::from_secs(86_400);
 
 fn retention(daemon: &Daemon) -> Retention {
-    let (store, logs, metrics) = (daemon.store.clone(), daemon.logs.clone(), Arc::clone(&daemon.metrics));
+    let (store, logs, metrics) = (daemon.store.clone(), daemon.logs.clone(), Arc::clone(&daemon.parts.metrics));
     Retention { keep: Keep::For(7 * DAY), store, logs, metrics }
 }
 
@@ -47,7 +47,7 @@ fn log_files(folder: &Path) -> usize {
 }
 
 fn counter(daemon: &Daemon, name: &str) -> u64 {
-    let text = daemon.metrics.render(&daemon.dispatcher.load(), &Default::default()).unwrap();
+    let text = daemon.parts.metrics.render(&daemon.dispatcher.load(), &Default::default()).unwrap();
     let line = text.lines().find(|line| line.starts_with(&format!("torpor_{name}_total ")));
     line.unwrap().split(' ').next_back().unwrap().parse().unwrap()
 }

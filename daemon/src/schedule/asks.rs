@@ -157,7 +157,10 @@ impl Asks {
             return Err(Refused::new(Refusal::TooMany, format!("one execution may start at most {MAX_CHILDREN} others")));
         }
         if live.depth >= MAX_DEPTH {
-            return Err(Refused::new(Refusal::TooDeep, format!("calls are nested {MAX_DEPTH} deep already; does this task call itself without end?")));
+            return Err(Refused::new(
+                Refusal::TooDeep,
+                format!("calls are nested {MAX_DEPTH} deep already; does this task call itself without end?"),
+            ));
         }
         serde_json::from_slice::<&RawValue>(&input)
             .map_err(|error| Refused::new(Refusal::Invalid, format!("the input of a call of {task:?} is not JSON: {error}")))?;
@@ -216,7 +219,14 @@ impl Asks {
         Ok(Taken::Open)
     }
 
-    async fn event_wait(&mut self, d: &Dispatcher, live: &Live, seq: u64, token: String, timeout_ms: Option<u64>) -> Result<Taken, Refused> {
+    async fn event_wait(
+        &mut self,
+        d: &Dispatcher,
+        live: &Live,
+        seq: u64,
+        token: String,
+        timeout_ms: Option<u64>,
+    ) -> Result<Taken, Refused> {
         self.register(d, live, waiting(seq, WaitsFor::Event { token }, within(timeout_ms)?)).await?;
         Ok(Taken::Open)
     }
@@ -224,7 +234,8 @@ impl Asks {
     /// Opens an ask: first registered, then looked at.
     async fn register(&mut self, d: &Dispatcher, live: &Live, waiting: Waiting) -> Result<(), Refused> {
         let now = Timestamp::now();
-        let due = waiting.until.map(|until| Instant::now() + Duration::from_micros(u64::try_from(until.0.saturating_sub(now.0)).unwrap_or(0)));
+        let due =
+            waiting.until.map(|until| Instant::now() + Duration::from_micros(u64::try_from(until.0.saturating_sub(now.0)).unwrap_or(0)));
         let targets = waiting.targets().iter().collect::<HashSet<_>>().len();
         let mut open = Open { pending: HashSet::new(), targets, due, signalled: false, waiting };
         match &open.waiting.what {

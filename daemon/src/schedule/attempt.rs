@@ -55,6 +55,8 @@ struct Standing {
     /// Who asked for it to be parked.
     wished: Vec<Wish>,
     parking: Option<Parking>,
+    /// It is parked: its VM is not told anything more, and what comes is for the time after.
+    over: bool,
 }
 
 /// See the module.
@@ -108,14 +110,10 @@ async fn until(moment: Option<Instant>) {
 }
 
 impl Watch<'_> {
-    async fn watch(
-        mut self,
-        mut happened: mpsc::Receiver<Progress>,
-        mut started: mpsc::UnboundedReceiver<Started>,
-    ) {
+    async fn watch(mut self, mut happened: mpsc::Receiver<Progress>, mut started: mpsc::UnboundedReceiver<Started>) {
         loop {
             let (due, park_at) = (self.asks.next_due(), self.standing.park_at);
-            let idle = self.standing.parking.is_none();
+            let idle = self.standing.parking.is_none() && !self.standing.over;
             let mut pressure = self.d.pressure();
             tokio::select! {
                 progress = happened.recv() => match progress {
@@ -127,8 +125,9 @@ impl Watch<'_> {
                         self.answer(single(seq, reply));
                     }
                     self.look().await;
+                    self.decide();
                 }
-                () = self.live.noted() => {
+                () = self.live.noted(), if !self.standing.over => {
                     self.notes();
                     self.look().await;
                 }
@@ -227,7 +226,7 @@ impl Watch<'_> {
 
     /// Answers what can be answered, unless the machine is being written down: then it is looked at afterwards.
     async fn look(&mut self) {
-        if self.standing.parking.is_some() {
+        if self.standing.parking.is_some() || self.standing.over {
             return;
         }
         while self.asks.any_ready() {
@@ -308,6 +307,7 @@ impl Watch<'_> {
                 let _ = self.orders.send(Order::End);
                 self.d.history.parked(since.elapsed());
                 self.standing.stands = false;
+                self.standing.over = true;
                 self.granted(&Ok(()));
             }
             Err(error) => {

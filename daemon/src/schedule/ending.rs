@@ -78,13 +78,7 @@ pub const fn retriable(kind: ErrorKind) -> bool {
 }
 
 /// What follows from how an attempt ended. `stopping`: the daemon takes no new work.
-pub(super) fn decide(
-    outcome: Outcome,
-    execution: &Execution,
-    policy: &Policy,
-    cause: Option<Cause>,
-    stopping: bool,
-) -> Decision {
+pub(super) fn decide(outcome: Outcome, execution: &Execution, policy: &Policy, cause: Option<Cause>, stopping: bool) -> Decision {
     let left = execution.attempts <= policy.retries;
     match outcome {
         Outcome::Succeeded { result } => Decision::End(Ending { state: State::Succeeded, result: Some(result.into()), error: None }),

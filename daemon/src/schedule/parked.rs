@@ -11,8 +11,8 @@ use super::asks::Asks;
 use super::asks::answer::{abandoned, build};
 use super::core::Job;
 use super::dispatch::Dispatcher;
-use super::live::{Cause, Live, Note};
 use super::ending::Ending;
+use super::live::{Cause, Live, Note};
 use super::run::persist;
 use crate::engine::{Begin, ErrorKind, ExecutionError};
 use crate::fault;
@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Before another attempt to bring it back, and how many there are.
-const AGAIN: (Duration, u32) = (Duration::from_secs(2), 20);
+const AGAIN: (Duration, u32) = (Duration::from_millis(if cfg!(test) { 10 } else { 2000 }), 20);
 
 /// How the time without a VM ended.
 pub(super) enum Woken {

@@ -1,8 +1,8 @@
 //! What a restart does with executions that had not ended. See [`crate::state`] for what a crash leaves.
 
 use super::dispatch::Dispatcher;
-use super::live::Live;
 use super::ending::{Ending, interrupted};
+use super::live::Live;
 use super::run;
 use crate::state::machine::State;
 use crate::state::record::{Execution, Happening};

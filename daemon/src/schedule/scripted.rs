@@ -2,26 +2,32 @@
 #![allow(clippy::unwrap_used)]
 
 use super::core::Budget;
-use super::dispatch::Dispatcher;
+use super::dispatch::{Dispatcher, Parts};
 use super::recover::{Recovered, recover};
 use super::runner::Runner;
 use crate::catalog::Catalog;
 use crate::code::images::Images;
-use crate::engine::{EngineStats, ErrorKind, ExecutionError, Outcome, Progress, RunRequest, TaskVersion, TemplateState};
+use crate::engine::{
+    Base, Begin, EngineStats, ErrorKind, ExecutionError, Order, Outcome, Packing, Parked, Progress, Reply, RunRequest, TaskVersion,
+    TemplateState,
+};
 use crate::logs::Logs;
 use crate::metrics::Metrics;
+use crate::parked::ParkedFiles;
 use crate::state::record::Version;
 use crate::state::store::Store;
 use crate::state::writer::Change;
 use futures_util::future::BoxFuture;
-use serde::Deserialize;
-use std::path::Path;
+use serde::{Deserialize, Serialize};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use torpor_protocol::agent::Stream;
+use torpor_protocol::ask::{Ask, What};
 
 /// An input of a scripted execution.
 #[derive(Debug, Default, Deserialize)]
@@ -43,6 +49,16 @@ struct Script {
     panic: bool,
     /// Gives a result without having started.
     lie: bool,
+    /// What it asks for, one after the other, each time standing until it is answered; its result is the answers.
+    asks: Vec<What>,
+    /// Inputs of its calls.
+    payload: Option<serde_json::Value>,
+    /// Its calls get the input that it got itself.
+    same: bool,
+    /// It can't be parked.
+    unparkable: bool,
+    /// It is not brought back so many times.
+    unresumable: usize,
 }
 
 /// The runner, and what it saw.
@@ -55,6 +71,9 @@ pub(crate) struct Scripted {
     now: AtomicU64,
     pub(crate) prepared: AtomicUsize,
     pub(crate) forgotten: AtomicUsize,
+    /// Times that a machine was written down.
+    pub(crate) parks: AtomicUsize,
+    pub(crate) refused: AtomicUsize,
 }
 
 impl Scripted {
@@ -64,9 +83,37 @@ impl Scripted {
         began.iter().filter(|other| *other == id).count()
     }
 
-    async fn play(&self, request: &RunRequest, progress: &mpsc::Sender<Progress>, cancel: &CancellationToken) -> Outcome {
+    async fn play(
+        &self,
+        request: &RunRequest,
+        progress: &mpsc::Sender<Progress>,
+        orders: &mut mpsc::UnboundedReceiver<Order>,
+        cancel: &CancellationToken,
+    ) -> Outcome {
+        let machine = match &request.begin {
+            Begin::Start { input } => Machine { input: serde_json::from_slice(input).unwrap_or_default(), ..Machine::default() },
+            Begin::Resume { file, answers, unread, .. } => {
+                let mut text = String::new();
+                (&*file).read_to_string(&mut text).unwrap();
+                assert_eq!(unread, b"half");
+                let mut machine: Machine = serde_json::Deserializer::from_str(&text).into_iter().next().unwrap().unwrap();
+                let script: Script = serde_json::from_value(machine.input.clone()).unwrap_or_default();
+                if self.refused.load(Ordering::SeqCst) < script.unresumable {
+                    self.refused.fetch_add(1, Ordering::SeqCst);
+                    return Outcome::NotResumed { error: ExecutionError::new(ErrorKind::Host, "scripted"), passing: true };
+                }
+                progress.send(Progress::Restored { micros: 1, warm: true }).await.unwrap();
+                machine.take(answers);
+                return self.ask(machine, progress, orders, cancel).await;
+            }
+        };
         let attempt = self.attempt(&request.execution);
-        let script: Script = serde_json::from_slice(&request.input).unwrap_or_default();
+        let script: Script = serde_json::from_value(machine.input.clone()).unwrap_or_default();
+        if !script.asks.is_empty() {
+            progress.send(Progress::Restored { micros: 1, warm: true }).await.unwrap();
+            progress.send(Progress::Started { micros: 2 }).await.unwrap();
+            return self.ask(machine, progress, orders, cancel).await;
+        }
         let result = Outcome::Succeeded { result: serde_json::value::RawValue::from_string(attempt.to_string()).unwrap() };
         assert!(!script.panic, "as scripted");
         if script.lie {
@@ -92,13 +139,97 @@ impl Scripted {
     }
 }
 
+/// What a scripted program remembers: its machine's memory, as far as it is written down.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Machine {
+    input: serde_json::Value,
+    answers: Vec<serde_json::Value>,
+}
+
+impl Machine {
+    fn take(&mut self, reply: &Reply) {
+        let mut payload = reply.payload.as_slice();
+        for answer in &reply.answers {
+            let (own, rest) = payload.split_at(answer.reply.payload());
+            payload = rest;
+            let mut told = serde_json::to_value(&answer.reply).unwrap();
+            // Results of results of results would double in size with each level.
+            told["payload"] = String::from_utf8_lossy(&own[..own.len().min(1000)]).into();
+            self.answers.push(told);
+        }
+    }
+}
+
+impl Scripted {
+    /// Asks for what comes next until all is answered, or it is parked.
+    async fn ask(
+        &self,
+        mut machine: Machine,
+        progress: &mpsc::Sender<Progress>,
+        orders: &mut mpsc::UnboundedReceiver<Order>,
+        cancel: &CancellationToken,
+    ) -> Outcome {
+        let script: Script = serde_json::from_value(machine.input.clone()).unwrap();
+        while let Some(what) = script.asks.get(machine.answers.len()).cloned() {
+            let token = machine.answers.iter().rev().find_map(|answer| answer["token"].as_str().map(str::to_owned));
+            let what = match what {
+                What::EventWait { token: given, timeout_ms } => What::EventWait { token: token.unwrap_or(given), timeout_ms },
+                What::Wait { any, results, timeout_ms, executions } if executions.is_empty() => {
+                    let spawned = machine.answers.iter().filter_map(|answer| answer["execution"].as_str().map(str::to_owned));
+                    What::Wait { any, results, timeout_ms, executions: spawned.collect() }
+                }
+                other => other,
+            };
+            let payload = match &what {
+                What::Spawn { .. } | What::Call { .. } if script.same => machine.input.to_string().into_bytes(),
+                What::Spawn { .. } | What::Call { .. } => script.payload.clone().unwrap_or_default().to_string().into_bytes(),
+                _ => Vec::new(),
+            };
+            let ask = Ask { seq: machine.answers.len() as u64, standing: true, what };
+            progress.send(Progress::Asked { ask, payload }).await.unwrap();
+            let answered = machine.answers.len();
+            while machine.answers.len() == answered {
+                let order = tokio::select! {
+                    order = orders.recv() => order,
+                    () = cancel.cancelled() => return Outcome::Cancelled,
+                };
+                match order {
+                    Some(Order::Answer(reply)) => machine.take(&reply),
+                    Some(Order::Park { .. }) if script.unparkable => {
+                        progress.send(Progress::NotParked { reason: "scripted".into() }).await.unwrap();
+                    }
+                    Some(Order::Park { mut file, .. }) => {
+                        self.parks.fetch_add(1, Ordering::SeqCst);
+                        let text = serde_json::to_vec(&machine).unwrap();
+                        file.write_all(&text).unwrap();
+                        let base = Base { template: "t".into(), content: "c".into() };
+                        let (stored_bytes, unread) = (text.len() as u64, b"half".to_vec());
+                        let parked = Parked { base, changed_bytes: 4096, stored_bytes, micros: 1, unread, ran: Duration::from_millis(1) };
+                        progress.send(Progress::Parked(parked)).await.unwrap();
+                    }
+                    Some(Order::End) => return Outcome::Parked,
+                    None => return Outcome::Failed(ExecutionError::new(ErrorKind::Host, "no more orders")),
+                }
+            }
+        }
+        let result = serde_json::value::to_raw_value(&machine.answers).unwrap();
+        Outcome::Succeeded { result }
+    }
+}
+
 impl Runner for Scripted {
-    fn run(&self, request: RunRequest, progress: mpsc::Sender<Progress>, cancel: CancellationToken) -> BoxFuture<'_, Outcome> {
+    fn run(
+        &self,
+        request: RunRequest,
+        progress: mpsc::Sender<Progress>,
+        mut orders: mpsc::UnboundedReceiver<Order>,
+        cancel: CancellationToken,
+    ) -> BoxFuture<'_, Outcome> {
         Box::pin(async move {
             let mib = u64::from(request.task.memory_mib);
             let now = self.now.fetch_add(mib, Ordering::SeqCst) + mib;
             self.peak.fetch_max(now, Ordering::SeqCst);
-            let outcome = self.play(&request, &progress, &cancel).await;
+            let outcome = self.play(&request, &progress, &mut orders, &cancel).await;
             self.now.fetch_sub(mib, Ordering::SeqCst);
             outcome
         })
@@ -135,11 +266,11 @@ pub(crate) struct Daemon {
     pub(crate) dispatcher: Arc<Dispatcher>,
     pub(crate) runner: Arc<Scripted>,
     pub(crate) store: Store,
-    pub(crate) images: Images,
     pub(crate) logs: Logs,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) catalog: Catalog,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) parts: Parts,
     pub(crate) recovered: Recovered,
+    folder: PathBuf,
 }
 
 impl Daemon {
@@ -151,12 +282,28 @@ impl Daemon {
         let runner = Arc::new(Scripted::default());
         let budget = Budget { bytes: budget_mib << 20, vms: None };
         let last = store.last_id().await.unwrap();
-        let kept = (images.clone(), logs.clone());
-        let dispatcher =
-            Dispatcher::new(budget, last.as_ref(), store.clone(), kept, Arc::clone(&runner) as Arc<dyn Runner>, Arc::clone(&metrics));
-        let catalog = Catalog::load(store.tasks().await.unwrap());
-        let recovered = recover(&dispatcher, &catalog).await.unwrap();
-        Self { dispatcher, runner, store, images, logs, metrics, catalog, recovered }
+        let machines = store.unfinished().await.unwrap().into_iter().filter_map(|execution| execution.parked);
+        let files: Vec<_> = machines.map(|parked| (parked.file.clone(), parked.stored_bytes)).collect();
+        let parked = ParkedFiles::open(folder, 1 << 20, &files).unwrap();
+        let catalog = Arc::new(Catalog::load(store.tasks().await.unwrap()));
+        let parts = Parts {
+            store: store.clone(),
+            images,
+            logs: logs.clone(),
+            parked,
+            packing: Packing::Fast,
+            catalog: Arc::clone(&catalog),
+            runner: Arc::clone(&runner) as Arc<dyn Runner>,
+            metrics,
+        };
+        let dispatcher = Dispatcher::new(budget, last.as_ref(), parts.clone());
+        let recovered = recover(&dispatcher).await.unwrap();
+        Self { dispatcher, runner, store, logs, catalog, parts, recovered, folder: folder.to_owned() }
+    }
+
+    /// Its state folder.
+    pub(crate) fn state_dir(&self) -> &Path {
+        &self.folder
     }
 
     /// Stores a version as a push does.

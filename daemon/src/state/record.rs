@@ -105,12 +105,9 @@ pub enum Happening {
 impl Happening {
     const fn step(&self) -> Option<Step> {
         match self {
-            Self::Queued
-            | Self::Template { .. }
-            | Self::Restored { .. }
-            | Self::Cancelled
-            | Self::NotParked { .. }
-            | Self::Imported => None,
+            Self::Queued | Self::Template { .. } | Self::Restored { .. } | Self::Cancelled | Self::NotParked { .. } | Self::Imported => {
+                None
+            }
             Self::Parked { .. } | Self::NotResumed { .. } => Some(Step::Park),
             Self::Resuming => Some(Step::Wake),
             Self::Resumed { .. } => Some(Step::Resume),

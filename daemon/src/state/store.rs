@@ -370,7 +370,10 @@ impl Store {
 
     /// How many events an execution has made.
     pub async fn events_of(&self, id: &ExecutionId) -> Result<u64, StoreError> {
-        let row = sqlx::query("SELECT count(*) AS n FROM events WHERE execution = $1").bind(id.as_str().to_owned()).fetch_one(&self.reads).await?;
+        let row = sqlx::query("SELECT count(*) AS n FROM events WHERE execution = $1")
+            .bind(id.as_str().to_owned())
+            .fetch_one(&self.reads)
+            .await?;
         uint(row.try_get("n")?, "events")
     }
 

@@ -205,7 +205,8 @@ fn add<'a>(batch: &mut Batch<'a>, change: &'a Change) -> Result<(), StoreError> 
         Change::Signal { token, data } => signal(batch, token, data),
         Change::Import { execution, input, events } => {
             insert(batch, execution, input)?;
-            let parked = execution.parked.as_deref().map(serde_json::to_string).transpose().map_err(StoreError::damaged("parked machine"))?;
+            let parked =
+                execution.parked.as_deref().map(serde_json::to_string).transpose().map_err(StoreError::damaged("parked machine"))?;
             batch.add(
                 "UPDATE executions SET started_at = ?, parks = ?, parked_ms = ?, parked = ? WHERE id = ?",
                 [

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use torpor_daemon::code::images::Images;
 use torpor_daemon::code::{check, intake};
-use torpor_daemon::engine::{Engine, EngineConfig, Outcome, Progress, RunRequest, TaskVersion};
+use torpor_daemon::engine::{Begin, Engine, EngineConfig, Order, Outcome, Progress, RunRequest, TaskVersion};
 use torpor_protocol::agent::Runtime;
 
 struct Setup {
@@ -138,6 +138,7 @@ impl Bench {
             images: setup().images.clone(),
             templates: dir.path().join("templates"),
             warm,
+            needed: Vec::new(),
         };
         let engine = Engine::start(config.clone()).await.unwrap();
         Self { engine, config, code: Images::open(dir.path()).unwrap(), _dir: dir }
@@ -173,7 +174,8 @@ impl Bench {
 
     pub(crate) async fn run_for(&self, task: &TaskVersion, input: &str, timeout: Duration, cancel: CancellationToken) -> Ran {
         let (sender, mut receiver) = mpsc::channel(16);
-        let request = RunRequest { execution: "ex_test".into(), task: task.clone(), input: input.into(), timeout };
+        let begin = Begin::Start { input: input.into() };
+        let request = RunRequest { execution: "ex_test".into(), task: task.clone(), begin, timeout, waits_count: false };
         let gather = async {
             let mut all = Vec::new();
             while let Some(progress) = receiver.recv().await {
@@ -181,7 +183,12 @@ impl Bench {
             }
             all
         };
-        let (outcome, progress) = tokio::join!(self.engine.run(request, sender, cancel), gather);
+        let (outcome, progress) = tokio::join!(self.engine.run(request, sender, no_orders(), cancel), gather);
         Ran { outcome, progress }
     }
+}
+
+/// For a program that asks for nothing.
+pub fn no_orders() -> mpsc::UnboundedReceiver<Order> {
+    mpsc::unbounded_channel().1
 }

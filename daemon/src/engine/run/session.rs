@@ -11,10 +11,9 @@
 //! The guest says that it stands before its vCPU arrives at the door; answers and orders wait for that. Invariant: nothing goes to the guest over vsock
 //! while it stands, so what is written down has no bytes on their way.
 
-use super::super::Engine;
 use super::super::guest::{Broken, Conversation, Said};
-use super::super::stats::micros;
-use super::super::template::Template;
+use super::super::stats::{Stats, micros};
+use super::super::template::Ground;
 use super::super::types::{ExecutionError, Order, Parked, Progress, Reply};
 use super::super::verdict;
 use super::super::vm::{Vm, VmState};
@@ -90,10 +89,10 @@ impl Clock {
 
 /// See the module.
 pub(super) struct Session<'a> {
-    engine: &'a Engine,
     vm: Vm,
     talk: Conversation,
-    template: Arc<Template>,
+    ground: Arc<Ground>,
+    stats: Arc<Stats>,
     clock: Clock,
     progress: &'a mpsc::Sender<Progress>,
     since: Instant,
@@ -115,15 +114,14 @@ enum Heard {
 
 impl<'a> Session<'a> {
     pub(super) fn new(
-        engine: &'a Engine,
         vm: Vm,
         talk: Conversation,
-        template: Arc<Template>,
+        (ground, stats): (Arc<Ground>, Arc<Stats>),
         clock: Clock,
         progress: &'a mpsc::Sender<Progress>,
         since: Instant,
     ) -> Self {
-        Self { engine, vm, talk, template, clock, progress, since, standing: false, hollow: false, reply: None, park: None }
+        Self { vm, talk, ground, stats, clock, progress, since, standing: false, hollow: false, reply: None, park: None }
     }
 
     /// It was resumed without an answer.
@@ -169,8 +167,8 @@ impl<'a> Session<'a> {
                 Event::Stopped { reason, console } => return Err(verdict::stopped(&reason, console, self.vm.memory_mib)),
                 Event::VsockClosed => agent_gone = Some(tokio::time::Instant::now() + AGENT_GONE_TIMEOUT),
                 Event::Parked { changed_bytes, stored_bytes, micros } => {
-                    self.engine.stats.parked(micros, stored_bytes);
-                    let (base, unread) = (self.template.base(), self.talk.unread().to_vec());
+                    self.stats.parked(micros, stored_bytes);
+                    let (base, unread) = (self.ground.base.clone(), self.talk.unread().to_vec());
                     let parked = Parked { base, changed_bytes, stored_bytes, micros, unread, ran: self.clock.used() };
                     let _ = self.progress.send(Progress::Parked(parked)).await;
                 }
@@ -272,7 +270,7 @@ impl<'a> Session<'a> {
             let frame = answers_frame(&reply, false)?;
             self.vm.send(&Command::Inbox { frame }, &[]).await?;
         } else if let Some((file, packing)) = self.park.take() {
-            let origin = self.engine.templates.origin(&self.template)?;
+            let origin = self.ground.origin.clone();
             self.vm.send(&Command::Park { origin, packing }, &[std::os::fd::AsFd::as_fd(&file)]).await?;
         }
         Ok(())

@@ -1,10 +1,14 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
+use super::session::Answer;
 use super::*;
+use crate::engine::template::Ground;
 use crate::engine::types::ErrorKind;
+use crate::engine::types::Parked;
 use crate::engine::vm::VmState;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use torpor_protocol::agent::{GuestMessage, Stream};
+use torpor_protocol::ask::{Answer as AskAnswer, Ask, Reply as AskReply, What};
 use torpor_protocol::monitor;
 
 fn door(message: &GuestMessage) -> Event {
@@ -29,14 +33,29 @@ fn say(mut peer: &UnixStream, events: &[Event]) {
     }
 }
 
+fn session(vm: Vm, progress: &mpsc::Sender<Progress>, timeout: Duration) -> Session<'_> {
+    let parts = (Ground::nowhere(), Arc::default());
+    Session::new(vm, Conversation::new(), parts, Clock::new(timeout, false), progress, Instant::now())
+}
+
+const LONG: Duration = Duration::from_secs(3600);
+
+fn no_orders() -> mpsc::UnboundedReceiver<Order> {
+    mpsc::unbounded_channel().1
+}
+
 /// Listens to a monitor that says these events and then keeps quiet.
 async fn listen(events: &[Event]) -> (Result<Answer, ExecutionError>, Vec<Progress>) {
     let (progress, mut seen) = mpsc::channel(64);
     let (vm, peer) = Vm::scripted(VmState::Running).unwrap();
     say(&peer, events);
-    let mut session = Session { vm, talk: Conversation::new(), progress: &progress, since: Instant::now() };
-    let mut answer = session.listen().await;
-    if let Ok(answer) = &mut answer
+    let mut session = session(vm, &progress, LONG);
+    let answer = match session.listen(&mut no_orders()).await {
+        Ok(End::Answered(answer)) => Ok(answer),
+        Ok(_) => panic!("neither an answer nor an error came of {events:?}"),
+        Err(error) => Err(error),
+    };
+    if let Ok(answer) = &answer
         && answer.drain
     {
         let _ = tokio::time::timeout(Duration::from_millis(200), session.drain()).await;
@@ -94,8 +113,8 @@ async fn a_monitor_that_ends_without_a_word_is_the_hosts_fault() {
     let (progress, _seen) = mpsc::channel(1);
     let (vm, peer) = Vm::scripted(VmState::Running).unwrap();
     drop(peer);
-    let mut session = Session { vm, talk: Conversation::new(), progress: &progress, since: Instant::now() };
-    let Err(error) = session.listen().await else { panic!("an answer from nobody") };
+    let mut session = session(vm, &progress, LONG);
+    let Err(error) = session.listen(&mut no_orders()).await else { panic!("an answer from nobody") };
     assert!(error.kind == ErrorKind::Host && error.message.contains("as scripted"), "{error}");
 }
 
@@ -120,9 +139,8 @@ async fn a_flood_is_held_back_and_times_out() {
         }
         written
     });
-    let mut session = Session { vm, talk: Conversation::new(), progress: &progress, since: Instant::now() };
-    let ended = tokio::time::timeout(Duration::from_millis(300), session.listen()).await;
-    assert!(ended.is_err(), "a flood has no answer");
+    let mut session = session(vm, &progress, Duration::from_millis(300));
+    assert!(matches!(session.listen(&mut no_orders()).await, Ok(End::TimedOut)), "a flood has no answer");
     drop(session);
     let written = flood.join().unwrap();
     assert!(written < 2 << 20, "{written} bytes were taken from a guest whose client does not listen");
@@ -146,11 +164,86 @@ async fn a_flood_that_is_listened_to_times_out() {
         count
     });
     let since = Instant::now();
-    let mut session = Session { vm, talk: Conversation::new(), progress: &progress, since };
-    assert!(tokio::time::timeout(Duration::from_millis(200), session.listen()).await.is_err());
+    let mut session = session(vm, &progress, Duration::from_millis(200));
+    assert!(matches!(session.listen(&mut no_orders()).await, Ok(End::TimedOut)));
     assert!(since.elapsed() < Duration::from_secs(5));
     drop(session);
     drop(progress);
     assert!(reader.await.unwrap() > 0);
     flood.join().unwrap();
+}
+
+fn ask(seq: u64) -> GuestMessage {
+    GuestMessage::Ask { ask: Ask { seq, standing: true, what: What::Sleep { ms: 5 } }, payload: Vec::new() }
+}
+
+fn command(mut peer: &UnixStream) -> Command {
+    let mut prefix = [0; 4];
+    peer.read_exact(&mut prefix).unwrap();
+    let mut body = vec![0; monitor::body_len(prefix).unwrap()];
+    peer.read_exact(&mut body).unwrap();
+    monitor::decode(&body).unwrap()
+}
+
+fn slept(seq: u64) -> Order {
+    Order::Answer(Reply { answers: vec![AskAnswer { seq, reply: AskReply::Slept }], payload: Vec::new() })
+}
+
+/// A guest that stands is parked on order; an answer that comes before the end of its machine lets it go on.
+#[tokio::test]
+async fn a_standing_guest_is_written_down_and_goes_on_or_ends() {
+    let (progress, mut seen) = mpsc::channel(64);
+    let (orders, mut ordered) = mpsc::unbounded_channel();
+    let (vm, peer) = Vm::scripted(VmState::Running).unwrap();
+    say(&peer, &[door(&GuestMessage::Started), door(&ask(1))]);
+    let mut session = session(vm, &progress, LONG);
+    let script = async {
+        assert!(matches!(seen.recv().await, Some(Progress::Started { .. })));
+        assert!(matches!(seen.recv().await, Some(Progress::Asked { .. })));
+        let park = || Order::Park { file: tempfile::tempfile().unwrap(), packing: crate::engine::Packing::None };
+        orders.send(park()).unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        say(&peer, &[Event::AtDoor]);
+        let peer = tokio::task::spawn_blocking(move || {
+            assert!(matches!(command(&peer), Command::Park { .. }), "not before it is at the door");
+            say(&peer, &[Event::Parked { changed_bytes: 3, stored_bytes: 2, micros: 1 }]);
+            peer
+        });
+        let peer = peer.await.unwrap();
+        assert!(matches!(seen.recv().await, Some(Progress::Parked(Parked { changed_bytes: 3, .. }))));
+        orders.send(slept(1)).unwrap();
+        let peer = tokio::task::spawn_blocking(move || {
+            assert!(matches!(command(&peer), Command::Inbox { .. }));
+            say(&peer, &[door(&ask(2)), Event::AtDoor]);
+            peer
+        });
+        let _peer = peer.await.unwrap();
+        assert!(matches!(seen.recv().await, Some(Progress::Asked { .. })));
+        orders.send(Order::End).unwrap();
+    };
+    let (end, ()) = tokio::join!(session.listen(&mut ordered), script);
+    assert!(matches!(end, Ok(End::Parked)));
+}
+
+/// Time in which a guest stands does not count, unless its policy says so.
+#[tokio::test(start_paused = true)]
+async fn a_standing_guest_has_time() {
+    for waits_count in [false, true] {
+        let (progress, _seen) = mpsc::channel(64);
+        let (orders, mut ordered) = mpsc::unbounded_channel();
+        let (vm, peer) = Vm::scripted(VmState::Running).unwrap();
+        say(&peer, &[door(&GuestMessage::Started), door(&ask(1)), Event::AtDoor]);
+        let clock = Clock::new(Duration::from_millis(300), waits_count);
+        let mut session = Session::new(vm, Conversation::new(), (Ground::nowhere(), Arc::default()), clock, &progress, Instant::now());
+        let late = tokio::time::timeout(Duration::from_secs(60), session.listen(&mut ordered)).await;
+        assert_eq!(late.is_ok(), waits_count);
+        drop(orders);
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_asks_twice_while_it_stands_broke_the_protocol() {
+    assert_eq!(fails(&[door(&GuestMessage::Started), door(&ask(1)), door(&ask(2))]).await.kind, ErrorKind::GuestProtocol);
+    assert_eq!(fails(&[door(&ask(1))]).await.kind, ErrorKind::GuestProtocol, "before it has started");
+    assert_eq!(fails(&[door(&GuestMessage::Started), vsock(&[ask(1)])]).await.kind, ErrorKind::GuestProtocol, "who stands is at the door");
 }

@@ -14,19 +14,29 @@ use torpor_snapshot::parked::Origin;
 /// Most that are kept open.
 const MAX_OPEN: usize = 16;
 
-impl Template {
-    /// What a machine that was restored from it is a difference to.
-    pub(in crate::engine) fn base(&self) -> Base {
-        Base { template: self.id.clone(), content: self.content.clone() }
+/// What machines that start from a template are differences to.
+#[derive(Debug)]
+pub(in crate::engine) struct Ground {
+    /// The template.
+    pub(in crate::engine) base: Base,
+    /// What such a machine needs of a host: an encoded [`Origin`].
+    pub(in crate::engine) origin: Vec<u8>,
+}
+
+#[cfg(test)]
+impl Ground {
+    /// Of a template that is none.
+    pub(in crate::engine) fn nowhere() -> Arc<Self> {
+        Arc::new(Self { base: Base { template: "t".into(), content: "c".into() }, origin: Vec::new() })
     }
 }
 
 /// What a machine on this host needs.
-fn origin(host: &Host, runtime: Runtime, memory_mib: u32, base: Base, code: &str) -> Origin {
+pub(super) fn origin(host: &Host, runtime: Runtime, memory_mib: u32, base: &Base, code: &str) -> Origin {
     let (host_kernel, cpu) = host.cpu.split_once(';').unwrap_or(("", &host.cpu));
     Origin {
-        template: base.template,
-        template_hash: base.content,
+        template: base.template.clone(),
+        template_hash: base.content.clone(),
         kernel: host.kernel_hash.clone(),
         root: host.image(runtime).hash.clone(),
         code: code.to_owned(),
@@ -37,24 +47,17 @@ fn origin(host: &Host, runtime: Runtime, memory_mib: u32, base: Base, code: &str
 }
 
 impl Templates {
-    /// What a machine restored from this template records of where it comes from.
-    pub(in crate::engine) fn origin(&self, template: &Template) -> Result<Vec<u8>, ExecutionError> {
-        let code = template.code_hash.as_deref().unwrap_or_default();
-        let origin = origin(&self.host, template.image.runtime, template.memory_mib, template.base(), code);
-        postcard::to_stdvec(&origin).map_err(|error| ExecutionError::new(ErrorKind::Host, format!("describing a machine: {error}")))
-    }
-
     /// Why a machine of that origin can't run on this host; nothing if it can. The guest's kernel is in its memory, and templates travel: neither matters.
     pub(in crate::engine) fn differences(&self, theirs: &Origin, runtime: Runtime) -> Vec<String> {
         let base = Base { template: theirs.template.clone(), content: theirs.template_hash.clone() };
-        let ours = origin(&self.host, runtime, theirs.memory_mib, base, &theirs.code);
+        let ours = origin(&self.host, runtime, theirs.memory_mib, &base, &theirs.code);
         theirs.differences(&Origin { kernel: theirs.kernel.clone(), host_kernel: theirs.host_kernel.clone(), ..ours })
     }
 
     /// The template of a parked machine.
     pub(in crate::engine) async fn parked_on(self: &Arc<Self>, base: &Base, task: &TaskVersion) -> Result<Arc<Template>, ExecutionError> {
         if let Found::Ready(template) = self.table().find(&base.template)
-            && template.content == base.content
+            && template.ground.base.content == base.content
         {
             return Ok(template);
         }

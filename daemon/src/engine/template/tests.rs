@@ -38,7 +38,8 @@ impl Fixture {
         let id = self.templates.host.id(&spec);
         let null = || File::open("/dev/null").unwrap();
         let image = self.templates.host.image(Runtime::Python).clone();
-        let below = Template { id: id.clone(), state: null(), memory: null(), image, code: None, memory_bytes: 0 };
+        let below =
+            Template { id: id.clone(), state: null(), memory: null(), image, code: None, ground: Ground::nowhere(), memory_bytes: 0 };
         let mut table = self.templates.table();
         let (attempt, _end) = table.begin(&id, spec);
         table.settle(&id, &attempt, &Ok((Arc::new(below), true)));

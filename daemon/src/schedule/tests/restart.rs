@@ -38,7 +38,7 @@ async fn a_drain_lets_what_runs_end_and_keeps_what_waits() {
     drop(daemon);
 
     let daemon = restarted(folder.path(), 128).await;
-    assert_eq!(daemon.recovered, Recovered { queued: 2, retried: 0, failed: 0 });
+    assert_eq!(daemon.recovered, Recovered { queued: 2, retried: 0, failed: 0, parked: 0 });
     for id in &ids {
         let live = daemon.dispatcher.live(id);
         if let Some(live) = live {
@@ -92,7 +92,7 @@ async fn after_a_kill_everything_is_accounted_for() {
 
     // Room for one at a time, so the order shows.
     let daemon = restarted(folder.path(), 128).await;
-    assert_eq!(daemon.recovered, Recovered { queued: 10, retried: 2, failed: 2 });
+    assert_eq!(daemon.recovered, Recovered { queued: 10, retried: 2, failed: 2, parked: 0 });
     for (n, id) in running.iter().enumerate() {
         if n % 2 == 1 {
             let failed = daemon.store.execution(id).await.unwrap().unwrap();
@@ -126,7 +126,7 @@ async fn a_smaller_budget_fails_what_can_not_run_any_more() {
     let waiting = submit(&daemon, &large, "{}").await.view().id.clone();
     kill(daemon).await;
     let daemon = restarted(folder.path(), 512).await;
-    assert_eq!(daemon.recovered, Recovered { queued: 0, retried: 0, failed: 2 });
+    assert_eq!(daemon.recovered, Recovered { queued: 0, retried: 0, failed: 2, parked: 0 });
     let failed = daemon.store.execution(&waiting).await.unwrap().unwrap();
     assert!(failed.error.unwrap().message.contains("512MiB"));
 }

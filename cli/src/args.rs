@@ -122,6 +122,13 @@ pub(crate) enum Command {
     },
     /// Signal an event that an execution waits for
     Signal(SignalArgs),
+    /// Move a parked execution into a file, for another host: it ends here
+    Export(ExportArgs),
+    /// Take in an execution that another host has exported
+    Import {
+        /// The file
+        file: PathBuf,
+    },
     /// Check this host: KVM, kernel, images, disk, limits, daemon
     Doctor(DoctorArgs),
     /// Print the versions of this program and of the daemon
@@ -177,6 +184,19 @@ pub(crate) struct SignalArgs {
     /// What the program gets: JSON text, @FILE with JSON, or - for standard input
     #[arg(long, short, default_value = "null", value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
     pub(crate) data: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ExportArgs {
+    /// Execution
+    #[arg(value_parser = execution)]
+    pub(crate) id: String,
+    /// The file; one that is there is not written over
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Leave out what its machine has in common with others of its task: much smaller, for hosts that have that already
+    #[arg(long)]
+    pub(crate) without_template: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -3,7 +3,8 @@
 
 use crate::api::RefusalBody;
 use crate::error::CliError;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use crate::upload::Upload;
+use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
@@ -37,6 +38,7 @@ pub(crate) enum Payload {
     None,
     Json(Vec<u8>),
     Tar(Vec<u8>),
+    Upload(Upload),
 }
 
 impl Client {
@@ -109,16 +111,16 @@ impl Client {
     /// A request whose answer is read piece by piece. Refusals are read here and become errors.
     pub(crate) async fn open(&self, method: Method, path: &str, payload: Payload) -> Result<Response<Incoming>, CliError> {
         let (content_type, body) = match payload {
-            Payload::None => (None, Vec::new()),
-            Payload::Json(body) => (Some("application/json"), body),
-            Payload::Tar(body) => (Some("application/x-tar"), body),
+            Payload::None => (None, Either::Left(Full::default())),
+            Payload::Json(body) => (Some("application/json"), Either::Left(Full::new(Bytes::from(body)))),
+            Payload::Tar(body) => (Some("application/x-tar"), Either::Left(Full::new(Bytes::from(body)))),
+            Payload::Upload(upload) => (Some("application/octet-stream"), Either::Right(upload)),
         };
         let mut request = Request::builder().method(method.clone()).uri(path).header(header::HOST, "torpord");
         if let Some(content_type) = content_type {
             request = request.header(header::CONTENT_TYPE, content_type);
         }
-        let request =
-            request.body(Full::new(Bytes::from(body))).map_err(|error| CliError::Usage(format!("can't ask for {path:?}: {error}")))?;
+        let request = request.body(body).map_err(|error| CliError::Usage(format!("can't ask for {path:?}: {error}")))?;
         let stream = timeout(CONNECT, UnixStream::connect(&self.socket)).await.map_err(|_| self.lost("can't connect in time"))?;
         let stream = stream.map_err(|source| CliError::unreachable(&self.socket, source))?;
         let (mut sender, connection) =

@@ -5,6 +5,7 @@
 //! - [`api`]: the part of the answers that tables show; JSON output is the daemon's own text
 //! - [`commands`]: one file for each group of commands; [`pack`]: a folder as a tar; [`input`]: JSON from a file or standard input
 //! - [`timeline`]: what happened to an execution, in words
+//! - [`upload`]: a file as the body of a request; how far it is, for people
 //! - [`output`]: tables, JSON, sizes and times; [`error`]: every way to fail and its exit code
 #![forbid(unsafe_code)]
 
@@ -19,6 +20,7 @@ mod pack;
 mod pieces;
 mod sse;
 mod timeline;
+mod upload;
 
 use std::process::ExitCode;
 

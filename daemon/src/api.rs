@@ -1,7 +1,7 @@
 //! The control API: HTTP and JSON.
 //!
 //! - [`serve`]: connections on a Unix socket
-//! - `tasks`, `executions`, `waits`, `events`, `logs`, `host`: one handler a route
+//! - `tasks`, `executions`, `waits`, `transfer`, `events`, `logs`, `host`: one handler a route
 //! - [`error`], [`types`]: what is answered
 //!
 //! Every body has a cap and a deadline, and every answer that is not a success an [`error::ErrorBody`]. `/openapi.json` is made from the
@@ -14,6 +14,7 @@ mod host;
 mod logs;
 pub mod serve;
 mod tasks;
+mod transfer;
 pub mod types;
 mod waits;
 
@@ -74,6 +75,7 @@ pub struct App {
     pushes: Semaphore,
     inputs: Semaphore,
     tasks: Mutex<()>,
+    imports: Mutex<()>,
 }
 
 impl App {
@@ -93,6 +95,7 @@ impl App {
             pushes: Semaphore::new(PUSHES),
             inputs: Semaphore::new(INPUTS_KIB),
             tasks: Mutex::new(()),
+            imports: Mutex::new(()),
         })
     }
 
@@ -133,6 +136,8 @@ fn documented() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(waits::park))
         .routes(routes!(waits::resume))
         .routes(routes!(waits::signal))
+        .routes(routes!(transfer::export))
+        .routes(routes!(transfer::import))
         .routes(routes!(events::read))
         .routes(routes!(logs::read))
         .routes(routes!(host::host))

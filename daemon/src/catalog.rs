@@ -154,6 +154,16 @@ impl Catalog {
         task.latest = version;
     }
 
+    /// A version from another host was stored: it is its task's newest only where there was no such task.
+    pub fn put_older(&self, version: Arc<Version>) {
+        let mut tasks = self.write();
+        let made = || Task { created_at: version.created_at, latest: Arc::clone(&version), versions: Vec::new() };
+        let task = tasks.entry(version.task.clone()).or_insert_with(made);
+        if !task.versions.iter().any(|known| known.version == version.version) {
+            task.versions.push(version);
+        }
+    }
+
     /// Removes a task, unless it is busy: then says how much. Nobody can submit to it between the question and the removal.
     pub fn remove_unless(&self, name: &TaskName, busy: impl FnOnce() -> usize) -> Result<Option<Task>, usize> {
         let mut tasks = self.write();

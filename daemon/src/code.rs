@@ -7,13 +7,14 @@
 //! - [`tree`]: files, folders and links, normalised: no owners, no times, modes 0644 and 0755 only
 //! - [`intake`]: a hostile tar to a [`tree::Tree`]
 //! - [`check`]: the manifest in it, the entry that the manifest names, the content hash
-//! - [`erofs`]: a tree as an EROFS image, the same bytes for the same tree
+//! - [`erofs`]: a tree as an EROFS image, the same bytes for the same tree; [`image`]: the way back
 //! - [`images`]: images on disk
 //!
 //! Invariant: an image under its final name is whole, on disk and never changes.
 
 pub mod check;
 pub mod erofs;
+pub mod image;
 pub mod images;
 pub mod intake;
 pub mod tree;
@@ -35,6 +36,9 @@ pub enum CodeError {
     /// The bytes are no tar.
     #[error("the body is not a readable tar archive: {0}")]
     Tar(String),
+    /// An image of another host that is none.
+    #[error("the image of the code is damaged: {0}")]
+    Image(String),
     /// An entry that may not be there.
     #[error("{path:?} in the task's folder: {why}")]
     Entry {

@@ -6,6 +6,7 @@
 //! - [`state`]: what outlives the daemon; the state machine of an execution
 //! - [`schedule`]: who runs next, and the life of an execution from submission to its end
 //! - [`logs`]: what programs print
+//! - [`transfer`]: a parked execution on its way to another host
 //! - [`retention`]: how long executions that ended are known
 //! - [`engine`]: microVMs, their monitors and templates
 //! - [`config`], [`lock`], [`metrics`] and [`daemon`]: the process around all that
@@ -28,3 +29,4 @@ pub mod schedule;
 pub mod state;
 #[cfg(test)]
 mod testing;
+pub mod transfer;

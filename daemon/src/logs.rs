@@ -98,6 +98,22 @@ impl Logs {
         Ok(fs::read_dir(&self.0)?.filter_map(move |entry| entry.map(id).transpose()))
     }
 
+    /// An execution's log as it is on disk, where it has one.
+    pub fn file(&self, id: &ExecutionId) -> io::Result<Option<File>> {
+        match File::open(self.path(id)) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes in a log from another host; on disk when it returns.
+    pub fn take_in(&self, id: &ExecutionId, mut from: impl Read) -> io::Result<()> {
+        let mut file = File::create(self.path(id))?;
+        io::copy(&mut from, &mut file)?;
+        file.sync_all()
+    }
+
     fn path(&self, id: &ExecutionId) -> PathBuf {
         self.0.join(format!("{id}.jsonl"))
     }

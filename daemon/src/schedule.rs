@@ -7,6 +7,7 @@
 //! - [`run`]: one execution from its VM to its end, by way of [`attempt`], one VM of it, and [`parked`], the time without one
 //! - [`ending`]: what follows when a VM ended
 //! - [`asks`]: what an execution waits for
+//! - [`moved`]: from host to host
 //! - [`recover`]: what a restart does with what it finds
 //!
 //! # Retries
@@ -21,6 +22,7 @@ pub mod core;
 pub mod dispatch;
 pub mod ending;
 pub mod live;
+pub mod moved;
 pub mod parked;
 pub mod recover;
 pub mod run;

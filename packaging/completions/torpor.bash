@@ -28,8 +28,14 @@ _torpor() {
             torpor,events)
                 cmd="torpor__subcmd__events"
                 ;;
+            torpor,export)
+                cmd="torpor__subcmd__export"
+                ;;
             torpor,help)
                 cmd="torpor__subcmd__help"
+                ;;
+            torpor,import)
+                cmd="torpor__subcmd__import"
                 ;;
             torpor,inspect)
                 cmd="torpor__subcmd__inspect"
@@ -70,8 +76,14 @@ _torpor() {
             torpor__subcmd__help,events)
                 cmd="torpor__subcmd__help__subcmd__events"
                 ;;
+            torpor__subcmd__help,export)
+                cmd="torpor__subcmd__help__subcmd__export"
+                ;;
             torpor__subcmd__help,help)
                 cmd="torpor__subcmd__help__subcmd__help"
+                ;;
+            torpor__subcmd__help,import)
+                cmd="torpor__subcmd__help__subcmd__import"
                 ;;
             torpor__subcmd__help,inspect)
                 cmd="torpor__subcmd__help__subcmd__inspect"
@@ -149,7 +161,7 @@ _torpor() {
 
     case "${cmd}" in
         torpor)
-            opts="-h -V --socket --json --help --version task run ps inspect logs events cancel park resume signal doctor version completions help"
+            opts="-h -V --socket --json --help --version task run ps inspect logs events cancel park resume signal export import doctor version completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -254,8 +266,34 @@ _torpor() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        torpor__subcmd__export)
+            opts="-o -h --output --without-template --socket --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --output)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         torpor__subcmd__help)
-            opts="task run ps inspect logs events cancel park resume signal doctor version completions help"
+            opts="task run ps inspect logs events cancel park resume signal export import doctor version completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -324,7 +362,35 @@ _torpor() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        torpor__subcmd__help__subcmd__export)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         torpor__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__help__subcmd__import)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -513,6 +579,24 @@ _torpor() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__import)
+            opts="-h --socket --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

@@ -28,6 +28,8 @@ pub struct Options {
     pub arguments: Vec<String>,
     /// Other images.
     pub images: Option<PathBuf>,
+    /// It runs in a network namespace of its own.
+    pub own_network: bool,
 }
 
 /// A running torpord.
@@ -123,7 +125,13 @@ impl Daemon {
     #[must_use]
     pub fn command(&self, socket: &Path) -> Command {
         let setup = setup::get();
-        let mut command = Command::new(setup.bin.join("torpord"));
+        let mut command = if self.options.own_network {
+            let mut command = Command::new("unshare");
+            command.arg("--net").arg("--").arg(setup.bin.join("torpord"));
+            command
+        } else {
+            Command::new(setup.bin.join("torpord"))
+        };
         command
             .arg("--state-dir")
             .arg(self.state())

@@ -6,6 +6,7 @@ mod executions;
 mod logs;
 mod run;
 mod task;
+mod transfer;
 mod version;
 mod waits;
 
@@ -30,6 +31,8 @@ pub(crate) async fn dispatch(args: Args) -> Result<(), CliError> {
         Command::Park { id } => waits::park(&client, output, &id).await,
         Command::Resume { id } => waits::resume(&client, output, &id).await,
         Command::Signal(signal) => waits::signal(&client, output, signal).await,
+        Command::Export(export) => transfer::export(&client, output, export).await,
+        Command::Import { file } => transfer::import(&client, output, &file).await,
         Command::Doctor(doctor) => doctor::doctor(&client, output, doctor).await,
         Command::Version => version::version(&client, output).await,
         Command::Completions { shell } => {

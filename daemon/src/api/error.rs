@@ -39,6 +39,18 @@ pub enum ErrorCode {
     EventUsed,
     /// 409: it does not wait, is not parked, or could not be parked.
     NotParked,
+    /// 409: it is not parked, or others on this host have to do with it.
+    NotMovable,
+    /// 400: the file is no exported execution, is damaged or cut off, or of another format version.
+    InvalidTransfer,
+    /// 409: the execution is known here already.
+    ExecutionKnown,
+    /// 422: this host is not like the one that the execution was parked on; the message names each difference.
+    WrongHost,
+    /// 422: its template is neither here nor in the file.
+    NoTemplate,
+    /// 507: parked executions take all that they may.
+    ParkedQuota,
     /// 409: it has ended.
     NotCancellable,
     /// 409: executions of the task are queued or running.
@@ -56,13 +68,17 @@ pub enum ErrorCode {
 impl ErrorCode {
     const fn status(self) -> StatusCode {
         match self {
-            Self::InvalidManifest | Self::InvalidCode | Self::InvalidInput | Self::InvalidRequest => StatusCode::BAD_REQUEST,
+            Self::InvalidManifest | Self::InvalidCode | Self::InvalidInput | Self::InvalidRequest | Self::InvalidTransfer => {
+                StatusCode::BAD_REQUEST
+            }
             Self::CodeTooLarge | Self::InputTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnknownTask | Self::UnknownVersion | Self::UnknownExecution | Self::UnknownEvent => StatusCode::NOT_FOUND,
-            Self::NotCancellable | Self::TaskBusy | Self::EventUsed | Self::NotParked => StatusCode::CONFLICT,
-            Self::OverCapacity => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::NotCancellable | Self::TaskBusy | Self::EventUsed | Self::NotParked | Self::NotMovable | Self::ExecutionKnown => {
+                StatusCode::CONFLICT
+            }
+            Self::OverCapacity | Self::WrongHost | Self::NoTemplate => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
-            Self::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
+            Self::DiskFull | Self::ParkedQuota => StatusCode::INSUFFICIENT_STORAGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -155,7 +171,7 @@ impl From<CodeError> for ApiError {
             CodeError::NoManifest => Self::new(ErrorCode::InvalidManifest, message).at(manifest::FILE, None),
             CodeError::Program { line, message } => Self::new(ErrorCode::InvalidCode, message).at(manifest::FILE, Some(line)),
             CodeError::Entry { path, .. } => Self::new(ErrorCode::InvalidCode, message).at(&path, None),
-            CodeError::Tar(_) => Self::new(ErrorCode::InvalidCode, message),
+            CodeError::Tar(_) | CodeError::Image(_) => Self::new(ErrorCode::InvalidCode, message),
             CodeError::TooLarge | CodeError::TooMany => Self::new(ErrorCode::CodeTooLarge, message),
             CodeError::Io { what, source } => Self::io(what, &source),
         }

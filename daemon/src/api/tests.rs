@@ -4,6 +4,7 @@
 mod bad;
 mod good;
 mod socket;
+mod transfer;
 
 use super::{App, router};
 use crate::config::Config;

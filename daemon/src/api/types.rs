@@ -51,6 +51,14 @@ impl WaitParams {
     }
 }
 
+/// What goes into an export.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct ExportParams {
+    /// Its template too (the default); without it, only a host that has the template can import the file.
+    pub template: Option<bool>,
+}
+
 /// Which executions to list.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]

@@ -106,6 +106,11 @@ pub(super) async fn signal(State(app): State<Arc<App>>, Path(token): Path<String
     if before.is_some() {
         return Err(used());
     }
+    let moved =
+        || ApiError::new(ErrorCode::UnknownEvent, format!("execution {owner}, of which event {token:?} is, has moved to another host"));
+    if app.dispatcher.has_moved(&owner).await? {
+        return Err(moved());
+    }
     app.store.check_room()?;
     match app.store.commit(Change::Signal { token: token.as_str().into(), data }).await {
         Ok(()) => {}
@@ -115,5 +120,9 @@ pub(super) async fn signal(State(app): State<Arc<App>>, Path(token): Path<String
         Err(error) => return Err(error.into()),
     }
     app.dispatcher.signalled(&owner, &token);
+    // What comes while it leaves is not in its file.
+    if app.dispatcher.has_moved(&owner).await? {
+        return Err(moved());
+    }
     Ok(StatusCode::NO_CONTENT)
 }

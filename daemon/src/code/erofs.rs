@@ -18,20 +18,20 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
 const BLOCK: usize = 4096;
-const BLOCK_U64: u64 = BLOCK as u64;
+pub(super) const BLOCK_U64: u64 = BLOCK as u64;
 const BLOCK_BITS: u8 = 12;
-const SUPER: usize = 1024;
+pub(super) const SUPER: usize = 1024;
 const INODES: u64 = SUPER as u64 + 128;
-const INODE: u64 = 32;
-const DIRENT: usize = 12;
-const MAGIC: u32 = 0xE0F5_E1E2;
-const ROOT: u64 = INODES / INODE;
+pub(super) const INODE: u64 = 32;
+pub(super) const DIRENT: usize = 12;
+pub(super) const MAGIC: u32 = 0xE0F5_E1E2;
+pub(super) const ROOT: u64 = INODES / INODE;
 
-const S_IFDIR: u16 = 0o040_000;
-const S_IFREG: u16 = 0o100_000;
-const S_IFLNK: u16 = 0o120_000;
+pub(super) const S_IFDIR: u16 = 0o040_000;
+pub(super) const S_IFREG: u16 = 0o100_000;
+pub(super) const S_IFLNK: u16 = 0o120_000;
 const FT_REG: u8 = 1;
-const FT_DIR: u8 = 2;
+pub(super) const FT_DIR: u8 = 2;
 const FT_LNK: u8 = 7;
 
 #[derive(Default)]

@@ -35,9 +35,12 @@ use stats::Stats;
 use std::sync::Arc;
 use std::time::Duration;
 use template::Templates;
+pub use template::{TemplateDraft, TemplateFiles};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
+use torpor_protocol::agent::Runtime;
 use torpor_protocol::door::WINDOW_SIZE;
+use torpor_snapshot::parked::Origin;
 
 /// What a monitor costs beside the memory of its guest.
 const MONITOR_OVERHEAD: u64 = 8 << 20;
@@ -109,6 +112,37 @@ impl Engine {
             Ok(templates) => tracing::info!(templates, "removed templates that no task needs"),
             Err(error) => tracing::warn!(%error, "can't look for templates that no task needs; the next start does"),
         }
+    }
+
+    /// Why a parked machine of that origin can't run here: a sentence for each difference.
+    #[must_use]
+    pub fn differences(&self, origin: &Origin, runtime: Runtime) -> Vec<String> {
+        self.templates.differences(origin, runtime)
+    }
+
+    /// The files of a parked machine's template.
+    pub async fn template_files(&self, base: &Base, task: &TaskVersion) -> Result<TemplateFiles, ExecutionError> {
+        self.templates.files(base, task).await
+    }
+
+    /// Name of a template with this content, if there is one.
+    pub async fn template_with(&self, content: &str) -> Result<Option<String>, ExecutionError> {
+        self.templates.with_content(content).await
+    }
+
+    /// Begins to take in a template from another host. Blocks.
+    pub fn begin_template(&self, content: &str) -> Result<TemplateDraft, ExecutionError> {
+        self.templates.begin_import(content)
+    }
+
+    /// Checks one that was taken in and puts it in its place, under the hash of its content. Blocks.
+    pub fn keep_template(&self, draft: TemplateDraft, meta: &[u8], task: &TaskVersion, code: &str) -> Result<(), ExecutionError> {
+        self.templates.commit_import(draft, meta, task, code)
+    }
+
+    /// Removes one that was taken in for nothing.
+    pub fn drop_template(&self, content: &str) {
+        self.templates.drop_import(content);
     }
 
     /// What a VM of this size is charged against a memory budget: its RAM, the door's window and its monitor.

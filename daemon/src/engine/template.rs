@@ -3,13 +3,14 @@
 //! - [`table`]: which there are, and the states of each
 //! - [`store`]: on disk
 //! - [`make`]: a VM is brought to the door and saved
-//! - [`parked`]: those that parked machines are differences to
+//! - [`parked`]: those that parked machines are differences to; [`moved`]: those that travel with them
 //!
 //! Invariants: a template is made once however many want it, in a task of its own that outlives those who asked first; that of a task ends
 //! when nobody waits for it any more or its task is removed, and its VM with it; code that hangs while it is loaded keeps others waiting
 //! for [`PATIENCE`] at most; a template is used only after all of it was checked or made in this life of the daemon; its files stay open, so that a run opens nothing.
 
 mod make;
+mod moved;
 mod parked;
 mod store;
 mod table;
@@ -19,6 +20,7 @@ use super::host::{Host, Image, Spec};
 use super::pool::Pool;
 use super::stats::Stats;
 use super::types::{Base, ErrorKind, ExecutionError, TaskVersion, TemplateInfo, TemplateState};
+pub use moved::{TemplateDraft, TemplateFiles};
 pub(super) use parked::Ground;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;

@@ -284,7 +284,7 @@ impl Asks {
                     open.signalled |= matches!(&open.waiting.what, WaitsFor::Event { token: own } if *own == **token);
                 }
             }
-            Note::Park(_) | Note::Resume(_) => {}
+            Note::Park(_) | Note::Resume(_) | Note::Hold(_) => {}
         }
     }
 

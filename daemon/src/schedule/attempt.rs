@@ -212,6 +212,7 @@ impl Watch<'_> {
                     self.standing.park_at = None;
                     let _ = wish.send(Err("it is not parked".into()));
                 }
+                Note::Hold(wish) => drop(wish.send(Err("it is not parked".into()))),
                 Note::Ended(_) | Note::Signalled(_) => {}
             }
         }

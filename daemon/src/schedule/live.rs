@@ -43,6 +43,8 @@ pub enum Note {
     Park(oneshot::Sender<Result<(), String>>),
     /// Somebody wants it to have a VM now, whatever it waits for.
     Resume(oneshot::Sender<Result<(), String>>),
+    /// Somebody wants it to stay parked until what is sent is dropped, or told that the execution has moved.
+    Hold(oneshot::Sender<Result<oneshot::Sender<()>, String>>),
 }
 
 /// Whether the database knows of an execution.
@@ -76,6 +78,10 @@ pub struct Live {
     pub version: Arc<Version>,
     /// What its VM is charged.
     pub bytes: u64,
+    /// It is of an earlier daemon or of another host.
+    pub inherited: bool,
+    /// It is being given up for another host, and nothing that comes now goes with it.
+    pub leaving: watch::Sender<bool>,
     /// Ends its VM.
     pub cancel: CancellationToken,
     /// How far its log is.
@@ -100,6 +106,8 @@ impl Live {
             depth: execution.depth,
             version,
             bytes,
+            inherited: stored,
+            leaving: watch::Sender::default(),
             cancel: CancellationToken::new(),
             log: watch::Sender::default(),
             stored: watch::Sender::new(if stored { Stored::Yes } else { Stored::Pending }),

@@ -1,6 +1,9 @@
 //! The time of an execution without a VM: from the commit of `parked` to the commit of `resuming`.
 //!
 //! ```text
+//!  held (being exported) -- it has moved --> the end
+//!    ^ |
+//!    | v
 //!  parked -- something it waits for is there, or it is told to --> wanting memory -- admitted --> resuming (durable) --> attempt
 //!    ^                                                                                                                  |
 //!    +------------------------- not brought back, has not run: tried again a little later -------------------------------+
@@ -18,8 +21,11 @@ use crate::engine::{Begin, ErrorKind, ExecutionError};
 use crate::fault;
 use crate::state::record::Happening;
 use crate::state::waiting::Parked;
+use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+use torpor_snapshot::SnapshotError;
 
 /// Before another attempt to bring it back, and how many there are.
 const AGAIN: (Duration, u32) = (Duration::from_millis(if cfg!(test) { 10 } else { 2000 }), 20);
@@ -30,6 +36,8 @@ pub(super) enum Woken {
     Resume(Begin),
     /// For good.
     End(Ending),
+    /// It goes on on another host. Its machine is given free once that is durable.
+    Moved,
     /// The database does not take anything more: the next start goes on.
     Lost,
 }
@@ -41,8 +49,11 @@ async fn until(moment: Option<Instant>) {
     }
 }
 
+/// Somebody who wants it to stay parked.
+type Holder = oneshot::Sender<Result<oneshot::Sender<()>, String>>;
+
 /// Takes in what it was told. True: it is to have a VM whatever it waits for.
-fn told(live: &Live, asks: &mut Asks) -> bool {
+fn told(live: &Live, asks: &mut Asks, holders: &mut Vec<Holder>) -> bool {
     let mut wanted = false;
     for note in live.notes() {
         asks.note(&note);
@@ -52,22 +63,51 @@ fn told(live: &Live, asks: &mut Asks) -> bool {
                 wanted = true;
                 let _ = wish.send(Ok(()));
             }
+            Note::Hold(holder) => holders.push(holder),
             Note::Ended(_) | Note::Signalled(_) => {}
         }
     }
     wanted
 }
 
+fn refuse(holders: &mut Vec<Holder>) {
+    for holder in holders.drain(..) {
+        let _ = holder.send(Err("it is being brought back".into()));
+    }
+}
+
+/// Stays parked as long as its holder wants. True: it has moved.
+async fn held(live: &Live, holder: Holder) -> bool {
+    let (release, released) = oneshot::channel();
+    if holder.send(Ok(release)).is_err() {
+        return false;
+    }
+    tokio::select! {
+        biased;
+        () = live.cancel.cancelled() => false,
+        moved = released => moved.is_ok(),
+    }
+}
+
 /// Sleeps until it can go on.
 pub(super) async fn wait(d: &Arc<Dispatcher>, live: &Arc<Live>, asks: &mut Asks, parked: &Arc<Parked>) -> Woken {
-    let mut wanted = told(live, asks);
+    let mut holders = Vec::new();
+    let mut wanted = told(live, asks, &mut holders);
     while !wanted && !asks.any_ready() {
+        if let Some(holder) = holders.pop() {
+            if held(live, holder).await {
+                return Woken::Moved;
+            }
+            wanted = told(live, asks, &mut holders);
+            continue;
+        }
         tokio::select! {
             () = live.cancel.cancelled() => return stopped(d, live, parked),
-            () = live.noted() => wanted = told(live, asks),
+            () = live.noted() => wanted = told(live, asks, &mut holders),
             () = until(asks.next_due()) => {}
         }
     }
+    refuse(&mut holders);
     if let Err(error) = fault::at("resume.ready").await {
         tracing::error!(execution = %live.id, %error, "on the way to a resume");
     }
@@ -80,7 +120,8 @@ pub(super) async fn wait(d: &Arc<Dispatcher>, live: &Arc<Live>, asks: &mut Asks,
         }
         () = d.admitted(&job, live.bytes) => {}
     }
-    told(live, asks);
+    told(live, asks, &mut holders);
+    refuse(&mut holders);
     let begin = begin(d, live, asks, parked).await;
     let begin = match begin {
         Ok(begin) => begin,
@@ -109,8 +150,24 @@ async fn begin(d: &Arc<Dispatcher>, live: &Live, asks: &mut Asks, parked: &Parke
     }
     let host = |message: String| ExecutionError::new(ErrorKind::Host, message);
     let file = d.parked.file(&parked.file).map_err(|error| host(format!("its parked machine is gone: {error}")))?;
+    if live.inherited {
+        differs(d, live, &file).await?;
+    }
     let unread = unhex(&parked.unread).ok_or_else(|| host("its record in the database is damaged".into()))?;
     Ok(Begin::Resume { file, base: parked.base.clone(), unread, answers: Box::new(answers) })
+}
+
+/// An earlier daemon may have had other disks.
+async fn differs(d: &Arc<Dispatcher>, live: &Live, file: &File) -> Result<(), ExecutionError> {
+    let host = |error: &dyn std::fmt::Display| ExecutionError::new(ErrorKind::Host, format!("its parked machine can't be used: {error}"));
+    let (this, runtime, file) = (Arc::clone(d), live.version.entry.runtime(), file.try_clone().map_err(|error| host(&error))?);
+    let found = tokio::task::spawn_blocking(move || {
+        let Some(engine) = this.runner().engine() else { return Ok(Vec::new()) };
+        let origin = torpor_snapshot::parked::Parked::read(&file)?.origin()?;
+        Ok::<_, SnapshotError>(engine.differences(&origin, runtime))
+    });
+    let found = found.await.map_err(|error| host(&error))?.map_err(|error| host(&error))?;
+    if found.is_empty() { Ok(()) } else { Err(host(&format!("this host is not as it was; {}", found.join("; ")))) }
 }
 
 fn stopped(d: &Dispatcher, live: &Live, parked: &Parked) -> Woken {

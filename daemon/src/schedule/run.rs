@@ -13,7 +13,7 @@ use super::attempt::attempt;
 use super::core::Job;
 use super::dispatch::Dispatcher;
 use super::ending::{Decision, Ending, decide};
-use super::live::Live;
+use super::live::{Cause, Live};
 use super::parked::{self, Woken};
 use crate::engine::{Begin, ExecutionError, Outcome, RunRequest};
 use crate::fault;
@@ -131,6 +131,14 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
                     continue;
                 }
                 Woken::End(ending) => return end(d, live, ending, log).await,
+                Woken::Moved => {
+                    live.stop(Cause::Moved);
+                    end(d, live, Ending::of(Some(Cause::Moved), &policy), log).await;
+                    if live.view().state.ended() {
+                        d.parked.give_free(&parked.file, parked.stored_bytes);
+                    }
+                    return;
+                }
                 Woken::Lost => return,
             },
             Stage::Vm { job, begin, resumed, tries } => (job, begin, resumed, tries),
@@ -148,7 +156,8 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
             return drop_unstored(d, live, job);
         }
         let outcome = match (outcome, live.view().parked.clone(), resumed) {
-            (Outcome::Parked, Some(parked), _) => {
+            // Once that is recorded it is parked, however its VM ended.
+            (_, Some(parked), _) => {
                 let _ = fault::at("park.ended").await;
                 log.close();
                 input = None;

@@ -25,6 +25,10 @@ pub trait Runner: Send + Sync + 'static {
     fn vm_bytes(&self, memory_mib: u32) -> u64;
     /// Counters and gauges.
     fn stats(&self) -> EngineStats;
+    /// The engine, where it is one: executions move between engines only.
+    fn engine(&self) -> Option<&Engine> {
+        None
+    }
     /// Ends everything.
     fn shutdown(&self) -> BoxFuture<'_, ()>;
 }
@@ -58,6 +62,10 @@ impl Runner for Engine {
 
     fn stats(&self) -> EngineStats {
         Self::stats(self)
+    }
+
+    fn engine(&self) -> Option<&Engine> {
+        Some(self)
     }
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {

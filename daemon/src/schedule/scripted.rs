@@ -202,7 +202,7 @@ impl Scripted {
                         self.parks.fetch_add(1, Ordering::SeqCst);
                         let text = serde_json::to_vec(&machine).unwrap();
                         file.write_all(&text).unwrap();
-                        let base = Base { template: "t".into(), content: "c".into() };
+                        let base = Base { template: "t".into(), content: "c".repeat(64) };
                         let (stored_bytes, unread) = (text.len() as u64, b"half".to_vec());
                         let parked = Parked { base, changed_bytes: 4096, stored_bytes, micros: 1, unread, ran: Duration::from_millis(1) };
                         progress.send(Progress::Parked(parked)).await.unwrap();

@@ -3,6 +3,8 @@
 //! SQLite in WAL mode with `synchronous=FULL`: readers never wait for the writer, and a commit is on disk. The SQL is what SQLite and
 //! PostgreSQL both take.
 
+mod moving;
+
 use super::id::ExecutionId;
 use super::machine::State;
 use super::record::{Execution, TimelineEntry, Version};

@@ -60,17 +60,25 @@ pub enum Change {
         /// JSON text.
         data: Arc<[u8]>,
     },
-    /// A parked execution that came from another host, with its input, its events and what they were signalled with.
-    Import {
-        /// With its timeline so far.
-        execution: Arc<Execution>,
-        /// JSON text.
-        input: Arc<[u8]>,
-        /// Tokens, and data of those that were signalled.
-        events: Arc<[(String, Option<Vec<u8>>)]>,
-    },
+    /// A parked execution that came from another host.
+    Import(Arc<Import>),
     /// Executions that ended, with all that is stored of them. Others are left as they are.
     RemoveEnded(Arc<[ExecutionId]>),
+}
+
+/// A parked execution from another host, and what belongs to it.
+#[derive(Debug)]
+pub struct Import {
+    /// With its timeline so far.
+    pub execution: Arc<Execution>,
+    /// Its version, which does not become its task's newest where the task is there.
+    pub version: Arc<Version>,
+    /// JSON text.
+    pub input: Vec<u8>,
+    /// Tokens, and data of those that were signalled.
+    pub events: Vec<(String, Option<Vec<u8>>)>,
+    /// Executions that ended there. Those that are known here are left as they are.
+    pub ended: Vec<Execution>,
 }
 
 /// A change and who waits for it.
@@ -83,12 +91,17 @@ fn int(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-fn put_version<'a>(batch: &mut Batch<'a>, version: &'a Version) -> Result<(), StoreError> {
+fn put_newest<'a>(batch: &mut Batch<'a>, version: &'a Version) -> Result<(), StoreError> {
     let (task, hash, at) = (version.task.as_str(), &*version.version, version.created_at.0);
     batch.add(
         "INSERT INTO tasks (name, latest, created_at) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET latest = excluded.latest",
         [task.into(), hash.into(), at.into()],
     )?;
+    put_version(batch, version)
+}
+
+fn put_version<'a>(batch: &mut Batch<'a>, version: &'a Version) -> Result<(), StoreError> {
+    let (task, hash, at) = (version.task.as_str(), &*version.version, version.created_at.0);
     batch.add(
         "INSERT INTO versions (task, version, runtime, entry, memory_mib, timeout_ms, retries, log_cap, code_bytes, created_at, park, \
          deadline_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (task, version) DO NOTHING",
@@ -195,36 +208,67 @@ fn remove_ended<'a>(batch: &mut Batch<'a>, ids: &'a [ExecutionId]) -> Result<(),
     Ok(())
 }
 
+fn take_in<'a>(batch: &mut Batch<'a>, import: &'a Import) -> Result<(), StoreError> {
+    let Import { execution, version, input, events, ended } = import;
+    batch.add(
+        "INSERT INTO tasks (name, latest, created_at) VALUES (?, ?, ?) ON CONFLICT (name) DO NOTHING",
+        [version.task.as_str().into(), (&*version.version).into(), version.created_at.0.into()],
+    )?;
+    put_version(batch, version)?;
+    insert(batch, execution, input)?;
+    let parked = execution.parked.as_deref().map(serde_json::to_string).transpose().map_err(StoreError::damaged("parked machine"))?;
+    batch.add(
+        "UPDATE executions SET started_at = ?, parks = ?, parked_ms = ?, parked = ? WHERE id = ?",
+        [
+            execution.started_at.map(|at| at.0).into(),
+            i64::from(execution.parks).into(),
+            int(execution.parked_ms).into(),
+            parked.into(),
+            execution.id.as_str().into(),
+        ],
+    )?;
+    for (token, data) in events {
+        put_event(batch, token, &execution.id)?;
+        if let Some(data) = data {
+            signal(batch, token, data)?;
+        }
+    }
+    ended.iter().try_for_each(|execution| ended_elsewhere(batch, execution))
+}
+
+fn ended_elsewhere<'a>(batch: &mut Batch<'a>, execution: &'a Execution) -> Result<(), StoreError> {
+    let error = execution.error.as_ref().map(serde_json::to_string).transpose().map_err(StoreError::damaged("error"))?;
+    batch.add(
+        "INSERT INTO executions (id, task, version, state, attempts, created_at, started_at, finished_at, error, result, parent, depth, \
+         parks, parked_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+        [
+            execution.id.as_str().into(),
+            execution.task.as_str().into(),
+            (&*execution.version).into(),
+            execution.state.name().into(),
+            i64::from(execution.attempts).into(),
+            execution.created_at.0.into(),
+            execution.started_at.map(|at| at.0).into(),
+            execution.finished_at.map(|at| at.0).into(),
+            error.into(),
+            execution.result.as_ref().map(|result| result.get().as_bytes()).into(),
+            execution.parent.as_ref().map(|parent| parent.as_str().to_owned()).into(),
+            i64::from(execution.depth).into(),
+            i64::from(execution.parks).into(),
+            int(execution.parked_ms).into(),
+        ],
+    )
+}
+
 fn add<'a>(batch: &mut Batch<'a>, change: &'a Change) -> Result<(), StoreError> {
     match change {
-        Change::PutVersion(version) => put_version(batch, version),
+        Change::PutVersion(version) => put_newest(batch, version),
         Change::RemoveTask(name) => batch.add("DELETE FROM tasks WHERE name = ?", [name.as_str().into()]),
         Change::Insert { execution, input } => insert(batch, execution, input),
         Change::Update { execution, stored, timeline } => update(batch, execution, *stored, *timeline),
         Change::PutEvent { token, execution } => put_event(batch, token, execution),
         Change::Signal { token, data } => signal(batch, token, data),
-        Change::Import { execution, input, events } => {
-            insert(batch, execution, input)?;
-            let parked =
-                execution.parked.as_deref().map(serde_json::to_string).transpose().map_err(StoreError::damaged("parked machine"))?;
-            batch.add(
-                "UPDATE executions SET started_at = ?, parks = ?, parked_ms = ?, parked = ? WHERE id = ?",
-                [
-                    execution.started_at.map(|at| at.0).into(),
-                    i64::from(execution.parks).into(),
-                    int(execution.parked_ms).into(),
-                    parked.into(),
-                    execution.id.as_str().into(),
-                ],
-            )?;
-            for (token, data) in events.iter() {
-                put_event(batch, token, &execution.id)?;
-                if let Some(data) = data {
-                    signal(batch, token, data)?;
-                }
-            }
-            Ok(())
-        }
+        Change::Import(import) => take_in(batch, import),
         Change::RemoveEnded(ids) => remove_ended(batch, ids),
     }
 }

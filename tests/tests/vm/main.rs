@@ -9,9 +9,19 @@ mod failures;
 mod host;
 mod input;
 mod isolation;
+mod transfer;
 mod usage;
 mod user_mode;
 
 fn main() -> ExitCode {
-    torpor_tests::suite(&[usage::TESTS, input::TESTS, failures::TESTS, crashes::TESTS, isolation::TESTS, host::TESTS, user_mode::TESTS])
+    torpor_tests::suite(&[
+        usage::TESTS,
+        input::TESTS,
+        failures::TESTS,
+        crashes::TESTS,
+        isolation::TESTS,
+        host::TESTS,
+        user_mode::TESTS,
+        transfer::TESTS,
+    ])
 }

@@ -153,6 +153,11 @@ impl Store {
         Ok(ids)
     }
 
+    /// The folder can't be read.
+    pub(super) fn unreadable(&self, source: io::Error) -> StoreError {
+        StoreError::Io { what: "listing", path: self.root.clone(), source }
+    }
+
     /// Whether a whole template of this id is there. One system call.
     pub(super) fn has(&self, id: &str) -> bool {
         self.root.join(id).exists()

@@ -1,0 +1,162 @@
+//! Executions that move: when they do, when they stay, and what is not taken in. What a file holds of a real machine is tested on real ones.
+
+use super::Server;
+use crate::state::id::ExecutionId;
+use crate::transfer::container::{Kind, check};
+use crate::transfer::content::Contents;
+use axum::body::Body;
+use axum::http::Request;
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::Write;
+use std::time::Duration;
+use tower::ServiceExt;
+
+const WAITS: &str = r#"{"asks": [{"ask": "event"}, {"ask": "event_wait", "token": ""}, {"ask": "sleep", "ms": 1}]}"#;
+
+impl Server {
+    async fn until(&self, id: &str, state: &str) -> Value {
+        for _ in 0..1000 {
+            let execution = self.ok("GET", &format!("/v1/executions/{id}"), "").await;
+            if execution["state"] == state {
+                return execution;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("{id} is not {state}: {}", self.ok("GET", &format!("/v1/executions/{id}"), "").await);
+    }
+
+    async fn submit(&self, input: &str) -> String {
+        let execution = self.ok("POST", "/v1/tasks/t/executions", input.to_owned()).await;
+        execution["id"].as_str().unwrap().to_owned()
+    }
+
+    async fn waiting(&self) -> (String, String) {
+        self.push("t", "park = \"always\"").await;
+        let id = self.submit(WAITS).await;
+        let parked = self.until(&id, "parked").await;
+        (id, parked["waiting"][0]["token"].as_str().unwrap().to_owned())
+    }
+
+    async fn export(&self, id: &str) -> Body {
+        let request = Request::post(format!("/v1/executions/{id}/export")).body(Body::empty()).unwrap();
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+        response.into_body()
+    }
+}
+
+fn file(bytes: &[u8]) -> File {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    file
+}
+
+#[tokio::test]
+async fn what_moves_ends_before_its_file_is_whole() {
+    let server = Server::start().await;
+    let (id, token) = server.waiting().await;
+    let mut body = server.export(&id).await;
+    let mut bytes = Vec::new();
+    // The file is whole with its last piece, the trailer of 80 bytes, and by then the end is in the database.
+    while let Some(frame) = body.frame().await {
+        let piece = frame.unwrap().into_data().unwrap();
+        if piece.len() == 80 {
+            assert!(check(&file(&bytes)).unwrap_err().to_string().contains("cut off"));
+            let moved = server.app.store.execution(&ExecutionId::parse(&id).unwrap()).await.unwrap().unwrap();
+            assert_eq!(moved.state.name(), "cancelled");
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    let ended = server.until(&id, "cancelled").await;
+    assert_eq!((&ended["error"]["kind"], &ended["error"]["message"]), (&json!("moved"), &json!("moved to another host, where it goes on")));
+    let left = std::fs::read_dir(server.path().join("parked")).unwrap().map(|entry| entry.unwrap().path());
+    assert_eq!(left.filter(|path| path.extension().is_some_and(|end| end == "parked")).count(), 0);
+    let kinds: Vec<Kind> = check(&file(&bytes)).unwrap().iter().map(|section| section.kind).collect();
+    assert_eq!(kinds, [Kind::Record, Kind::Input, Kind::Event, Kind::Code, Kind::Machine]);
+    let contents = Contents::read(&file(&bytes)).unwrap();
+    assert_eq!((contents.record.id.as_str(), contents.events), (id.as_str(), vec![(token.clone(), None)]));
+    assert_eq!((contents.input.as_slice(), contents.record.parked.asks.len()), (WAITS.as_bytes(), 1));
+
+    let why = server.refused("POST", &format!("/v1/events/{token}"), "1", 404, "unknown_event").await;
+    assert!(why["message"].as_str().unwrap().contains("moved to another host"), "{why}");
+    server.refused("POST", &format!("/v1/executions/{id}/export"), "", 409, "not_movable").await;
+    let known = server.refused("POST", "/v1/executions/import", bytes.clone(), 409, "execution_known").await;
+    assert!(known["message"].as_str().unwrap().contains("imported once"), "{known}");
+    // Elsewhere: what is scripted is no machine.
+    let other = Server::start().await;
+    let why = other.refused("POST", "/v1/executions/import", bytes.clone(), 400, "invalid_transfer").await;
+    assert!(why["message"].as_str().unwrap().contains("the machine in the file"), "{why}");
+    assert_eq!(other.ok("GET", "/v1/tasks", "").await["tasks"], json!([]), "nothing is kept of it");
+    assert_eq!(other.ok("GET", "/v1/executions?all=true", "").await["executions"], json!([]));
+    let mut damaged = bytes.clone();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    other.refused("POST", "/v1/executions/import", damaged, 400, "invalid_transfer").await;
+    let why = other.refused("POST", "/v1/executions/import", bytes[..bytes.len() - 80].to_vec(), 400, "invalid_transfer").await;
+    assert!(why["message"].as_str().unwrap().contains("cut off"), "{why}");
+    let mut foreign = bytes;
+    foreign[8] = 9;
+    let why = other.refused("POST", "/v1/executions/import", foreign, 400, "invalid_transfer").await;
+    assert!(why["message"].as_str().unwrap().contains("format version 9"), "{why}");
+    other.refused("POST", "/v1/executions/import", "", 400, "invalid_transfer").await;
+    other.refused("POST", "/v1/executions/import", "something else", 400, "invalid_transfer").await;
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_leaves_it_parked() {
+    let server = Server::start().await;
+    let (id, token) = server.waiting().await;
+    let body = server.export(&id).await;
+    // Meanwhile it does not wake, whatever comes.
+    server.ok("POST", &format!("/v1/events/{token}"), "7").await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(server.until(&id, "parked").await["parks"], 1);
+    drop(body);
+    let ended = server.until(&id, "succeeded").await;
+    assert_eq!(ended["result"][1]["payload"], "7", "{ended}");
+}
+
+#[tokio::test]
+async fn a_signal_that_comes_meanwhile_is_not_lost() {
+    let server = Server::start().await;
+    let (id, token) = server.waiting().await;
+    let body = server.export(&id).await;
+    server.ok("POST", &format!("/v1/events/{token}"), "8").await;
+    assert!(body.collect().await.is_err(), "a file that lacks the signal is not made whole");
+    assert_eq!(server.until(&id, "succeeded").await["result"][1]["payload"], "8");
+}
+
+#[tokio::test]
+async fn what_is_cancelled_while_it_is_exported_does_not_move() {
+    let server = Server::start().await;
+    let (id, _) = server.waiting().await;
+    let body = server.export(&id).await;
+    server.ok("POST", &format!("/v1/executions/{id}/cancel"), "").await;
+    let broken = body.collect().await;
+    assert!(broken.is_err(), "the answer does not end as if it were whole");
+    assert_eq!(server.until(&id, "cancelled").await["error"]["kind"], "cancelled");
+}
+
+#[tokio::test]
+async fn what_has_to_do_with_others_here_stays() {
+    let server = Server::start().await;
+    server.push("t", "park = \"always\"").await;
+    let input = json!({"asks": [{"ask": "call", "task": "t"}], "payload": {"asks": [{"ask": "sleep", "ms": 60_000}]}});
+    let caller = server.submit(&input.to_string()).await;
+    let parked = server.until(&caller, "parked").await;
+    let callee = parked["waiting"][0]["executions"][0].as_str().unwrap().to_owned();
+    server.until(&callee, "parked").await;
+    let path = |id: &str| format!("/v1/executions/{id}/export");
+    let why = server.refused("POST", &path(&caller), "", 409, "not_movable").await;
+    assert!(why["message"].as_str().unwrap().contains(&callee), "{why}");
+    let why = server.refused("POST", &path(&callee), "", 409, "not_movable").await;
+    assert!(why["message"].as_str().unwrap().contains(&caller), "{why}");
+    let running = server.submit(r#"{"ms": 60000}"#).await;
+    server.until(&running, "running").await;
+    let why = server.refused("POST", &path(&running), "", 409, "not_movable").await;
+    assert!(why["message"].as_str().unwrap().contains("it is running"), "{why}");
+    server.refused("POST", &path("ex_00000000000000000000000000"), "", 404, "unknown_execution").await;
+    server.refused("POST", &format!("{}?what=1", path(&caller)), "", 400, "invalid_request").await;
+}

@@ -1,0 +1,307 @@
+//! From a file to a host. The commit in the database is the point at which the execution is here; whatever fails before it leaves nothing behind.
+
+use super::container::TransferError;
+use super::content::{self, Contents};
+use crate::code::check::{Checked, check};
+use crate::code::{CodeError, erofs, image};
+use crate::engine::{Base, Engine, TaskVersion};
+use crate::parked::{Draft, ParkError};
+use crate::schedule::dispatch::{Dispatcher, SubmitError};
+use crate::schedule::live::task_version;
+use crate::state::id::ExecutionId;
+use crate::state::record::{Execution, Happening, Version};
+use crate::state::store::StoreError;
+use crate::state::time::Timestamp;
+use crate::state::waiting::Parked;
+use crate::state::writer::{Change, Import};
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use tokio::sync::Mutex;
+use torpor_snapshot::SnapshotError;
+use torpor_snapshot::parked::{Origin, Parked as Machine};
+
+/// Why an execution is not taken in. Nothing of it is kept.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The file.
+    #[error(transparent)]
+    File(#[from] TransferError),
+    /// The code in the file.
+    #[error("the code in the file: {0}")]
+    Code(CodeError),
+    /// The machine in the file.
+    #[error("the machine in the file: {0}")]
+    Machine(#[from] SnapshotError),
+    /// It is here, or was.
+    #[error("execution {0} is known here already; an execution is imported once")]
+    Known(ExecutionId),
+    /// This host is not like the one that it was parked on.
+    #[error("it can't go on on this host: {}", .0.join("; "))]
+    Differs(Vec<String>),
+    /// Its template is not there.
+    #[error("its template {0} is neither here nor in the file; export without --without-template")]
+    NoTemplate(String),
+    /// It could never run.
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    /// No room for its machine.
+    #[error(transparent)]
+    Parked(#[from] ParkError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The template in the file is not what it should be.
+    #[error("{0}")]
+    Foreign(String),
+    /// Templates can't be looked for or kept.
+    #[error("{0}")]
+    Template(String),
+    /// A file of the state folder.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+fn io(what: &'static str) -> impl FnOnce(io::Error) -> ImportError {
+    move |source| ImportError::Io { what, source }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, ImportError> + Send + 'static) -> Result<T, ImportError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| io("work on the file broke off")(io::Error::other(error)))?
+}
+
+/// A place of a file as a reader.
+struct Place<'a> {
+    file: &'a File,
+    at: Range<u64>,
+}
+
+impl Read for Place<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.at.end.saturating_sub(self.at.start)).unwrap_or(usize::MAX).min(buffer.len());
+        let read = self.file.read_at(&mut buffer[..left], self.at.start)?;
+        self.at.start += read as u64;
+        Ok(read)
+    }
+}
+
+/// The code, and the hash that its image has here.
+fn code(file: &File, contents: &Contents) -> Result<(Checked, String), ImportError> {
+    let read = || {
+        let code = check(file, image::read(file, contents.code.clone())?)?;
+        let mut hash = blake3::Hasher::new();
+        erofs::write(&code.tree, file, &mut hash)?;
+        Ok::<_, CodeError>((code, hash.finalize().to_hex().to_string()))
+    };
+    let (code, hash) = read().map_err(ImportError::Code)?;
+    if code.manifest.name != contents.record.task || code.version != *contents.record.version {
+        return Err(TransferError::malformed("its code is not that of its task's version").into());
+    }
+    Ok((code, hash))
+}
+
+fn version_of(code: &Checked) -> Version {
+    Version {
+        task: code.manifest.name.clone(),
+        version: code.version.as_str().into(),
+        entry: code.manifest.entry.clone(),
+        policy: code.manifest.policy,
+        code_bytes: code.tree.bytes(),
+        created_at: Timestamp::now(),
+    }
+}
+
+/// The machine in a file of its own, checked, and what it needs.
+fn machine(from: &File, contents: &Contents, draft: &Draft) -> Result<Origin, ImportError> {
+    let (mut to, parked) = (&draft.file, &contents.record.parked);
+    io::copy(&mut Place { file: from, at: contents.machine.clone() }, &mut to).map_err(io("can't keep its machine"))?;
+    let machine = Machine::read(&draft.file)?;
+    if machine.stored_bytes() != parked.stored_bytes {
+        return Err(TransferError::malformed("its machine is longer or shorter than recorded").into());
+    }
+    machine.verify(&draft.file)?;
+    let origin = machine.origin()?;
+    if origin.template_hash != parked.base.content {
+        return Err(TransferError::malformed("its machine was parked on another template than recorded").into());
+    }
+    draft.file.sync_all().map_err(io("can't keep its machine"))?;
+    Ok(origin)
+}
+
+/// Makes a template of the one in the file.
+fn unpack(
+    engine: &Engine,
+    file: &File,
+    content: &str,
+    from: &content::Template,
+    task: &TaskVersion,
+    code: &str,
+) -> Result<(), ImportError> {
+    let draft = engine.begin_template(content).map_err(|error| ImportError::Template(error.message))?;
+    let keep = "can't keep its template";
+    io::copy(&mut Place { file, at: from.state.clone() }, &mut draft.state()).map_err(io(keep))?;
+    let sections = torpor_snapshot::state::Sections::read(draft.state())?;
+    let index: torpor_snapshot::memory::Index = sections.decode(torpor_snapshot::state::SectionId::MemoryIndex)?;
+    if index.size > torpor_snapshot::memory::MAX_MEMORY {
+        return Err(TransferError::malformed("its template has more memory than can be").into());
+    }
+    draft.memory().set_len(index.size).map_err(io(keep))?;
+    for at in &from.memory {
+        let (offset, piece) = content::unpack(&content::bytes(file, at)?)?;
+        if offset.checked_add(piece.len() as u64).is_none_or(|end| end > index.size) {
+            return Err(TransferError::malformed("a piece of its template's memory is beyond its end").into());
+        }
+        for (number, page) in piece.chunks(4096).enumerate().filter(|(_, page)| page.iter().any(|byte| *byte != 0)) {
+            draft.memory().write_all_at(page, offset + number as u64 * 4096).map_err(io(keep))?;
+        }
+    }
+    engine.keep_template(draft, &from.meta, task, code).map_err(|error| ImportError::Foreign(error.message))
+}
+
+/// What was put into its place; taken out again where the commit does not come.
+struct Placed<'a> {
+    d: &'a Dispatcher,
+    id: &'a ExecutionId,
+    bytes: u64,
+    file: Option<String>,
+    log: bool,
+    template: Option<(&'a Engine, String)>,
+    code: Option<Arc<str>>,
+    committed: bool,
+}
+
+impl Drop for Placed<'_> {
+    fn drop(&mut self) {
+        if self.committed {
+            return;
+        }
+        match &self.file {
+            Some(file) => self.d.parked.give_free(file, self.bytes),
+            None => self.d.parked.unreserve(self.bytes),
+        }
+        if let Some((engine, content)) = &self.template {
+            engine.drop_template(content);
+        }
+        let log = if self.log { self.d.logs.remove(self.id).map(drop) } else { Ok(()) };
+        let code = self.code.as_ref().map_or(Ok(()), |version| self.d.images.remove(version));
+        if let Err(error) = log.and(code) {
+            tracing::warn!(execution = %self.id, %error, "a part of an import that failed can't be removed; the next start does");
+        }
+    }
+}
+
+/// Takes an execution in. One at a time; `tasks` is held while tasks are changed.
+pub async fn take(d: &Arc<Dispatcher>, tasks: &Mutex<()>, file: File) -> Result<Arc<Execution>, ImportError> {
+    let file = Arc::new(file);
+    let from = Arc::clone(&file);
+    let contents = Arc::new(blocking(move || Ok(Contents::read(&from)?)).await?);
+    let record = &contents.record;
+    if d.live(&record.id).is_some() || d.store.unknown(vec![record.id.clone()]).await?.is_empty() {
+        return Err(ImportError::Known(record.id.clone()));
+    }
+    let (from, all) = (Arc::clone(&file), Arc::clone(&contents));
+    let (code, code_hash) = blocking(move || code(&from, &all)).await?;
+    let version = d.catalog.exact(&record.task, &record.version).unwrap_or_else(|| Arc::new(version_of(&code)));
+    d.check_capacity(&version)?;
+    d.store.check_room()?;
+    let (from, all, draft) = (Arc::clone(&file), Arc::clone(&contents), d.parked.begin()?);
+    let (draft, origin) = blocking(move || machine(&from, &all, &draft).map(|origin| (draft, origin))).await?;
+    let engine = d.runner().engine().ok_or_else(|| ImportError::Differs(vec!["it runs no machines".into()]))?;
+    let mut differences = engine.differences(&origin, version.entry.runtime());
+    if origin.code != code_hash {
+        differences.push(format!("code disk: the machine was parked with {}, here it would be {code_hash}", origin.code));
+    }
+    if origin.memory_mib != version.policy.memory_mib {
+        differences.push(format!("memory: the machine has {} MiB, its task {}", origin.memory_mib, version.policy.memory_mib));
+    }
+    if !differences.is_empty() {
+        return Err(ImportError::Differs(differences));
+    }
+    let content = &record.parked.base.content;
+    let template = engine.template_with(content).await.map_err(|error| ImportError::Template(error.message))?;
+    if template.is_none() && contents.template.is_none() {
+        return Err(ImportError::NoTemplate(content.clone()));
+    }
+    let bytes = record.parked.stored_bytes;
+    d.parked.reserve(bytes)?;
+    let mut placed = Placed { d, id: &record.id, bytes, file: None, log: false, template: None, code: None, committed: false };
+    if let (None, Some(_)) = (&template, &contents.template) {
+        let task = task_version(&version, d.images.path(&version.version));
+        let (from, all, d) = (Arc::clone(&file), Arc::clone(&contents), Arc::clone(d));
+        placed.template = Some((engine, content.clone()));
+        blocking(move || match (d.runner().engine(), &all.template) {
+            (Some(engine), Some(template)) => unpack(engine, &from, &all.record.parked.base.content, template, &task, &code_hash),
+            _ => Ok(()),
+        })
+        .await?;
+    }
+    let base = Base { template: template.unwrap_or_else(|| content.clone()), content: content.clone() };
+    let (from, all, this) = (Arc::clone(&file), Arc::clone(&contents), Arc::clone(d));
+    placed.log = contents.log.is_some();
+    let name = blocking(move || {
+        if let Some(at) = all.log.clone() {
+            this.logs.take_in(&all.record.id, Place { file: &from, at }).map_err(io("can't keep its log"))?;
+        }
+        Ok(this.parked.commit(draft, &all.record.id)?)
+    });
+    let parked = Parked { file: name.await?, base, ..record.parked.clone() };
+    placed.file = Some(parked.file.clone());
+    let execution = commit(d, tasks, (&contents, &file), (code, version, origin.code), parked, &mut placed).await?;
+    placed.committed = true;
+    tracing::info!(execution = %execution.id, task = %execution.task, "imported from another host");
+    Ok(execution)
+}
+
+/// From here on its task can't be removed, nor pushed at the same time.
+async fn commit(
+    d: &Arc<Dispatcher>,
+    tasks: &Mutex<()>,
+    (contents, file): (&Contents, &Arc<File>),
+    (code, version, code_hash): (Checked, Arc<Version>, String),
+    parked: Parked,
+    placed: &mut Placed<'_>,
+) -> Result<Arc<Execution>, ImportError> {
+    let _one = tasks.lock().await;
+    let version = d.catalog.exact(&version.task, &version.version).unwrap_or(version);
+    if !d.catalog.knows(&version.version) {
+        placed.code = Some(Arc::clone(&version.version));
+    }
+    let (images, from) = (d.images.clone(), Arc::clone(file));
+    blocking(move || {
+        let path = images.keep(&code, &from).map_err(ImportError::Code)?;
+        let mut hash = blake3::Hasher::new();
+        let kept = File::open(path).and_then(|mut kept| io::copy(&mut kept, &mut hash));
+        kept.map_err(io("can't read its code"))?;
+        let found = hash.finalize().to_hex().to_string();
+        if found == code_hash {
+            return Ok(());
+        }
+        Err(ImportError::Differs(vec![format!("code disk: the machine was parked with {code_hash}, here is {found}")]))
+    })
+    .await?;
+    let mut execution = contents.record.execution(parked);
+    let imported = execution.apply(Timestamp::now(), Happening::Imported);
+    imported.map_err(|error| TransferError::malformed(error.to_string()))?;
+    let parked = execution.parked.clone().ok_or_else(|| TransferError::malformed("it is not parked"))?;
+    let import = Import {
+        execution: Arc::new(execution.clone()),
+        version: Arc::clone(&version),
+        input: contents.input.clone(),
+        events: contents.events.clone(),
+        ended: contents.ended.clone(),
+    };
+    match d.store.commit(Change::Import(Arc::new(import))).await {
+        Err(StoreError::Constraint) => return Err(ImportError::Known(execution.id)),
+        other => other?,
+    }
+    placed.committed = true;
+    d.catalog.put_older(Arc::clone(&version));
+    Ok(d.take_in(execution, version, parked))
+}

@@ -79,6 +79,8 @@ pub struct Import {
     pub events: Vec<(String, Option<Vec<u8>>)>,
     /// Executions that ended there. Those that are known here are left as they are.
     pub ended: Vec<Execution>,
+    /// It was here before and has moved: what is known of it from then gives way.
+    pub returns: Option<ExecutionId>,
 }
 
 /// A change and who waits for it.
@@ -209,7 +211,10 @@ fn remove_ended<'a>(batch: &mut Batch<'a>, ids: &'a [ExecutionId]) -> Result<(),
 }
 
 fn take_in<'a>(batch: &mut Batch<'a>, import: &'a Import) -> Result<(), StoreError> {
-    let Import { execution, version, input, events, ended } = import;
+    let Import { execution, version, input, events, ended, returns } = import;
+    if returns.is_some() {
+        remove_ended(batch, returns.as_slice())?;
+    }
     batch.add(
         "INSERT INTO tasks (name, latest, created_at) VALUES (?, ?, ?) ON CONFLICT (name) DO NOTHING",
         [version.task.as_str().into(), (&*version.version).into(), version.created_at.0.into()],

@@ -4,12 +4,12 @@ use super::container::TransferError;
 use super::content::{self, Contents};
 use crate::code::check::{Checked, check};
 use crate::code::{CodeError, erofs, image};
-use crate::engine::{Base, Engine, TaskVersion};
+use crate::engine::{Base, Engine, ErrorKind, TaskVersion};
 use crate::parked::{Draft, ParkError};
 use crate::schedule::dispatch::{Dispatcher, SubmitError};
 use crate::schedule::live::task_version;
 use crate::state::id::ExecutionId;
-use crate::state::record::{Execution, Happening, Version};
+use crate::state::record::{Execution, Happening, TimelineEntry, Version};
 use crate::state::store::StoreError;
 use crate::state::time::Timestamp;
 use crate::state::waiting::Parked;
@@ -197,15 +197,28 @@ impl Drop for Placed<'_> {
     }
 }
 
+fn imports(timeline: &[TimelineEntry]) -> usize {
+    timeline.iter().filter(|entry| entry.what == Happening::Imported).count()
+}
+
+/// Refuses what is known, unless it has moved away and been on another host since. True: it comes back.
+async fn known(d: &Dispatcher, contents: &Contents) -> Result<bool, ImportError> {
+    let record = &contents.record;
+    if d.live(&record.id).is_some() {
+        return Err(ImportError::Known(record.id.clone()));
+    }
+    let Some(before) = d.store.execution(&record.id).await? else { return Ok(false) };
+    let moved = before.error.as_ref().is_some_and(|error| error.kind == ErrorKind::Moved);
+    if moved && imports(&record.timeline) > imports(&before.timeline) { Ok(true) } else { Err(ImportError::Known(record.id.clone())) }
+}
+
 /// Takes an execution in. One at a time; `tasks` is held while tasks are changed.
 pub async fn take(d: &Arc<Dispatcher>, tasks: &Mutex<()>, file: File) -> Result<Arc<Execution>, ImportError> {
     let file = Arc::new(file);
     let from = Arc::clone(&file);
     let contents = Arc::new(blocking(move || Ok(Contents::read(&from)?)).await?);
     let record = &contents.record;
-    if d.live(&record.id).is_some() || d.store.unknown(vec![record.id.clone()]).await?.is_empty() {
-        return Err(ImportError::Known(record.id.clone()));
-    }
+    let returns = known(d, &contents).await?;
     let (from, all) = (Arc::clone(&file), Arc::clone(&contents));
     let (code, code_hash) = blocking(move || code(&from, &all)).await?;
     let version = d.catalog.exact(&record.task, &record.version).unwrap_or_else(|| Arc::new(version_of(&code)));
@@ -244,7 +257,7 @@ pub async fn take(d: &Arc<Dispatcher>, tasks: &Mutex<()>, file: File) -> Result<
     }
     let base = Base { template: template.unwrap_or_else(|| content.clone()), content: content.clone() };
     let (from, all, this) = (Arc::clone(&file), Arc::clone(&contents), Arc::clone(d));
-    placed.log = contents.log.is_some();
+    placed.log = contents.log.is_some() && !returns;
     let name = blocking(move || {
         if let Some(at) = all.log.clone() {
             this.logs.take_in(&all.record.id, Place { file: &from, at }).map_err(io("can't keep its log"))?;
@@ -253,7 +266,7 @@ pub async fn take(d: &Arc<Dispatcher>, tasks: &Mutex<()>, file: File) -> Result<
     });
     let parked = Parked { file: name.await?, base, ..record.parked.clone() };
     placed.file = Some(parked.file.clone());
-    let execution = commit(d, tasks, (&contents, &file), (code, version, origin.code), parked, &mut placed).await?;
+    let execution = commit(d, tasks, (&contents, &file), (code, version, origin.code), (parked, returns), &mut placed).await?;
     placed.committed = true;
     tracing::info!(execution = %execution.id, task = %execution.task, "imported from another host");
     Ok(execution)
@@ -265,7 +278,7 @@ async fn commit(
     tasks: &Mutex<()>,
     (contents, file): (&Contents, &Arc<File>),
     (code, version, code_hash): (Checked, Arc<Version>, String),
-    parked: Parked,
+    (parked, returns): (Parked, bool),
     placed: &mut Placed<'_>,
 ) -> Result<Arc<Execution>, ImportError> {
     let _one = tasks.lock().await;
@@ -296,6 +309,7 @@ async fn commit(
         input: contents.input.clone(),
         events: contents.events.clone(),
         ended: contents.ended.clone(),
+        returns: returns.then(|| execution.id.clone()),
     };
     match d.store.commit(Change::Import(Arc::new(import))).await {
         Err(StoreError::Constraint) => return Err(ImportError::Known(execution.id)),

@@ -12,7 +12,14 @@ use torpor_tests::daemon::{Daemon, Options, shared};
 use torpor_tests::tasks::TaskFolder;
 use torpor_tests::{Test, setup, tests, until};
 
-pub(crate) const TESTS: &[Test] = tests![goes_on_elsewhere, a_timer_passes_on_the_way, bad_files_leave_nothing, another_root_disk_is_named];
+pub(crate) const TESTS: &[Test] = tests![
+    goes_on_elsewhere,
+    a_timer_passes_on_the_way,
+    comes_back,
+    bad_files_leave_nothing,
+    another_root_disk_is_named,
+    a_host_that_changed_says_so,
+];
 
 /// As others have it, so that its template is made once.
 const POLICY: &[(&str, &str)] = &[("memory", "\"128MiB\""), ("timeout", "\"60s\""), ("park", "\"always\"")];
@@ -77,6 +84,9 @@ fn goes_on_elsewhere() {
     here.push(TaskFolder::copy("probe").path());
     push_waiter(&here);
     let (there, folder) = (host(Options::default()), TempDir::new().unwrap());
+    let network = |pid: &dyn std::fmt::Display| fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+    let networks = [network(&"self"), network(&here.pid()), network(&there.pid())];
+    assert!(networks[0] != networks[1] && networks[0] != networks[2] && networks[1] != networks[2], "{networks:?}");
     let steps = json!([
         ["say", "before"],
         ["fill", 4, 3],
@@ -176,6 +186,32 @@ fn a_timer_passes_on_the_way() {
     assert!((after["wall"].as_f64().unwrap() - wall()).abs() < 10.0 && passed("monotonic") < 2.0, "{ended:#}");
 }
 
+/// There and back: each host takes it in each time that it comes, and an older file never.
+fn comes_back() {
+    let (here, there, folder) = (source(), host(Options::default()), TempDir::new().unwrap());
+    let id = parked(&here, &json!([["say", "first"], ["count"], ["event"], ["say", "second"], ["count"]]));
+    let files = ["out", "back", "out again", "back again"].map(|name| folder.path().join(name));
+    export(&here, &id, &files[0], true);
+    here.cli(&["import", files[0].to_str().unwrap()]).expect(2).says(&["known here already"]);
+    import(&there, &files[0]);
+    export(&there, &id, &files[1], false);
+    import(&here, &files[1]);
+    export(&here, &id, &files[2], false);
+    for old in &files[..2] {
+        here.cli(&["import", old.to_str().unwrap()]).expect(2).says(&["known here already"]);
+    }
+    import(&there, &files[2]);
+    export(&there, &id, &files[3], true);
+    let imported = import(&here, &files[3]);
+    let token = imported["waiting"][0]["token"].as_str().unwrap();
+    there.cli(&["signal", token]).expect(2).says(&["moved to another host"]);
+    here.cli(&["signal", token, "--data", "4"]).expect(0);
+    let ended = here.wait_for_end(&id);
+    assert_eq!(ended["result"], json!([null, 1, 4, null, 2]), "{ended:#}");
+    assert_eq!(log(&here, &id).matches("first").count(), 1);
+    assert!(log(&here, &id).contains("second"));
+}
+
 fn bad_files_leave_nothing() {
     let (here, there, folder) = (source(), host(Options::default()), TempDir::new().unwrap());
     let id = parked(&here, &json!([["event"]]));
@@ -224,24 +260,44 @@ fn bad_files_leave_nothing() {
     assert!(kept(&small).is_empty(), "{:?}", kept(&small));
 }
 
+/// Images of which Python's is as good as the usual one, but another.
+fn other_images(folder: &Path) -> PathBuf {
+    let images = folder.join("images");
+    fs::create_dir(&images).unwrap();
+    for name in ["python.erofs", "exec.erofs"] {
+        fs::copy(setup::get().images.join(name), images.join(name)).unwrap();
+    }
+    let mut disk = File::options().append(true).open(images.join("python.erofs")).unwrap();
+    disk.write_all(&[0; 4096]).unwrap();
+    images
+}
+
 fn another_root_disk_is_named() {
     let (here, folder) = (source(), TempDir::new().unwrap());
     let id = parked(&here, &json!([["event"]]));
     let file = folder.path().join("moved");
     export(&here, &id, &file, true);
-    let images = folder.path().join("images");
-    fs::create_dir(&images).unwrap();
-    for name in ["python.erofs", "exec.erofs"] {
-        fs::copy(setup::get().images.join(name), images.join(name)).unwrap();
-    }
-    // As good as the other, with a block more at its end.
-    let mut disk = File::options().append(true).open(images.join("python.erofs")).unwrap();
-    disk.write_all(&[0; 4096]).unwrap();
-    drop(disk);
-    let other = host(Options { images: Some(images), ..Options::default() });
+    let other = host(Options { images: Some(other_images(folder.path())), ..Options::default() });
     other
         .cli(&["import", file.to_str().unwrap()])
         .expect(2)
         .says(&["it can't go on on this host", "root disk: the machine was parked with"]);
     assert!(kept(&other).is_empty(), "{:?}", kept(&other));
+}
+
+/// What was parked before images were replaced does not run on others.
+fn a_host_that_changed_says_so() {
+    let folder = TempDir::new().unwrap();
+    let state = folder.path().join("state");
+    let before = Daemon::start_with_templates(Options { state: Some(state.clone()), ..Options::default() });
+    push_waiter(&before);
+    let id = parked(&before, &json!([["event"]]));
+    let token = before.execution(&id)["waiting"][0]["token"].as_str().unwrap().to_owned();
+    drop(before);
+    let after = Daemon::start(Options { state: Some(state), images: Some(other_images(folder.path())), ..Options::default() });
+    assert_eq!(after.execution(&id)["state"], "parked", "it may be that the old images come back");
+    after.cli(&["signal", &token]).expect(0);
+    let ended = after.wait_for_end(&id);
+    assert_eq!(ended["error"]["kind"], "host", "{ended:#}");
+    assert!(ended["error"]["message"].as_str().unwrap().contains("root disk: the machine was parked with"), "{ended:#}");
 }

@@ -120,7 +120,7 @@ impl Machine {
         devices.set_root(root)?;
         devices.set_code(code);
         let lines = devices.restore(state.devices)?;
-        lines.pulse(&self.vm)?;
+        lines.pulse(&devices, &self.vm)?;
         devices.door.open(&self.memory)
     }
 

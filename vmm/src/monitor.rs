@@ -224,12 +224,11 @@ impl Monitor {
             Phase::Live(vm) => (vm, &mut self.pending),
             Phase::Empty | Phase::Prepared(_) => return Ok(()),
         };
-        let (taken, lines) = match lock(&vm.devices).vsock_send(pending) {
-            Ok(sent) => sent,
-            Err(reason) => return Err(VmmError::Guest(reason)),
-        };
+        let mut devices = lock(&vm.devices);
+        let (taken, lines) = devices.vsock_send(pending).map_err(VmmError::Guest)?;
+        lines.pulse(&devices, &vm.lines)?;
+        drop(devices);
         pending.drain(..taken.min(pending.len()));
-        lines.pulse(&vm.lines)?;
         self.bell.want_room(!self.pending.is_empty());
         Ok(())
     }
@@ -237,10 +236,11 @@ impl Monitor {
     fn console_input(&mut self) -> Result<(), VmmError> {
         let mut bytes = [0; 256];
         let n = std::io::stdin().read(&mut bytes).map_err(VmmError::io("reading standard input"))?;
-        if let Phase::Live(vm) = &self.phase
-            && lock(&vm.devices).console.input(&bytes[..n])
-        {
-            crate::devices::Lines::serial().pulse(&vm.lines)?;
+        if let Phase::Live(vm) = &self.phase {
+            let mut devices = lock(&vm.devices);
+            if devices.console.input(&bytes[..n]) {
+                crate::devices::Lines::serial().pulse(&devices, &vm.lines)?;
+            }
         }
         Ok(())
     }

@@ -11,7 +11,6 @@
 
 use crate::control::Writer;
 use crate::cpu::vector;
-use crate::devices::Lines;
 use crate::devices::door::Touch;
 use crate::error::VmmError;
 use crate::machine::{Machine, lock};
@@ -111,6 +110,13 @@ impl Bell {
         self.room.store(wanted, Ordering::Release);
     }
 
+    /// The guest touched its queues: there may be room.
+    fn room(&self) {
+        if self.room.load(Ordering::Acquire) {
+            self.ring();
+        }
+    }
+
     fn ring(&self) {
         // A waker that fails is a broken epoll descriptor: the control socket's end tells the event loop as well.
         let _ = self.waker.wake();
@@ -185,17 +191,28 @@ fn step(machine: &mut Machine, writer: &Writer, bell: &Bell) -> Result<Next, Vmm
         Err(e) if e.errno() == libc::EINTR || e.errno() == libc::EAGAIN => return Ok(Next::Run),
         Err(source) => return Ok(Next::Stop(StopReason::Kvm(format!("KVM_RUN: {source}")))),
     };
-    let touched = match exit {
-        VcpuExit::MmioRead(address, data) => {
-            let touch = lock(&machine.devices).mmio_read(address, data);
-            Ok((touch, Lines::default()))
+    let touch = match exit {
+        VcpuExit::MmioRead(address, data) => lock(&machine.devices).mmio_read(address, data),
+        VcpuExit::MmioWrite(address, data) => {
+            let mut devices = lock(&machine.devices);
+            match devices.mmio_write(address, data) {
+                Ok((touch, lines)) => {
+                    lines.pulse(&devices, &machine.vm)?;
+                    touch
+                }
+                Err(reason) => return Ok(Next::Stop(reason)),
+            }
         }
-        VcpuExit::MmioWrite(address, data) => lock(&machine.devices).mmio_write(address, data),
         VcpuExit::IoIn(port, data) => {
             lock(&machine.devices).port_read(port, data);
             return Ok(Next::Run);
         }
-        VcpuExit::IoOut(port, data) => Ok(lock(&machine.devices).port_write(port, data)),
+        VcpuExit::IoOut(port, data) => {
+            let mut devices = lock(&machine.devices);
+            let (touch, lines) = devices.port_write(port, data);
+            lines.pulse(&devices, &machine.vm)?;
+            touch
+        }
         VcpuExit::Shutdown => return Ok(Next::Stop(StopReason::TripleFault)),
         VcpuExit::InternalError => {
             if vector::complete(&machine.vcpu, &machine.memory.mem)? {
@@ -206,11 +223,6 @@ fn step(machine: &mut Machine, writer: &Writer, bell: &Bell) -> Result<Next, Vmm
         VcpuExit::Intr | VcpuExit::Hlt | VcpuExit::IrqWindowOpen => return Ok(Next::Run),
         other => return Ok(Next::Stop(StopReason::Kvm(format!("unexpected exit {other:?}")))),
     };
-    let (touch, lines) = match touched {
-        Ok(touched) => touched,
-        Err(reason) => return Ok(Next::Stop(reason)),
-    };
-    lines.pulse(&machine.vm)?;
     match touch {
         Touch::Done => {
             if let Err(stop) = forward_vsock(machine, writer, bell)? {
@@ -230,12 +242,8 @@ fn step(machine: &mut Machine, writer: &Writer, bell: &Bell) -> Result<Next, Vmm
 /// Passes on what the agent's connection brought, and only then gives the guest credit for more.
 fn forward_vsock(machine: &Machine, writer: &Writer, bell: &Bell) -> Result<Result<(), StopReason>, VmmError> {
     let events = lock(&machine.devices).vsock_events();
-    if events.is_empty() {
-        if bell.room.load(Ordering::Acquire) {
-            bell.ring();
-        }
-        return Ok(Ok(()));
-    }
+    // Before the daemon is waited for: it may itself wait for the room.
+    bell.room();
     for event in events {
         match event {
             VsockEvent::Open { .. } => writer.send(&Event::VsockOpen)?,
@@ -243,10 +251,13 @@ fn forward_vsock(machine: &Machine, writer: &Writer, bell: &Bell) -> Result<Resu
             VsockEvent::Data { bytes, .. } => {
                 let n = bytes.len();
                 writer.send(&Event::Vsock { bytes })?;
-                match lock(&machine.devices).vsock_consumed(n) {
-                    Ok(lines) => lines.pulse(&machine.vm)?,
+                let mut devices = lock(&machine.devices);
+                match devices.vsock_consumed(n) {
+                    Ok(lines) => lines.pulse(&devices, &machine.vm)?,
                     Err(reason) => return Ok(Err(reason)),
                 }
+                drop(devices);
+                bell.room();
             }
         }
     }

@@ -2,6 +2,9 @@
 //!
 //! The vCPU thread calls in here at each exit, the event loop when bytes for the guest arrive; one lock around [`Devices`] keeps
 //! them apart. A device works at once, in the thread that touched it: no hand-over, no event descriptor whose removal would cost milliseconds.
+//!
+//! Invariant: a line is low whenever the lock is free. An interrupt is an edge, and a line that one thread has raised and not yet lowered gives the
+//! other none: the guest would never hear of what that one did, nor, as its status register then says that it was told, of anything after it.
 
 pub mod console;
 pub mod door;
@@ -31,7 +34,7 @@ const RESET: u8 = 0xfe;
 /// Capacity of the root disk that the guest sees when it has none yet: a restore brings the real one.
 const NO_DISK: u64 = 0;
 
-/// Interrupt lines to pulse after a call.
+/// Interrupt lines to pulse after a call, before the lock that it was made under is given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Lines(u32);
 
@@ -44,11 +47,15 @@ impl Lines {
         self.0 |= 1 << irq;
     }
 
-    /// Raises and lowers each line: all are edge-triggered.
-    pub fn pulse(self, vm: &VmFd) -> Result<(), VmmError> {
+    /// Raises and lowers each line: all are edge-triggered. `held`: only who holds the lock may.
+    pub fn pulse(self, held: &Devices, vm: &VmFd) -> Result<(), VmmError> {
+        self.edges(held, |irq, level| vm.set_irq_line(irq, level).map_err(VmmError::kvm("KVM_IRQ_LINE")))
+    }
+
+    fn edges(self, _held: &Devices, mut set: impl FnMut(u32, bool) -> Result<(), VmmError>) -> Result<(), VmmError> {
         for irq in (0..u32::BITS).filter(|irq| self.0 & (1 << irq) != 0) {
-            vm.set_irq_line(irq, true).map_err(VmmError::kvm("KVM_IRQ_LINE"))?;
-            vm.set_irq_line(irq, false).map_err(VmmError::kvm("KVM_IRQ_LINE"))?;
+            set(irq, true)?;
+            set(irq, false)?;
         }
         Ok(())
     }
@@ -237,5 +244,48 @@ impl Lines {
     #[must_use]
     pub const fn serial() -> Self {
         Self(1 << SERIAL_IRQ)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::machine::lock;
+    use std::sync::mpsc::channel;
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    /// A thread is stopped between the two halves of its edge, which a busy host does; the other has an interrupt for the guest meanwhile.
+    #[test]
+    fn two_threads_give_two_edges_of_one_line_however_they_meet() {
+        let devices = Arc::new(Mutex::new(Devices::new(GuestMemory::new(64).unwrap(), false)));
+        let levels = Arc::new(Mutex::new(Vec::new()));
+        let (is_high, high) = channel();
+        let other = std::thread::spawn({
+            let (devices, levels) = (Arc::clone(&devices), Arc::clone(&levels));
+            move || {
+                high.recv().unwrap();
+                let held = lock(&devices);
+                let note = |irq, level| {
+                    levels.lock().unwrap().push((irq, level));
+                    Ok(())
+                };
+                Lines::serial().edges(&held, note).unwrap();
+            }
+        });
+        let held = lock(&devices);
+        let slow = |irq, level| {
+            levels.lock().unwrap().push((irq, level));
+            if level {
+                is_high.send(()).unwrap();
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Ok(())
+        };
+        Lines::serial().edges(&held, slow).unwrap();
+        drop(held);
+        other.join().unwrap();
+        assert_eq!(*levels.lock().unwrap(), [true, false, true, false].map(|level| (SERIAL_IRQ, level)));
     }
 }

@@ -63,9 +63,10 @@ impl Client {
         decode(&body).map_err(invalid)
     }
 
-    /// A bound for [`Self::receive`].
+    /// A bound for [`Self::receive`], and for [`Self::send`] where the monitor does not read.
     pub fn set_timeout(&self, timeout: std::time::Duration) -> io::Result<()> {
-        self.0.set_read_timeout(Some(timeout))
+        self.0.set_read_timeout(Some(timeout))?;
+        self.0.set_write_timeout(Some(timeout))
     }
 }
 

@@ -117,8 +117,8 @@ impl Monitor {
                 }
             }
             // mio is edge-triggered: read until nothing is left. While the guest has no room for much of what came, nothing more is read. A guest that
-            // stands at the door makes no room, and needs the order that follows.
-            while self.pending.len() < MAX_PENDING && reader.fill()? {
+            // stands at the door makes no room, and needs the order that follows: the daemon sends it nothing else by then.
+            while (self.pending.len() < MAX_PENDING || self.bell.at_door()) && reader.fill()? {
                 while let Some((command, fds)) = reader.next_command()? {
                     if command == Command::Stop {
                         return self.stop();

@@ -91,28 +91,42 @@ pub enum Order {
     },
 }
 
-/// How the event loop learns of what the vCPU thread did for it.
+/// How the event loop learns of what the vCPU thread did for it. Each thread writes one of the flags and then reads the other, so both are in one order.
 #[derive(Clone)]
 pub struct Bell {
     waker: Arc<mio::Waker>,
     room: Arc<AtomicBool>,
+    door: Arc<AtomicBool>,
 }
 
 impl Bell {
     /// A bell that wakes this waker.
     #[must_use]
     pub fn new(waker: mio::Waker) -> Self {
-        Self { waker: Arc::new(waker), room: Arc::default() }
+        Self { waker: Arc::new(waker), room: Arc::default(), door: Arc::default() }
     }
 
     /// The event loop waits for room in the guest's vsock receive queue, or no longer does.
     pub fn want_room(&self, wanted: bool) {
-        self.room.store(wanted, Ordering::Release);
+        self.room.store(wanted, Ordering::SeqCst);
+    }
+
+    /// The guest stands at the door: it makes no room until an order came.
+    #[must_use]
+    pub fn at_door(&self) -> bool {
+        self.door.load(Ordering::SeqCst)
+    }
+
+    fn stands(&self, stands: bool) {
+        self.door.store(stands, Ordering::SeqCst);
+        if stands {
+            self.room();
+        }
     }
 
     /// The guest touched its queues: there may be room.
     fn room(&self) {
-        if self.room.load(Ordering::Acquire) {
+        if self.room.load(Ordering::SeqCst) {
             self.ring();
         }
     }
@@ -171,7 +185,7 @@ fn live(machine: &mut Machine, orders: &Receiver<Order>, writer: &Writer, bell: 
             Next::Run => {}
             Next::Wait => {
                 complete_exit(machine)?;
-                if let Some(reason) = at_door(machine, orders, writer)? {
+                if let Some(reason) = at_door(machine, orders, writer, bell)? {
                     return Ok(reason);
                 }
             }
@@ -277,11 +291,13 @@ fn complete_exit(machine: &mut Machine) -> Result<(), VmmError> {
 }
 
 /// Takes orders until a message is in the inbox. A reason: the machine ends here.
-fn at_door(machine: &mut Machine, orders: &Receiver<Order>, writer: &Writer) -> Result<Option<StopReason>, VmmError> {
+fn at_door(machine: &mut Machine, orders: &Receiver<Order>, writer: &Writer, bell: &Bell) -> Result<Option<StopReason>, VmmError> {
+    bell.stands(true);
     writer.send(&Event::AtDoor)?;
     loop {
         match orders.recv() {
             Ok(Order::Inbox(frame)) => {
+                bell.stands(false);
                 lock(&machine.devices).door.deliver(&machine.memory, &frame)?;
                 return Ok(None);
             }

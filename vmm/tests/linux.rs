@@ -134,6 +134,17 @@ impl Monitor {
         file
     }
 
+    /// However much is held back for a guest at the door, the order that lets it go on is taken.
+    fn hears_orders_behind(&self, messages: usize, bytes: usize) {
+        for _ in 0..messages {
+            self.client.send(&Command::Vsock { bytes: vec![0; bytes] }, &[]).unwrap();
+        }
+        let start = Start { execution: "ex_last".into(), seed: "00".repeat(32) };
+        let message = HostMessage::Start { start, input: b"null".to_vec() };
+        self.client.send(&Command::Inbox { frame: frame(&message) }, &[]).unwrap();
+        assert!(matches!(self.client.receive().unwrap(), Event::Outbox { .. }));
+    }
+
     fn saved(&self) -> Snapshot {
         let snapshot = Snapshot { state: tempfile::tempfile().unwrap(), memory: tempfile::tempfile().unwrap() };
         self.client.send(&Command::Save, &[snapshot.state.as_fd(), snapshot.memory.as_fd()]).unwrap();
@@ -168,6 +179,7 @@ fn the_agents_connection_goes_on_through_save_and_restore() {
     monitor.client.send(&Command::Park { origin: Vec::new(), packing: Packing::None }, &[tempfile::tempfile().unwrap().as_fd()]).unwrap();
     let refused = monitor.client.receive().unwrap();
     assert!(matches!(&refused, Event::NotParked { reason } if reason.contains("on their way")), "{refused:?}");
+    monitor.hears_orders_behind(3, 6 << 20);
     drop(monitor);
 
     for number in 0..4 {

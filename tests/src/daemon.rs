@@ -30,6 +30,8 @@ pub struct Options {
     pub images: Option<PathBuf>,
     /// It runs in a network namespace of its own.
     pub own_network: bool,
+    /// More of its environment.
+    pub environment: Vec<(String, String)>,
 }
 
 /// A running torpord.
@@ -142,6 +144,7 @@ impl Daemon {
             .arg("--images")
             .arg(self.options.images.as_ref().unwrap_or(&setup.images))
             .args(&self.options.arguments)
+            .envs(self.options.environment.iter().cloned())
             .stdin(Stdio::null());
         command
     }
@@ -164,6 +167,17 @@ impl Daemon {
         }
         let health = self.get("/healthz").expect(200);
         assert_eq!(health["status"], "ok");
+    }
+
+    /// What a later start gets in its environment.
+    pub fn set_environment(&mut self, environment: &[(&str, &str)]) {
+        self.options.environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    }
+
+    /// Waits until it is gone, whatever ended it.
+    pub fn gone(&mut self, limit: Duration) {
+        let mut child = self.child.take().expect("running");
+        until("the daemon's end", limit, || child.try_wait().expect("our child"));
     }
 
     /// Its process.

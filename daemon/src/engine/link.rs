@@ -3,9 +3,10 @@
 //! Invariant: what is buffered never exceeds one message of the largest size, so a monitor that says more than is read waits in its own
 //! socket. A `recv` that is dropped half-way loses nothing; a `send` that is dropped half-way leaves the link unusable (drop its VM then).
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use torpor_protocol::monitor::{self, Command, ControlError, Event, MAX_FDS};
@@ -81,6 +82,13 @@ impl Link {
             }
         }
         Ok(())
+    }
+
+    /// The other end is closed: seen as soon as its process is gone, before that is reaped.
+    pub(super) fn is_closed(&self) -> bool {
+        // POLLHUP is told unasked.
+        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::empty())];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
     /// The next event. Safe to drop and call again.
@@ -243,7 +251,9 @@ mod tests {
     #[tokio::test]
     async fn a_gone_peer_is_noticed_when_sending() {
         let (mut link, peer) = link();
+        assert!(!link.is_closed());
         drop(peer);
+        assert!(link.is_closed());
         assert!(matches!(link.send(&Command::Stop, &[]).await, Err(LinkError::Closed)));
     }
 }

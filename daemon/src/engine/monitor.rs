@@ -102,7 +102,7 @@ impl Monitor {
 
     /// Whether the process is gone.
     pub(super) fn is_gone(&self) -> bool {
-        self.end.borrow().is_some()
+        self.end.borrow().is_some() || self.link.is_closed()
     }
 
     /// How the process ended and what it said last. Waits a moment for the end.

@@ -45,6 +45,8 @@ const LARGE_RESULT: usize = 256 << 10;
 enum RestoreError {
     #[error(transparent)]
     Pool(#[from] PoolError),
+    #[error("the monitor was gone before it was told anything: {0}")]
+    Gone(String),
     #[error(transparent)]
     Vm(#[from] VmError),
     #[error("the monitor refused the snapshot: {0}")]
@@ -56,7 +58,7 @@ enum RestoreError {
 impl RestoreError {
     /// It did not come to a run for sure, and another attempt may end differently.
     const fn passing(&self) -> bool {
-        matches!(self, Self::Pool(_))
+        matches!(self, Self::Pool(_) | Self::Gone(_))
     }
 
     /// The vCPU may have run although nobody was told.
@@ -186,9 +188,13 @@ async fn restore(engine: &Engine, fds: &[BorrowedFd<'_>], command: &Command, mem
     for _ in 0..WARM_ATTEMPTS {
         let Some(vm) = engine.pool.take(memory_mib) else { break };
         match begun(vm, fds, command).await {
-            // A warm monitor that is gone before it took the command has run nothing.
-            Err(RestoreError::Vm(VmError::Ended(why))) if !matches!(command, Command::Resume { .. }) => {
+            Err(RestoreError::Gone(why)) => {
                 tracing::warn!("a warm monitor was gone when it was needed: {why}");
+                engine.stats.warm_lost();
+            }
+            // What starts at a template may start again; a parked machine may have run.
+            Err(RestoreError::Vm(VmError::Ended(why))) if !matches!(command, Command::Resume { .. }) => {
+                tracing::warn!("a warm monitor ended when it was needed: {why}");
                 engine.stats.warm_lost();
             }
             other => return other,
@@ -198,7 +204,11 @@ async fn restore(engine: &Engine, fds: &[BorrowedFd<'_>], command: &Command, mem
 }
 
 async fn begun(mut vm: Vm, fds: &[BorrowedFd<'_>], command: &Command) -> Result<Vm, RestoreError> {
-    vm.send(command, fds).await?;
+    match vm.send(command, fds).await {
+        // Who did not take a command as its first bytes came did not carry it out.
+        Err(VmError::Ended(why)) => return Err(RestoreError::Gone(why)),
+        sent => sent?,
+    }
     loop {
         match vm.recv().await? {
             Event::Running { micros } => {

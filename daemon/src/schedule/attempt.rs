@@ -13,7 +13,7 @@ use super::asks::decide::{Facts, decide};
 use super::asks::{Asks, Started, Taken};
 use super::dispatch::Dispatcher;
 use super::live::{Cause, Live, Note};
-use crate::engine::{ErrorKind, ExecutionError, Order, Outcome, Parked, Progress, Reply, RunRequest};
+use crate::engine::{Begin, ErrorKind, ExecutionError, Order, Outcome, Parked, Progress, Reply, RunRequest};
 use crate::fault;
 use crate::logs::LogWriter;
 use crate::manifest::Park;
@@ -85,7 +85,10 @@ pub(super) async fn attempt(
     let (progress, happened) = mpsc::channel(PROGRESS);
     let (orders, ordered) = mpsc::unbounded_channel();
     let (starting, started) = mpsc::unbounded_channel();
-    let watch = Watch { d, live, log, asks, orders, starting, standing: Standing::default(), resumed };
+    // Who is brought back without an answer is so because somebody wants it to have its VM.
+    let kept = matches!(&request.begin, Begin::Resume { answers, .. } if answers.answers.is_empty());
+    let standing = Standing { kept, ..Standing::default() };
+    let watch = Watch { d, live, log, asks, orders, starting, standing, resumed };
     // A fault of the engine must not keep the place in the queue for ever.
     let running = AssertUnwindSafe(d.runner.run(request, progress, ordered, live.cancel.clone())).catch_unwind();
     let (outcome, ()) = tokio::join!(running, watch.watch(happened, started));

@@ -9,6 +9,8 @@ mod failures;
 mod host;
 mod input;
 mod isolation;
+mod park;
+mod park_faults;
 mod transfer;
 mod usage;
 mod user_mode;
@@ -22,6 +24,8 @@ fn main() -> ExitCode {
         isolation::TESTS,
         host::TESTS,
         user_mode::TESTS,
+        park::TESTS,
+        park_faults::TESTS,
         transfer::TESTS,
     ])
 }

@@ -49,6 +49,11 @@ impl Daemon {
         Ok(daemon)
     }
 
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("sock")
     }

@@ -32,7 +32,12 @@ pub(crate) fn folder(runtime: &str, dir: &Path) -> Result<(PathBuf, &'static str
 /// The same as an image.
 pub(crate) fn image(runtime: &str, dir: &Path) -> Result<Code, Failed> {
     let (code, entry) = folder(runtime, dir)?;
+    Ok(Code { image: of_folder(&code, dir)?, entry })
+}
+
+/// The image of any folder.
+pub(crate) fn of_folder(code: &Path, dir: &Path) -> Result<PathBuf, Failed> {
     let image = dir.join("code.erofs");
-    let made = Command::new("mkfs.erofs").arg(&image).arg(&code).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
-    if made.success() { Ok(Code { image, entry }) } else { Err("mkfs.erofs failed".into()) }
+    let made = Command::new("mkfs.erofs").arg(&image).arg(code).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+    if made.success() { Ok(image) } else { Err("mkfs.erofs failed".into()) }
 }

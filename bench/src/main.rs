@@ -5,6 +5,7 @@ mod api;
 mod boot;
 mod code;
 mod http;
+mod park;
 mod peer;
 mod restore;
 mod stats;
@@ -43,6 +44,9 @@ struct Cli {
     /// Only these runtimes.
     #[arg(long, default_values = ["exec", "python"])]
     runtime: Vec<String>,
+    /// Only parks and resumes.
+    #[arg(long)]
+    park: bool,
 }
 
 /// Templates lie on a real file system: a tmpfs has no large page cache mappings.
@@ -63,6 +67,15 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), Failed> {
     let mut table = stats::Table::new(cli.json);
     let paths = vm::Paths { monitor: cli.bin.join("torpor-vmm"), kernel: cli.kernel.clone(), images: cli.images.clone() };
+    let parks = park::machines(&paths, cli.runs, &mut table)?;
+    park::executions(&cli.bin, &paths, &mut table)?;
+    if cli.park {
+        for peer in cli.peer.iter().filter(|peer| peer.file_name().is_some_and(|name| name.to_string_lossy().starts_with("firecracker"))) {
+            let setup = peer::Setup { paths: &paths, bin: &cli.bin, runtimes: &[], memory_mib: 128, boots: 0, runs: cli.runs };
+            peer::parks(&setup, peer, &parks, &mut table)?;
+        }
+        return Ok(table.finish()?);
+    }
     for runtime in &cli.runtime {
         boot::run(&paths, runtime, 128, cli.boots, &mut table)?;
         restore::run(&paths, runtime, 128, cli.runs, &mut table)?;

@@ -33,7 +33,7 @@ pub(crate) enum Said {
     AtDoor,
     Message(GuestMessage),
     Saved,
-    Parked { changed_bytes: u64, stored_bytes: u64 },
+    Parked { stored_bytes: u64 },
 }
 
 /// A snapshot's files, and the disks of its VM.
@@ -83,7 +83,7 @@ impl Vm {
                 Event::Outbox { frame } => return Ok(Said::Message(GuestMessage::from_frame(Frame::decode_exact(&frame)?)?)),
                 Event::Vsock { bytes } => self.stream.push(&bytes),
                 Event::Saved { .. } => return Ok(Said::Saved),
-                Event::Parked { changed_bytes, stored_bytes, .. } => return Ok(Said::Parked { changed_bytes, stored_bytes }),
+                Event::Parked { stored_bytes, .. } => return Ok(Said::Parked { stored_bytes }),
                 Event::NotParked { reason } => return Err(format!("not parked: {reason}").into()),
                 Event::Prepared | Event::VsockOpen | Event::VsockClosed => {}
                 Event::Stopped { reason, console } => return Err(format!("VM ended: {reason}\n{console}").into()),

@@ -216,7 +216,7 @@ mod tests {
         let mut draft = files.begin().unwrap();
         draft.file.write_all(b"machine").unwrap();
         let name = files.commit(draft, &id).unwrap();
-        assert_eq!(names(folder.path()), [name.clone()]);
+        assert_eq!(names(folder.path()), std::slice::from_ref(&name));
         assert!(files.file(&name).is_ok());
         files.give_free(&name, 0);
         assert!(files.file(&name).is_err());

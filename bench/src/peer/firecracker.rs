@@ -166,6 +166,41 @@ impl Machine {
     }
 }
 
+/// What a park took.
+pub(super) struct Park {
+    /// To the end of the process.
+    pub(super) bare: Duration,
+    /// With its files synced before that.
+    pub(super) synced: Duration,
+    /// Of memory written.
+    pub(super) mib: f64,
+}
+
+impl Machine {
+    /// Pauses it, writes what has changed since it was restored, ends it.
+    pub(super) fn park(mut self) -> Result<Park, Failed> {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir_in(crate::scratch())?;
+        let (state, memory) = (dir.path().join("state"), dir.path().join("memory"));
+        let mut api = self.process.api()?;
+        let start = Instant::now();
+        let mut ask = |method, path, body: Value| api.ok(method, path, "application/json", body.to_string().as_bytes());
+        ask("PATCH", "/vm", json!({ "state": "Paused" }))?;
+        ask("PUT", "/snapshot/create", json!({ "snapshot_type": "Diff", "snapshot_path": state, "mem_file_path": memory }))?;
+        let written = start.elapsed();
+        File::open(&memory)?.sync_data()?;
+        File::open(&state)?.sync_data()?;
+        let synced = start.elapsed();
+        let ending = Instant::now();
+        self.process.child.kill()?;
+        self.process.child.wait()?;
+        let end = ending.elapsed();
+        #[expect(clippy::cast_precision_loss, reason = "a file's size in MiB")]
+        let mib = fs::metadata(&memory)?.blocks() as f64 / 2048.0;
+        Ok(Park { bare: written + end, synced: synced + end, mib })
+    }
+}
+
 /// A machine's snapshot on disk.
 pub(super) struct Snapshot {
     program: PathBuf,
@@ -175,6 +210,12 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
+    /// The same, its machines keeping a dirty log from their restore on.
+    pub(super) fn tracked(mut self) -> Self {
+        self.load = self.load.replacen('{', "{\"enable_diff_snapshots\":true,", 1);
+        self
+    }
+
     /// Restores it in a new process, to the agent's first frame.
     pub(super) fn restore(&self) -> Result<Machine, Failed> {
         let mut process = Process::start(&self.program, None)?;

@@ -67,6 +67,26 @@ pub(crate) fn run(setup: &Setup<'_>, peer: &Path, table: &mut Table) -> Result<(
     }
 }
 
+/// Firecracker's park: pause, a diff snapshot by its dirty log, the process's end; of a restored machine after its first frame, whose pages that it has
+/// changed since are fewer than those of `ours`. It does not sync what it writes; with the syncs is a figure of its own.
+pub(crate) fn parks(setup: &Setup<'_>, peer: &Path, ours: &Samples, table: &mut Table) -> Result<(), Failed> {
+    let program = fs::canonicalize(peer)?;
+    let snapshot = Machine::boot(&program, setup)?.snapshot(&program)?.tracked();
+    let (mut bare, mut synced, mut mib) = (Samples::default(), Samples::default(), Samples::default());
+    for _ in 0..setup.runs {
+        let park = snapshot.restore()?.park()?;
+        bare.add_ms(park.bare);
+        synced.add_ms(park.synced);
+        mib.add(park.mib);
+    }
+    table.add("park: firecracker, pause, diff and end of process, not synced", "ms", &bare);
+    table.add("park: firecracker, the same and synced", "ms", &synced);
+    table.add("park: firecracker, on disk", "MiB", &mib);
+    table.ratio("park: torpor, 4 MiB changed, synced / firecracker, not synced", ours, &bare);
+    table.ratio("park: torpor, 4 MiB changed, synced / firecracker, synced", ours, &synced);
+    Ok(())
+}
+
 fn boots(setup: &Setup<'_>, program: &Path, table: &mut Table) -> Result<(), Failed> {
     let kvm = vm::kvm()?;
     let (mut ours, mut theirs) = (Samples::default(), Samples::default());

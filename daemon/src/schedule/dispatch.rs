@@ -5,11 +5,13 @@
 //!
 //! Invariant: an execution that has not ended is in `live`; it waits in the queue, or a task of [`super::run`] owns it.
 
+mod waits;
+
 use super::asks::graph::Graph;
 use super::asks::history::History;
 use super::core::{Budget, Core, Event, Job};
 use super::ending::Ending;
-use super::live::{Cause, Live, Note, Stored, task_version};
+use super::live::{Cause, Live, Stored, task_version};
 use super::run;
 use super::runner::Runner;
 use crate::catalog::Catalog;
@@ -163,30 +165,6 @@ impl Dispatcher {
         self.start(started);
     }
 
-    /// Tells whether anybody waits for memory.
-    fn press(&self) {
-        let pressed = {
-            let shared = self.lock();
-            shared.core.pressed() || shared.core.draining()
-        };
-        self.pressure.send_if_modified(|now| std::mem::replace(now, pressed) != pressed);
-    }
-
-    /// Whether anybody waits for memory, or the daemon stops.
-    pub(super) fn pressure(&self) -> watch::Receiver<bool> {
-        self.pressure.subscribe()
-    }
-
-    /// The same now.
-    pub(super) fn pressed(&self) -> bool {
-        *self.pressure.borrow()
-    }
-
-    /// Who waits for whom.
-    pub(super) fn graph(&self) -> MutexGuard<'_, Graph> {
-        self.graph.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Refuses what could never run.
     pub fn check_capacity(&self, version: &Version) -> Result<u64, SubmitError> {
         let needs = self.runner.vm_bytes(version.policy.memory_mib);
@@ -244,19 +222,6 @@ impl Dispatcher {
             tokio::spawn(run::run(Arc::clone(self), Arc::clone(&live), Some(input)));
         }
         Ok(live)
-    }
-
-    /// Ends an execution when its policy's deadline passes, wherever it is then.
-    pub(super) fn watch_deadline(self: &Arc<Self>, live: &Arc<Live>) {
-        let Some(deadline) = live.version.policy.deadline_ms else { return };
-        let passed = Timestamp::now().seconds_since(live.view().created_at);
-        let left = Duration::from_millis(deadline).saturating_sub(Duration::from_secs_f64(passed));
-        let (this, live) = (Arc::clone(self), Arc::clone(live));
-        tokio::spawn(async move {
-            if tokio::time::timeout(left, live.ended()).await.is_err() {
-                this.cancel_as(&live.id, Cause::Deadline).await;
-            }
-        });
     }
 
     async fn insert(self: &Arc<Self>, live: &Arc<Live>, insert: Change) {
@@ -351,89 +316,6 @@ impl Dispatcher {
     pub(super) fn release(self: &Arc<Self>, job: Job) {
         self.step(Event::Release(job));
         self.changed.send_replace(());
-    }
-
-    /// Waits for memory. When this is dropped before, [`Self::withdraw`] is to be called.
-    pub(super) async fn admitted(self: &Arc<Self>, job: &Job, bytes: u64) {
-        let Job::Resume(id) = job else { return };
-        let (tell, told) = oneshot::channel();
-        {
-            let mut shared = self.lock();
-            shared.resuming.insert(id.clone(), tell);
-        }
-        self.step(Event::Submit(job.clone(), bytes));
-        if told.await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-
-    /// A job wants no memory any more, whether it has it by now or not.
-    pub(super) fn withdraw(self: &Arc<Self>, job: &Job) {
-        if let Job::Resume(id) = job {
-            self.lock().resuming.remove(id);
-        }
-        self.step(Event::Withdraw(job.clone()));
-        self.release(job.clone());
-    }
-
-    /// A parked execution of an earlier daemon, or of another host.
-    pub fn adopt(&self, live: &Arc<Live>) {
-        self.lock().live.insert(live.id.clone(), Arc::clone(live));
-    }
-
-    /// An execution ended, and its end is durable: tells who waits for it, and ends what only it waited for.
-    pub(super) fn ended(self: &Arc<Self>, execution: &Execution) {
-        let waiters = {
-            let mut graph = self.graph();
-            graph.forget(&execution.id);
-            graph.waiters(&execution.id)
-        };
-        for waiter in waiters.into_iter().filter_map(|id| self.live(&id)) {
-            waiter.note(Note::Ended(execution.id.clone()));
-        }
-        if let Some(finished) = execution.finished_at
-            && execution.state == State::Succeeded
-        {
-            self.history.ran(&execution.task, Duration::from_secs_f64(finished.seconds_since(execution.created_at)));
-        } else {
-            self.abandon_children(&execution.id);
-        }
-    }
-
-    /// An attempt ended without a result: what it waited for is nobody's.
-    pub(super) fn leave_asks(self: &Arc<Self>, live: &Live) {
-        self.graph().forget(&live.id);
-        self.abandon_children(&live.id);
-    }
-
-    fn abandon_children(self: &Arc<Self>, parent: &ExecutionId) {
-        let children: Vec<ExecutionId> =
-            self.lock().live.values().filter(|live| live.parent.as_ref() == Some(parent)).map(|live| live.id.clone()).collect();
-        for child in children {
-            self.abandon(&child, Cause::Parent);
-        }
-    }
-
-    /// Ends an execution that nobody waits for.
-    pub(super) fn abandon(self: &Arc<Self>, id: &ExecutionId, cause: Cause) {
-        if self.graph().waiters(id).is_empty() {
-            let (this, id) = (Arc::clone(self), id.clone());
-            tokio::spawn(async move { this.cancel_as(&id, cause).await });
-        }
-    }
-
-    /// How long an execution will take from now on, as far as that is known.
-    pub(super) fn expected_end(&self, id: &ExecutionId) -> Option<Duration> {
-        let Some(live) = self.live(id) else { return Some(Duration::ZERO) };
-        let passed = Duration::from_secs_f64(Timestamp::now().seconds_since(live.view().created_at));
-        self.history.expected(&live.version.task)?.checked_sub(passed)
-    }
-
-    /// Signals an event of an execution, durably.
-    pub fn signalled(&self, owner: &ExecutionId, token: &str) {
-        if let Some(live) = self.live(owner) {
-            live.note(Note::Signalled(token.into()));
-        }
     }
 
     /// An execution is not live any more.

@@ -189,6 +189,6 @@ impl Bench {
 }
 
 /// For a program that asks for nothing.
-pub fn no_orders() -> mpsc::UnboundedReceiver<Order> {
+pub(crate) fn no_orders() -> mpsc::UnboundedReceiver<Order> {
     mpsc::unbounded_channel().1
 }

@@ -205,7 +205,7 @@ impl<'a> Session<'a> {
             Said::Drained => return Ok(Heard::Nothing),
             Said::Ask { ask, payload, vsock } => {
                 if vsock {
-                    self.to_agent(&HostMessage::Taken(Taken { seq: ask.seq })).await?;
+                    self.tell_agent(&HostMessage::Taken(Taken { seq: ask.seq })).await?;
                 } else {
                     self.stand()?;
                 }
@@ -229,7 +229,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    async fn to_agent(&mut self, message: &HostMessage) -> Result<(), ExecutionError> {
+    async fn tell_agent(&mut self, message: &HostMessage) -> Result<(), ExecutionError> {
         let bytes = super::frame(message, "a message to the agent")?;
         if matches!(self.vm.state(), VmState::Running | VmState::AtDoor) {
             self.vm.send(&Command::Vsock { bytes }, &[]).await?;

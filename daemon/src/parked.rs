@@ -10,10 +10,11 @@
 use crate::state::id::ExecutionId;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use torpor_snapshot::parked::HEADER;
 
 /// Files that are kept to be written over, and bytes of them all.
 const FREE: (usize, u64) = (16, 128 << 20);
@@ -38,6 +39,9 @@ pub enum ParkError {
         /// Bytes that may be.
         quota: u64,
     },
+    /// It is whole, perhaps, but not the one that was parked.
+    #[error("the file is not the parked machine that the database knows: was it exchanged?")]
+    Other,
     /// The database does not take it.
     #[error("recording that it is parked: {0}")]
     Record(String),
@@ -45,6 +49,13 @@ pub enum ParkError {
 
 fn failed(what: &'static str) -> impl FnOnce(io::Error) -> ParkError {
     move |source| ParkError::Io { what, source }
+}
+
+/// What tells one parked machine from another: the hash of its file's header, which has the hashes of all else.
+pub fn mark(file: &File) -> Result<String, ParkError> {
+    let mut header = [0; HEADER];
+    let len = file.read_at(&mut header, 0).map_err(failed("reading the header"))?;
+    Ok(blake3::hash(&header[..len]).to_hex().to_string())
 }
 
 #[derive(Debug)]
@@ -156,6 +167,12 @@ impl ParkedFiles {
     /// Opens a parked machine.
     pub fn file(&self, name: &str) -> Result<File, ParkError> {
         File::open(self.path(name)).map_err(failed("opening the file"))
+    }
+
+    /// The same, which must have this [`mark`].
+    pub fn marked(&self, name: &str, wanted: &str) -> Result<File, ParkError> {
+        let file = self.file(name)?;
+        if mark(&file)? == wanted { Ok(file) } else { Err(ParkError::Other) }
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -45,8 +45,6 @@ const LARGE_RESULT: usize = 256 << 10;
 enum RestoreError {
     #[error(transparent)]
     Pool(#[from] PoolError),
-    #[error("the monitor was gone before it was told anything: {0}")]
-    Gone(String),
     #[error(transparent)]
     Vm(#[from] VmError),
     #[error("the monitor refused the snapshot: {0}")]
@@ -56,14 +54,15 @@ enum RestoreError {
 }
 
 impl RestoreError {
-    /// It did not come to a run for sure, and another attempt may end differently.
+    /// It did not come to a run for sure, and another attempt may end differently. A monitor says that its vCPU runs before it does; what it had said is
+    /// read before its end is.
     const fn passing(&self) -> bool {
-        matches!(self, Self::Pool(_) | Self::Gone(_))
+        matches!(self, Self::Pool(_) | Self::Vm(VmError::Ended(_)))
     }
 
     /// The vCPU may have run although nobody was told.
     const fn may_have_run(&self) -> bool {
-        matches!(self, Self::Vm(_) | Self::Slow)
+        matches!(self, Self::Slow | Self::Vm(VmError::Link(_) | VmError::Illegal(_)))
     }
 }
 
@@ -188,13 +187,8 @@ async fn restore(engine: &Engine, fds: &[BorrowedFd<'_>], command: &Command, mem
     for _ in 0..WARM_ATTEMPTS {
         let Some(vm) = engine.pool.take(memory_mib) else { break };
         match begun(vm, fds, command).await {
-            Err(RestoreError::Gone(why)) => {
+            Err(RestoreError::Vm(VmError::Ended(why))) => {
                 tracing::warn!("a warm monitor was gone when it was needed: {why}");
-                engine.stats.warm_lost();
-            }
-            // What starts at a template may start again; a parked machine may have run.
-            Err(RestoreError::Vm(VmError::Ended(why))) if !matches!(command, Command::Resume { .. }) => {
-                tracing::warn!("a warm monitor ended when it was needed: {why}");
                 engine.stats.warm_lost();
             }
             other => return other,
@@ -204,11 +198,7 @@ async fn restore(engine: &Engine, fds: &[BorrowedFd<'_>], command: &Command, mem
 }
 
 async fn begun(mut vm: Vm, fds: &[BorrowedFd<'_>], command: &Command) -> Result<Vm, RestoreError> {
-    match vm.send(command, fds).await {
-        // Who did not take a command as its first bytes came did not carry it out.
-        Err(VmError::Ended(why)) => return Err(RestoreError::Gone(why)),
-        sent => sent?,
-    }
+    vm.send(command, fds).await?;
     loop {
         match vm.recv().await? {
             Event::Running { micros } => {

@@ -17,7 +17,7 @@ use crate::engine::{Begin, ErrorKind, ExecutionError, Order, Outcome, Parked, Pr
 use crate::fault;
 use crate::logs::LogWriter;
 use crate::manifest::Park;
-use crate::parked::{Draft, ParkError};
+use crate::parked::{Draft, ParkError, mark};
 use crate::state::record::{Happening, Monitor};
 use crate::state::time::Timestamp;
 use crate::state::waiting;
@@ -325,7 +325,7 @@ impl Watch<'_> {
         step("park.written").await?;
         let (files, id, bytes) = (self.d.parked.clone(), self.live.id.clone(), parked.stored_bytes);
         files.reserve(bytes)?;
-        let naming = files.clone();
+        let (naming, mark) = (files.clone(), mark(&draft.file));
         let file = match blocking(move || naming.commit(draft, &id)).await {
             Ok(file) => file,
             Err(error) => {
@@ -334,14 +334,17 @@ impl Watch<'_> {
             }
         };
         let recorded = match step("park.renamed").await {
-            Ok(()) => self.record(&file, parked, since).await,
+            Ok(()) => match mark {
+                Ok(mark) => self.record((&file, mark), parked, since).await,
+                Err(error) => Err(error),
+            },
             Err(error) => Err(error),
         };
         recorded.inspect_err(|_| files.give_free(&file, bytes))
     }
 
     /// The commit point.
-    async fn record(&mut self, file: &str, parked: &Parked, since: Instant) -> Result<(), ParkError> {
+    async fn record(&mut self, (file, mark): (&str, String), parked: &Parked, since: Instant) -> Result<(), ParkError> {
         let failed = |error: &dyn std::fmt::Display| ParkError::Record(error.to_string());
         let (now, views) = (Timestamp::now(), self.asks.views());
         let mut execution = (*self.live.view()).clone();
@@ -356,6 +359,7 @@ impl Watch<'_> {
         let before = self.resumed.as_ref().map_or(0, |resumed| resumed.ran_micros);
         execution.parked = Some(Arc::new(waiting::Parked {
             file: file.to_owned(),
+            mark,
             base: parked.base.clone(),
             stored_bytes: parked.stored_bytes,
             unread: hex(&parked.unread),

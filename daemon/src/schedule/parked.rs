@@ -149,7 +149,7 @@ async fn begin(d: &Arc<Dispatcher>, live: &Live, asks: &mut Asks, parked: &Parke
         d.abandon(&child, Cause::Parent);
     }
     let host = |message: String| ExecutionError::new(ErrorKind::Host, message);
-    let file = d.parked.file(&parked.file).map_err(|error| host(format!("its parked machine is gone: {error}")))?;
+    let file = d.parked.marked(&parked.file, &parked.mark).map_err(|error| host(format!("its parked machine is gone: {error}")))?;
     if live.inherited {
         differs(d, live, &file).await?;
     }

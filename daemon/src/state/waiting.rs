@@ -55,6 +55,8 @@ pub enum WaitsFor {
 pub struct Parked {
     /// Name of its file in the folder of parked machines.
     pub file: String,
+    /// Hash of that file's header, see [`crate::parked::mark`].
+    pub mark: String,
     /// What it is a difference to.
     pub base: Base,
     /// Bytes of its file that count.

@@ -262,9 +262,11 @@ pub async fn take(d: &Arc<Dispatcher>, tasks: &Mutex<()>, file: File) -> Result<
         if let Some(at) = all.log.clone() {
             this.logs.take_in(&all.record.id, Place { file: &from, at }).map_err(io("can't keep its log"))?;
         }
-        Ok(this.parked.commit(draft, &all.record.id)?)
+        let mark = crate::parked::mark(&draft.file)?;
+        Ok((this.parked.commit(draft, &all.record.id)?, mark))
     });
-    let parked = Parked { file: name.await?, base, ..record.parked.clone() };
+    let (name, mark) = name.await?;
+    let parked = Parked { file: name, mark, base, ..record.parked.clone() };
     placed.file = Some(parked.file.clone());
     let execution = commit(d, tasks, (&contents, &file), (code, version, origin.code), (parked, returns), &mut placed).await?;
     placed.committed = true;

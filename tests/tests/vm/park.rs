@@ -110,7 +110,7 @@ fn random_numbers_differ() {
 fn threads_block_when_all_of_them_wait() {
     let daemon = shared();
     waiter(&daemon);
-    let execution = daemon.execute("waiter", &json!({"do": [["threads", 3, 1.0], ["count"]]}));
+    let execution = daemon.execute("waiter", &json!({"do": [["threads", 3, 5.0], ["count"]]}));
     assert_eq!(execution["result"], json!([3, 1]), "{execution:#}");
     assert!(execution["parks"].as_u64().is_some_and(|parks| parks >= 1), "{execution:#}");
     let folder = TaskFolder::empty()

@@ -170,6 +170,16 @@ fn damaged_machines() {
         let message = ended["error"]["message"].as_str().unwrap_or_else(|| panic!("{what} changed unnoticed: {ended:#}"));
         assert!(ended["state"] == "failed" && ended["error"]["kind"] == "host" && message.contains("parked machine"), "{what}: {ended:#}");
     }
+    // Two sound ones that change places.
+    let (one, two) = (parked(&daemon), parked(&daemon));
+    let aside = one.file.with_extension("aside");
+    for (from, to) in [(&one.file, &aside), (&two.file, &one.file), (&aside, &two.file)] {
+        fs::rename(from, to).unwrap();
+    }
+    for waits in [one, two] {
+        let ended = wake(&daemon, &waits);
+        assert!(ended["error"]["message"].as_str().is_some_and(|message| message.contains("exchanged")), "{ended:#}");
+    }
     let cut = parked(&daemon);
     let file = File::options().write(true).open(&cut.file).unwrap();
     file.set_len(file.metadata().unwrap().len() / 2).unwrap();

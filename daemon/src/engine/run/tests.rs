@@ -217,11 +217,12 @@ async fn a_standing_guest_is_written_down_and_goes_on_or_ends() {
             say(&peer, &[door(&ask(2)), Event::AtDoor]);
             peer
         });
-        let _peer = peer.await.unwrap();
+        let peer = peer.await.unwrap();
         assert!(matches!(seen.recv().await, Some(Progress::Asked { .. })));
         orders.send(Order::End).unwrap();
+        peer
     };
-    let (end, ()) = tokio::join!(session.listen(&mut ordered), script);
+    let (end, _peer) = tokio::join!(session.listen(&mut ordered), script);
     assert!(matches!(end, Ok(End::Parked)));
 }
 

@@ -53,7 +53,7 @@ pub enum ErrorCode {
     ParkedQuota,
     /// 409: it has ended.
     NotCancellable,
-    /// 409: executions of the task are queued or running.
+    /// 409: executions of the task are queued, running or parked.
     TaskBusy,
     /// 422: its VM would need more than the whole memory budget.
     OverCapacity,

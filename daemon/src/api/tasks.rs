@@ -167,7 +167,7 @@ pub(super) async fn remove(State(app): State<Arc<App>>, Path(name): Path<String>
         let _one = app.tasks.lock().await;
         let name = app.catalog.task(&name)?.latest.task.clone();
         let task = app.catalog.remove_unless(&name, || app.dispatcher.busy(&name)).map_err(|busy| {
-            let what = format!("{busy} executions of task {:?} are queued or running; cancel them or wait", name.as_str());
+            let what = format!("{busy} executions of task {:?} are queued, running or parked; cancel them or wait", name.as_str());
             ApiError::new(ErrorCode::TaskBusy, what)
         })?;
         let Some(task) = task else { return Ok(StatusCode::NO_CONTENT) };

@@ -336,7 +336,7 @@ impl Dispatcher {
         self.lock().live.values().rev().cloned().collect()
     }
 
-    /// Executions of a task are queued or running.
+    /// Executions of a task that have not ended.
     #[must_use]
     pub fn busy(&self, task: &TaskName) -> usize {
         self.lock().live.values().filter(|live| live.version.task == *task).count()

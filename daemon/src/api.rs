@@ -30,12 +30,14 @@ use crate::schedule::dispatch::{Dispatcher, Parts};
 use crate::schedule::runner::Runner;
 use crate::state::store::Store;
 use axum::Router;
-use axum::body::BodyDataStream;
+use axum::body::{Body, BodyDataStream};
 use axum::http::StatusCode;
 use error::ApiError;
 use futures_util::StreamExt;
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
@@ -116,6 +118,47 @@ async fn discard(mut pieces: BodyDataStream) {
         }
     };
     let _ = tokio::time::timeout(DISCARD_TIME, read).await;
+}
+
+/// How long a client may take.
+enum Patience {
+    /// For each piece of a body.
+    Piece(Duration),
+    /// For the whole of it.
+    Whole(Duration),
+}
+
+/// A body into a file without a name; memory holds a piece of it at a time. `accept` is asked about each piece, and told the size with it.
+async fn spool(
+    app: &App,
+    body: Body,
+    patience: Patience,
+    late: impl Fn() -> ApiError,
+    mut accept: impl FnMut(u64, &[u8]) -> Result<(), ApiError>,
+) -> Result<File, ApiError> {
+    let fault = |error: std::io::Error| ApiError::io("can't keep the upload", &error);
+    let mut file = tokio::fs::File::from_std(app.images.spool().map_err(fault)?);
+    let mut pieces = body.into_data_stream();
+    let (each, whole) = match patience {
+        Patience::Piece(time) => (time, Duration::MAX),
+        Patience::Whole(time) => (time, time),
+    };
+    let receive = async {
+        let mut size = 0u64;
+        while let Some(piece) = tokio::time::timeout(each, pieces.next()).await.map_err(|_| late())? {
+            let piece = piece.map_err(|e| ApiError::request(StatusCode::BAD_REQUEST, format!("the upload broke off: {e}")))?;
+            size += piece.len() as u64;
+            accept(size, &piece)?;
+            file.write_all(&piece).await.map_err(fault)?;
+        }
+        file.flush().await.map_err(fault)
+    };
+    let received = tokio::time::timeout(whole, receive).await.unwrap_or_else(|_| Err(late()));
+    if let Err(error) = received {
+        discard(pieces).await;
+        return Err(error);
+    }
+    Ok(file.into_std().await)
 }
 
 #[derive(OpenApi)]

@@ -157,7 +157,7 @@ async fn open(config: &Config, budget_bytes: u64) -> Result<Opened, DaemonError>
         }
     }
 
-    let machines: Vec<_> = store.unfinished().await.map_err(store_error)?.into_iter().filter_map(|execution| execution.parked).collect();
+    let machines = store.machines().await.map_err(store_error)?;
     let files: Vec<_> = machines.iter().map(|parked| (parked.file.clone(), parked.stored_bytes)).collect();
     let parked = ParkedFiles::open(folder, config.parked_quota, &files).map_err(opening())?;
     let needed: Vec<_> = machines.iter().flat_map(|parked| [parked.base.template.clone(), parked.base.content.clone()]).collect();

@@ -28,6 +28,16 @@ pub mod recover;
 pub mod run;
 pub mod runner;
 
+use std::time::Instant;
+
+/// Until this moment; for ever where there is none.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod scripted;
 #[cfg(test)]

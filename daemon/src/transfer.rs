@@ -19,3 +19,23 @@ pub mod export;
 pub mod import;
 
 pub use container::TransferError;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
+/// A place of a file as a reader. The file's own offset, which others may share, stays where it is.
+struct Place<'a> {
+    file: &'a File,
+    at: Range<u64>,
+}
+
+impl Read for Place<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.at.end.saturating_sub(self.at.start)).unwrap_or(usize::MAX).min(buffer.len());
+        let read = self.file.read_at(&mut buffer[..left], self.at.start)?;
+        self.at.start += read as u64;
+        Ok(read)
+    }
+}

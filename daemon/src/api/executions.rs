@@ -127,6 +127,16 @@ pub(super) fn parse_id(id: &str) -> Result<ExecutionId, ApiError> {
     ExecutionId::parse(id).ok_or_else(|| ApiError::unknown_execution(id))
 }
 
+/// An execution that has not ended; `ended`: the code for one that has.
+pub(super) async fn live(app: &App, id: &ExecutionId, ended: ErrorCode) -> Result<Arc<Live>, ApiError> {
+    let Some(live) = app.dispatcher.live(id) else {
+        let execution = app.store.execution(id).await?.ok_or_else(|| ApiError::unknown_execution(id.as_str()))?;
+        return Err(ApiError::new(ended, format!("execution {id} has ended as {}", execution.state.name())));
+    };
+    live.stored().await?;
+    Ok(live)
+}
+
 /// One execution.
 #[utoipa::path(
     get, path = "/v1/executions/{id}", tag = "executions", params(("id" = String, Path), WaitParams),

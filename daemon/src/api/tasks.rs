@@ -5,24 +5,21 @@
 
 use super::error::{ApiError, ErrorBody, ErrorCode};
 use super::types::{TaskBody, TaskList, VersionBody};
-use super::{App, BODY_TIMEOUT};
+use super::{App, BODY_TIMEOUT, Patience};
 use crate::catalog::Task;
 use crate::code::check::{Checked, check};
 use crate::code::{CodeError, MAX_TAR, intake};
 use crate::manifest::TaskName;
 use crate::schedule::live::task_version;
 use crate::state::record::Version;
-use crate::state::time::Timestamp;
 use crate::state::writer::Change;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use futures_util::StreamExt;
 use hyper::body::Body as _;
 use std::fs::File;
 use std::sync::Arc;
-use tokio::io::AsyncWriteExt;
 
 fn version_body(app: &App, version: &Version) -> VersionBody {
     let task = task_version(version, app.images.path(&version.version));
@@ -46,32 +43,13 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, CodeError>
 
 /// The body into a file without a name; memory holds a piece of it at a time.
 async fn spool(app: &App, body: Body) -> Result<File, ApiError> {
-    let fault = |error: std::io::Error| ApiError::io("can't keep the upload", &error);
     if body.size_hint().lower() > MAX_TAR {
         super::discard(body.into_data_stream()).await;
         return Err(CodeError::TooLarge.into());
     }
-    let mut file = tokio::fs::File::from_std(app.images.spool().map_err(fault)?);
-    let mut pieces = body.into_data_stream();
-    let receive = async {
-        let mut size = 0u64;
-        while let Some(piece) = pieces.next().await {
-            let piece = piece.map_err(|e| ApiError::request(StatusCode::BAD_REQUEST, format!("the upload broke off: {e}")))?;
-            size += piece.len() as u64;
-            if size > MAX_TAR {
-                return Err(CodeError::TooLarge.into());
-            }
-            file.write_all(&piece).await.map_err(fault)?;
-        }
-        file.flush().await.map_err(fault)
-    };
     let late = || ApiError::request(StatusCode::REQUEST_TIMEOUT, "the upload took longer than 60 s");
-    let received = tokio::time::timeout(BODY_TIMEOUT, receive).await.unwrap_or_else(|_| Err(late()));
-    if let Err(error) = received {
-        super::discard(pieces).await;
-        return Err(error);
-    }
-    Ok(file.into_std().await)
+    let accept = |size, _: &[u8]| if size > MAX_TAR { Err(CodeError::TooLarge.into()) } else { Ok(()) };
+    super::spool(app, body, Patience::Whole(BODY_TIMEOUT), late, accept).await
 }
 
 /// Push a task's folder: an uncompressed tar with torpor.toml at its top. Its content becomes the task's newest version.
@@ -104,16 +82,7 @@ pub(super) async fn push(State(app): State<Arc<App>>, body: Body) -> Result<(Sta
 
 async fn keep(app: &Arc<App>, spool: File, code: Checked) -> Result<(StatusCode, Json<VersionBody>), ApiError> {
     let known = app.catalog.exact(&code.manifest.name, &code.version);
-    let version = known.clone().unwrap_or_else(|| {
-        Arc::new(Version {
-            task: code.manifest.name.clone(),
-            version: code.version.as_str().into(),
-            entry: code.manifest.entry.clone(),
-            policy: code.manifest.policy,
-            code_bytes: code.tree.bytes(),
-            created_at: Timestamp::now(),
-        })
-    });
+    let version = known.clone().unwrap_or_else(|| Arc::new(code.version()));
     // A version that can't run here now is not kept for a day on which it might: who pushes should hear it, not who runs it.
     app.dispatcher.check_capacity(&version)?;
     // The rest must not stop half-way when the client goes away.

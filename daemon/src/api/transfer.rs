@@ -1,9 +1,9 @@
 //! Executions that move from host to host: export and import.
 
-use super::App;
 use super::error::{ApiError, ErrorBody, ErrorCode};
-use super::executions::parse_id;
+use super::executions::{live, parse_id};
 use super::types::{ExportParams, Params};
+use super::{App, Patience};
 use crate::schedule::dispatch::SubmitError;
 use crate::state::record::Execution;
 use crate::transfer::container;
@@ -14,11 +14,10 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use futures_util::{StreamExt, stream};
+use futures_util::stream;
 use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
 /// Largest file: the largest machine on the largest template, and all else.
@@ -74,11 +73,7 @@ pub(super) async fn export(
     if app.dispatcher.draining() {
         return Err(SubmitError::Draining.into());
     }
-    let Some(live) = app.dispatcher.live(&id) else {
-        let ended = app.store.execution(&id).await?.ok_or_else(|| ApiError::unknown_execution(id.as_str()))?;
-        return Err(ApiError::new(ErrorCode::NotMovable, format!("execution {id} has ended as {}", ended.state.name())));
-    };
-    live.stored().await?;
+    let live = live(&app, &id, ErrorCode::NotMovable).await?;
     let prepared = export::prepare(&app.dispatcher, &live, params.template.unwrap_or(true)).await?;
     let (to, sent) = mpsc::channel(DEPTH);
     // Of its own: what is given up must not be half given up when the client goes away.
@@ -89,33 +84,19 @@ pub(super) async fn export(
 
 /// The body into a file without a name. What does not begin like an export is refused at once.
 async fn spool(app: &App, body: Body) -> Result<File, ApiError> {
-    let fault = |error: std::io::Error| ApiError::io("can't keep the upload", &error);
-    let mut file = tokio::fs::File::from_std(app.images.spool().map_err(fault)?);
-    let mut pieces = body.into_data_stream();
-    let receive = async {
-        let (mut size, mut begin) = (0u64, Vec::new());
-        loop {
-            let piece = tokio::time::timeout(STALLED, pieces.next()).await;
-            let late = |_| ApiError::request(StatusCode::REQUEST_TIMEOUT, "nothing of the file came for 60 s");
-            let Some(piece) = piece.map_err(late)? else { break };
-            let piece = piece.map_err(|e| ApiError::request(StatusCode::BAD_REQUEST, format!("the upload broke off: {e}")))?;
-            size += piece.len() as u64;
-            if begin.len() < container::HEAD {
-                begin.extend(piece.iter().take(container::HEAD));
-                container::begins(&begin).map_err(ImportError::from)?;
-            }
-            if size > MAX_FILE {
-                return Err(ApiError::new(ErrorCode::InvalidTransfer, "the file is larger than an exported execution can be"));
-            }
-            file.write_all(&piece).await.map_err(fault)?;
+    let mut begin = Vec::new();
+    let accept = |size, piece: &[u8]| {
+        if begin.len() < container::HEAD {
+            begin.extend(piece.iter().take(container::HEAD));
+            container::begins(&begin).map_err(ImportError::from)?;
         }
-        file.flush().await.map_err(fault)
+        if size > MAX_FILE {
+            return Err(ApiError::new(ErrorCode::InvalidTransfer, "the file is larger than an exported execution can be"));
+        }
+        Ok(())
     };
-    if let Err(error) = receive.await {
-        super::discard(pieces).await;
-        return Err(error);
-    }
-    Ok(file.into_std().await)
+    let late = || ApiError::request(StatusCode::REQUEST_TIMEOUT, "nothing of the file came for 60 s");
+    super::spool(app, body, Patience::Piece(STALLED), late, accept).await
 }
 
 /// Take in an execution that another host has exported. It goes on here when what it waits for is there.

@@ -1,7 +1,7 @@
 //! Executions that wait: park, resume, signal.
 
 use super::error::{ApiError, ErrorBody, ErrorCode};
-use super::executions::parse_id;
+use super::executions::{live, parse_id};
 use super::{App, BODY_TIMEOUT};
 use crate::manifest::format_bytes;
 use crate::schedule::live::Note;
@@ -29,11 +29,7 @@ async fn wish(
     note: impl FnOnce(oneshot::Sender<Result<(), String>>) -> Note,
 ) -> Result<Json<Arc<Execution>>, ApiError> {
     let id = parse_id(id)?;
-    let Some(live) = app.dispatcher.live(&id) else {
-        let ended = app.store.execution(&id).await?.ok_or_else(|| ApiError::unknown_execution(id.as_str()))?;
-        return Err(ApiError::new(ErrorCode::NotParked, format!("execution {id} has ended as {}", ended.state.name())));
-    };
-    live.stored().await?;
+    let live = live(app, &id, ErrorCode::NotParked).await?;
     let (tell, told) = oneshot::channel();
     live.note(note(tell));
     let not = |why: &str| ApiError::new(ErrorCode::NotParked, format!("execution {id}: {why}"));

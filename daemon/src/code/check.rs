@@ -3,6 +3,8 @@
 use super::CodeError;
 use super::tree::{Node, Tree};
 use crate::manifest::{self, Entry, Manifest};
+use crate::state::record::Version;
+use crate::state::time::Timestamp;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -15,6 +17,21 @@ pub struct Checked {
     pub version: String,
     /// Its content.
     pub tree: Tree,
+}
+
+impl Checked {
+    /// As a version of its task, pushed now.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        Version {
+            task: self.manifest.name.clone(),
+            version: self.version.as_str().into(),
+            entry: self.manifest.entry.clone(),
+            policy: self.manifest.policy,
+            code_bytes: self.tree.bytes(),
+            created_at: Timestamp::now(),
+        }
+    }
 }
 
 const READ: &str = "can't read the spooled archive";

@@ -19,7 +19,8 @@ pub mod graph;
 pub mod history;
 
 use super::dispatch::Dispatcher;
-use super::live::{Live, Note};
+use super::live::{Cause, Live, Note};
+use crate::engine;
 use crate::state::id::ExecutionId;
 use crate::state::time::Timestamp;
 use crate::state::waiting::{Parked, WaitView, Waiting, WaitsFor};
@@ -265,7 +266,7 @@ impl Asks {
     async fn pending(&self, d: &Dispatcher, ids: &[ExecutionId]) -> Result<HashSet<ExecutionId>, Refused> {
         let (pending, others): (HashSet<ExecutionId>, HashSet<ExecutionId>) = ids.iter().cloned().partition(|id| d.live(id).is_some());
         let others: Vec<ExecutionId> = others.into_iter().collect();
-        let ended = d.store.ends(&others, false).await.map_err(|error| Refused::new(Refusal::Host, error.to_string()))?;
+        let ended = d.store.ends(&others).await.map_err(|error| Refused::new(Refusal::Host, error.to_string()))?;
         let ended: HashSet<&ExecutionId> = ended.iter().map(|execution| &execution.id).collect();
         match others.iter().find(|id| !ended.contains(id)) {
             Some(unknown) => Err(Refused::new(Refusal::UnknownExecution, format!("no execution \"{unknown}\""))),
@@ -295,8 +296,20 @@ impl Asks {
         self.open.values().any(|open| open.ready(now))
     }
 
+    /// Answers those that can be answered, as far as they fit one message. Calls whose time passed are ended: nobody else knows of them.
+    pub async fn reply(&mut self, d: &Arc<Dispatcher>, live: &Live) -> engine::Reply {
+        let ready = self.take_ready(d, live);
+        let abandoned = answer::abandoned(&ready);
+        let (reply, rest) = answer::build(d, ready).await;
+        self.put_back(rest);
+        for child in abandoned {
+            d.abandon(&child, Cause::Parent);
+        }
+        reply
+    }
+
     /// Takes out those that can be answered, lowest number first.
-    pub fn take_ready(&mut self, d: &Dispatcher, live: &Live) -> Vec<Ready> {
+    fn take_ready(&mut self, d: &Dispatcher, live: &Live) -> Vec<Ready> {
         let now = Instant::now();
         let mut ready = Vec::new();
         for (seq, open) in self.open.extract_if(.., |_, open| open.ready(now)) {
@@ -311,7 +324,7 @@ impl Asks {
     }
 
     /// Puts back what did not fit an answer.
-    pub fn put_back(&mut self, ready: Vec<Ready>) {
+    fn put_back(&mut self, ready: Vec<Ready>) {
         for Ready { waiting, .. } in ready {
             let open = Open { pending: HashSet::new(), targets: 1, due: Some(Instant::now()), signalled: true, waiting };
             self.open.insert(open.waiting.seq, open);

@@ -8,11 +8,12 @@
 //! Invariants: the commit of `parked` is the one point at which the execution is parked; before it every failure leaves the VM as it was, after it nothing
 //! is told to the VM any more. Whatever is ready is looked at again after each change of this state, so it does not matter when it came.
 
-use super::asks::answer::{abandoned, build, single};
+use super::asks::answer::single;
 use super::asks::decide::{Facts, decide};
 use super::asks::{Asks, Started, Taken};
 use super::dispatch::Dispatcher;
-use super::live::{Cause, Live, Note};
+use super::live::{Live, Note};
+use super::until;
 use crate::engine::{Begin, ErrorKind, ExecutionError, Order, Outcome, Parked, Progress, Reply, RunRequest};
 use crate::fault;
 use crate::logs::LogWriter;
@@ -71,9 +72,11 @@ struct Watch<'a> {
     standing: Standing,
     /// What it was resumed from.
     resumed: Option<Arc<waiting::Parked>>,
+    /// Its vCPU has run.
+    runs: bool,
 }
 
-/// Runs one VM of an execution to its end. A parked machine that it begins with is given free when it runs.
+/// Runs one VM of an execution to its end. A parked machine that it begins with is given free when it runs, or when it never will.
 pub(super) async fn attempt(
     d: &Arc<Dispatcher>,
     live: &Arc<Live>,
@@ -88,14 +91,18 @@ pub(super) async fn attempt(
     // Who is brought back without an answer is so because somebody wants it to have its VM.
     let kept = matches!(&request.begin, Begin::Resume { answers, .. } if answers.answers.is_empty());
     let standing = Standing { kept, ..Standing::default() };
-    let watch = Watch { d, live, log, asks, orders, starting, standing, resumed };
+    let watch = Watch { d, live, log, asks, orders, starting, standing, resumed: resumed.clone(), runs: false };
     // A fault of the engine must not keep the place in the queue for ever.
     let running = AssertUnwindSafe(d.runner.run(request, progress, ordered, live.cancel.clone())).catch_unwind();
-    let (outcome, ()) = tokio::join!(running, watch.watch(happened, started));
-    outcome.unwrap_or_else(|_| {
+    let (outcome, ran) = tokio::join!(running, watch.watch(happened, started));
+    let outcome = outcome.unwrap_or_else(|_| {
         let message = "a fault in torpord ended the attempt; its log says where";
         Outcome::Failed(ExecutionError::new(ErrorKind::Host, message))
-    })
+    });
+    if let Some(parked) = resumed.filter(|_| !ran && !matches!(outcome, Outcome::NotResumed { passing: true, .. })) {
+        d.parked.give_free(&parked.file, parked.stored_bytes);
+    }
+    outcome
 }
 
 /// Until somebody waits for memory, or the daemon stops.
@@ -105,19 +112,13 @@ async fn pressed(pressure: &mut watch::Receiver<bool>) {
     }
 }
 
-async fn until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment.into()).await,
-        None => std::future::pending().await,
-    }
-}
-
 impl Watch<'_> {
-    async fn watch(mut self, mut happened: mpsc::Receiver<Progress>, mut started: mpsc::UnboundedReceiver<Started>) {
+    /// To the end of its VM. Whether that has run.
+    async fn watch(mut self, mut happened: mpsc::Receiver<Progress>, mut started: mpsc::UnboundedReceiver<Started>) -> bool {
+        let mut pressure = self.d.pressure();
         loop {
             let (due, park_at) = (self.asks.next_due(), self.standing.park_at);
             let idle = self.standing.parking.is_none() && !self.standing.over;
-            let mut pressure = self.d.pressure();
             tokio::select! {
                 progress = happened.recv() => match progress {
                     Some(progress) => self.progress(progress).await,
@@ -141,6 +142,7 @@ impl Watch<'_> {
             self.show();
         }
         self.granted(&Err("it ended".to_owned()));
+        self.runs
     }
 
     fn granted(&mut self, how: &Result<(), String>) {
@@ -156,6 +158,7 @@ impl Watch<'_> {
             Progress::TemplateMade { micros } => self.live.happened(Happening::Template { ms: micros / 1000 }),
             Progress::Restored { micros, warm } => {
                 let monitor = if warm { Monitor::Warm } else { Monitor::New };
+                self.runs = true;
                 if let Some(parked) = &self.resumed {
                     self.live.happened(Happening::Resumed { micros, monitor });
                     self.d.history.resumed(Duration::from_micros(micros));
@@ -234,17 +237,11 @@ impl Watch<'_> {
             return;
         }
         while self.asks.any_ready() {
-            let ready = self.asks.take_ready(self.d, self.live);
-            let abandoned = abandoned(&ready);
-            let (reply, rest) = build(self.d, ready).await;
-            self.asks.put_back(rest);
+            let reply = self.asks.reply(self.d, self.live).await;
             if reply.answers.is_empty() {
                 break;
             }
             self.answer(reply);
-            for child in abandoned {
-                self.d.abandon(&child, Cause::Parent);
-            }
         }
         if !self.standing.stands {
             self.granted(&Err("what it waited for came first".to_owned()));
@@ -323,9 +320,10 @@ impl Watch<'_> {
 
     async fn commit(&mut self, draft: Draft, parked: &Parked, since: Instant) -> Result<(), ParkError> {
         step("park.written").await?;
+        let mark = mark(&draft.file)?;
         let (files, id, bytes) = (self.d.parked.clone(), self.live.id.clone(), parked.stored_bytes);
         files.reserve(bytes)?;
-        let (naming, mark) = (files.clone(), mark(&draft.file));
+        let naming = files.clone();
         let file = match blocking(move || naming.commit(draft, &id)).await {
             Ok(file) => file,
             Err(error) => {
@@ -334,10 +332,7 @@ impl Watch<'_> {
             }
         };
         let recorded = match step("park.renamed").await {
-            Ok(()) => match mark {
-                Ok(mark) => self.record((&file, mark), parked, since).await,
-                Err(error) => Err(error),
-            },
+            Ok(()) => self.record((&file, mark), parked, since).await,
             Err(error) => Err(error),
         };
         recorded.inspect_err(|_| files.give_free(&file, bytes))

@@ -11,19 +11,19 @@
 //! All of it is in the database; what is here is a task that sleeps.
 
 use super::asks::Asks;
-use super::asks::answer::{abandoned, build};
 use super::core::Job;
 use super::dispatch::Dispatcher;
 use super::ending::Ending;
 use super::live::{Cause, Live, Note};
 use super::run::persist;
+use super::until;
 use crate::engine::{Begin, ErrorKind, ExecutionError};
 use crate::fault;
 use crate::state::record::Happening;
 use crate::state::waiting::Parked;
 use std::fs::File;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::oneshot;
 use torpor_snapshot::SnapshotError;
 
@@ -40,13 +40,6 @@ pub(super) enum Woken {
     Moved,
     /// The database does not take anything more: the next start goes on.
     Lost,
-}
-
-async fn until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Somebody who wants it to stay parked.
@@ -141,13 +134,7 @@ pub(super) async fn wait(d: &Arc<Dispatcher>, live: &Arc<Live>, asks: &mut Asks,
 }
 
 async fn begin(d: &Arc<Dispatcher>, live: &Live, asks: &mut Asks, parked: &Parked) -> Result<Begin, ExecutionError> {
-    let ready = asks.take_ready(d, live);
-    let abandoned = abandoned(&ready);
-    let (answers, rest) = build(d, ready).await;
-    asks.put_back(rest);
-    for child in abandoned {
-        d.abandon(&child, Cause::Parent);
-    }
+    let answers = asks.reply(d, live).await;
     let host = |message: String| ExecutionError::new(ErrorKind::Host, message);
     let file = d.parked.marked(&parked.file, &parked.mark).map_err(|error| host(format!("its parked machine is gone: {error}")))?;
     if live.inherited {

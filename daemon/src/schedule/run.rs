@@ -177,10 +177,6 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
                 stage = Stage::Parked(parked, tries + 1);
                 continue;
             }
-            (outcome @ Outcome::NotResumed { .. }, _, Some(parked)) => {
-                d.parked.give_free(&parked.file, parked.stored_bytes);
-                outcome
-            }
             (outcome, ..) => outcome,
         };
         match decide(outcome, &live.view(), &policy, live.cause(), d.draining()) {

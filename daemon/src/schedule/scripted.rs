@@ -59,6 +59,8 @@ struct Script {
     unparkable: bool,
     /// It is not brought back so many times.
     unresumable: usize,
+    /// Bringing it back takes for ever.
+    stuck: bool,
 }
 
 /// The runner, and what it saw.
@@ -101,6 +103,10 @@ impl Scripted {
                 if self.refused.load(Ordering::SeqCst) < script.unresumable {
                     self.refused.fetch_add(1, Ordering::SeqCst);
                     return Outcome::NotResumed { error: ExecutionError::new(ErrorKind::Host, "scripted"), passing: true };
+                }
+                if script.stuck {
+                    cancel.cancelled().await;
+                    return Outcome::Cancelled;
                 }
                 progress.send(Progress::Restored { micros: 1, warm: true }).await.unwrap();
                 machine.take(answers);
@@ -282,8 +288,8 @@ impl Daemon {
         let runner = Arc::new(Scripted::default());
         let budget = Budget { bytes: budget_mib << 20, vms: None };
         let last = store.last_id().await.unwrap();
-        let machines = store.unfinished().await.unwrap().into_iter().filter_map(|execution| execution.parked);
-        let files: Vec<_> = machines.map(|parked| (parked.file.clone(), parked.stored_bytes)).collect();
+        let machines = store.machines().await.unwrap();
+        let files: Vec<_> = machines.iter().map(|parked| (parked.file.clone(), parked.stored_bytes)).collect();
         let parked = ParkedFiles::open(folder, 1 << 20, &files).unwrap();
         let catalog = Arc::new(Catalog::load(store.tasks().await.unwrap()));
         let parts = Parts {

@@ -4,6 +4,7 @@
 //! PostgreSQL both take.
 
 mod moving;
+mod waits;
 
 use super::id::ExecutionId;
 use super::machine::State;
@@ -27,6 +28,10 @@ use torpor_protocol::agent::Runtime;
 const QUEUE: usize = 1024;
 /// Executions whose timelines are read at once.
 const TIMELINES: usize = 500;
+
+/// What is read of executions whose results, which may be large, are not wanted.
+const WITHOUT_RESULT: &str =
+    "id, task, version, state, attempts, created_at, started_at, finished_at, error, parent, depth, parks, parked_ms";
 
 /// Most executions, and bytes of their results, that are removed at once: while they are, other commits wait.
 const REMOVED_AT_ONCE: (u32, u64) = (64, 16 << 20);
@@ -155,11 +160,15 @@ fn result(row: &SqliteRow) -> Result<Option<Arc<RawValue>>, StoreError> {
     Ok(Some(raw.into()))
 }
 
+fn machine(text: &str) -> Result<Parked, StoreError> {
+    serde_json::from_str(text).map_err(StoreError::damaged("parked machine"))
+}
+
 fn unfinished(row: &SqliteRow) -> Result<Execution, StoreError> {
     let mut execution = execution(row)?;
     let parked: Option<String> = row.try_get("parked")?;
     if let Some(parked) = parked {
-        let parked: Parked = serde_json::from_str(&parked).map_err(StoreError::damaged("parked machine"))?;
+        let parked = machine(&parked)?;
         execution.waiting = parked.asks.iter().map(Waiting::view).collect();
         execution.parked_since = Some(parked.since);
         execution.parked = Some(Arc::new(parked));
@@ -285,11 +294,11 @@ impl Store {
 
     /// Executions that ended, newest first, without their results.
     pub async fn ended(&self, filter: &Filter) -> Result<Vec<Execution>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT id, task, version, state, attempts, created_at, started_at, finished_at, error, parent, depth, parks, parked_ms FROM executions \
+        let rows = sqlx::query(&format!(
+            "SELECT {WITHOUT_RESULT} FROM executions \
              WHERE finished_at IS NOT NULL AND ($1 IS NULL OR task = $1) AND ($2 IS NULL OR state = $2) \
-             ORDER BY id DESC LIMIT $3",
-        )
+             ORDER BY id DESC LIMIT $3"
+        ))
         .bind(filter.task.as_deref())
         .bind(filter.state.map(State::name))
         .bind(i64::from(filter.limit))
@@ -335,48 +344,6 @@ impl Store {
         let rows = query.persistent(false).fetch_all(&self.reads).await?;
         let known = rows.iter().map(|row| row.try_get("id")).collect::<Result<HashSet<String>, _>>()?;
         Ok(ids.into_iter().filter(|id| !known.contains(id.as_str())).collect())
-    }
-
-    /// How executions ended, those of `ids` that have, with their results where `results` says so.
-    pub async fn ends(&self, ids: &[ExecutionId], results: bool) -> Result<Vec<Execution>, StoreError> {
-        let mut ends = Vec::new();
-        for some in ids.chunks(TIMELINES) {
-            let marks = vec!["?"; some.len()].join(", ");
-            let sql = format!("SELECT * FROM executions WHERE id IN ({marks}) AND finished_at IS NOT NULL");
-            let query = some.iter().fold(sqlx::query(&sql), |query, id| query.bind(id.as_str().to_owned()));
-            for row in query.persistent(some.len() == 1).fetch_all(&self.reads).await? {
-                let mut end = execution(&row)?;
-                if results {
-                    end.result = result(&row)?;
-                }
-                ends.push(end);
-            }
-        }
-        Ok(ends)
-    }
-
-    /// The execution that made an event, and what it was signalled with.
-    pub async fn event(&self, token: &str) -> Result<Option<(ExecutionId, Option<Vec<u8>>)>, StoreError> {
-        let row = sqlx::query(
-            "SELECT events.execution AS execution, signals.data AS data FROM events LEFT JOIN signals ON signals.token = events.token \
-             WHERE events.token = $1",
-        )
-        .bind(token.to_owned())
-        .fetch_optional(&self.reads)
-        .await?;
-        let Some(row) = row else { return Ok(None) };
-        let id: String = row.try_get("execution")?;
-        let id = ExecutionId::parse(&id).ok_or_else(|| StoreError::damaged("event")(&id))?;
-        Ok(Some((id, row.try_get("data")?)))
-    }
-
-    /// How many events an execution has made.
-    pub async fn events_of(&self, id: &ExecutionId) -> Result<u64, StoreError> {
-        let row = sqlx::query("SELECT count(*) AS n FROM events WHERE execution = $1")
-            .bind(id.as_str().to_owned())
-            .fetch_one(&self.reads)
-            .await?;
-        uint(row.try_get("n")?, "events")
     }
 
     /// All executions that have not ended, oldest first.

@@ -221,17 +221,7 @@ fn take_in<'a>(batch: &mut Batch<'a>, import: &'a Import) -> Result<(), StoreErr
     )?;
     put_version(batch, version)?;
     insert(batch, execution, input)?;
-    let parked = execution.parked.as_deref().map(serde_json::to_string).transpose().map_err(StoreError::damaged("parked machine"))?;
-    batch.add(
-        "UPDATE executions SET started_at = ?, parks = ?, parked_ms = ?, parked = ? WHERE id = ?",
-        [
-            execution.started_at.map(|at| at.0).into(),
-            i64::from(execution.parks).into(),
-            int(execution.parked_ms).into(),
-            parked.into(),
-            execution.id.as_str().into(),
-        ],
-    )?;
+    update(batch, execution, execution.state, execution.timeline.len())?;
     for (token, data) in events {
         put_event(batch, token, &execution.id)?;
         if let Some(data) = data {

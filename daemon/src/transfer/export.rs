@@ -1,5 +1,6 @@
 //! From a host to a file: a parked execution is held, written down, given up for good, and only then is the file whole.
 
+use super::Place;
 use super::container::{Kind, MAX_TOGETHER, PIECE, Writer};
 use super::content::{Ended, Event, Record, pack};
 use crate::engine::TemplateFiles;
@@ -13,7 +14,7 @@ use crate::state::store::StoreError;
 use axum::body::Bytes;
 use serde_json::value::RawValue;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -146,25 +147,11 @@ impl Parts {
         to.copy(Kind::Machine, self.machine.1, &self.machine.0)?;
         if let Some(template) = &self.template {
             to.section(Kind::TemplateMeta, &template.meta)?;
-            // Not through the file's offset: it is shared with whoever else uses the template.
-            to.copy(Kind::TemplateState, template.state.metadata()?.len(), At { file: &template.state, offset: 0 })?;
+            let len = template.state.metadata()?.len();
+            to.copy(Kind::TemplateState, len, Place { file: &template.state, at: 0..len })?;
             memory(&mut to, &template.memory)?;
         }
         Ok(to.finish()?.1)
-    }
-}
-
-/// Reads a file without its offset.
-struct At<'a> {
-    file: &'a File,
-    offset: u64,
-}
-
-impl Read for At<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read_at(buffer, self.offset)?;
-        self.offset += read as u64;
-        Ok(read)
     }
 }
 

@@ -1,5 +1,6 @@
 //! From a file to a host. The commit in the database is the point at which the execution is here; whatever fails before it leaves nothing behind.
 
+use super::Place;
 use super::container::TransferError;
 use super::content::{self, Contents};
 use crate::code::check::{Checked, check};
@@ -15,8 +16,7 @@ use crate::state::time::Timestamp;
 use crate::state::waiting::Parked;
 use crate::state::writer::{Change, Import};
 use std::fs::File;
-use std::io::{self, Read};
-use std::ops::Range;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use tokio::sync::Mutex;
@@ -77,21 +77,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, ImportErro
     tokio::task::spawn_blocking(work).await.map_err(|error| io("work on the file broke off")(io::Error::other(error)))?
 }
 
-/// A place of a file as a reader.
-struct Place<'a> {
-    file: &'a File,
-    at: Range<u64>,
-}
-
-impl Read for Place<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = usize::try_from(self.at.end.saturating_sub(self.at.start)).unwrap_or(usize::MAX).min(buffer.len());
-        let read = self.file.read_at(&mut buffer[..left], self.at.start)?;
-        self.at.start += read as u64;
-        Ok(read)
-    }
-}
-
 /// The code, and the hash that its image has here.
 fn code(file: &File, contents: &Contents) -> Result<(Checked, String), ImportError> {
     let read = || {
@@ -105,17 +90,6 @@ fn code(file: &File, contents: &Contents) -> Result<(Checked, String), ImportErr
         return Err(TransferError::malformed("its code is not that of its task's version").into());
     }
     Ok((code, hash))
-}
-
-fn version_of(code: &Checked) -> Version {
-    Version {
-        task: code.manifest.name.clone(),
-        version: code.version.as_str().into(),
-        entry: code.manifest.entry.clone(),
-        policy: code.manifest.policy,
-        code_bytes: code.tree.bytes(),
-        created_at: Timestamp::now(),
-    }
 }
 
 /// The machine in a file of its own, checked, and what it needs.
@@ -221,7 +195,7 @@ pub async fn take(d: &Arc<Dispatcher>, tasks: &Mutex<()>, file: File) -> Result<
     let returns = known(d, &contents).await?;
     let (from, all) = (Arc::clone(&file), Arc::clone(&contents));
     let (code, code_hash) = blocking(move || code(&from, &all)).await?;
-    let version = d.catalog.exact(&record.task, &record.version).unwrap_or_else(|| Arc::new(version_of(&code)));
+    let version = d.catalog.exact(&record.task, &record.version).unwrap_or_else(|| Arc::new(code.version()));
     d.check_capacity(&version)?;
     d.store.check_room()?;
     let (from, all, draft) = (Arc::clone(&file), Arc::clone(&contents), d.parked.begin()?);

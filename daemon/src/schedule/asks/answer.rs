@@ -134,7 +134,7 @@ pub async fn build(d: &Dispatcher, ready: Vec<Ready>) -> (engine::Reply, Vec<Rea
 async fn waited(d: &Dispatcher, waiting: &Waiting, room: &mut Room, payload: &mut Vec<u8>) -> Result<Vec<Waited>, StoreError> {
     let WaitsFor::Executions { ids, results, .. } = &waiting.what else { return Ok(Vec::new()) };
     // One after the other where there may be many: results of all of them need not fit the daemon's memory at once.
-    let mut ends: HashMap<ExecutionId, Execution> = d.store.ends(ids, false).await?.into_iter().map(|end| (end.id.clone(), end)).collect();
+    let mut ends: HashMap<ExecutionId, Execution> = d.store.ends(ids).await?.into_iter().map(|end| (end.id.clone(), end)).collect();
     let mut all = Vec::with_capacity(ids.len());
     for id in ids {
         let state = |name: &str| Waited { execution: id.to_string(), state: name.to_owned(), result: None, error: None, more: false };
@@ -151,7 +151,7 @@ async fn waited(d: &Dispatcher, waiting: &Waiting, room: &mut Room, payload: &mu
             } else if room.left == 0 && !room.empty {
                 entry.more = true;
             } else {
-                let result = d.store.ends(std::slice::from_ref(id), true).await?.pop().and_then(|end| end.result);
+                let result = d.store.end(id).await?.and_then(|end| end.result);
                 let json = result.as_deref().map_or("null", serde_json::value::RawValue::get);
                 entry.more = !room.take(json.len());
                 if !entry.more {

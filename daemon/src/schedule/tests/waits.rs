@@ -261,6 +261,18 @@ async fn what_can_not_be_parked_or_brought_back_goes_on() {
     assert_eq!(daemon.parts.parked.used(), 0);
 }
 
+#[tokio::test]
+async fn what_is_cancelled_on_its_way_back_leaves_no_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = daemon(folder.path(), 1024, ALWAYS).await;
+    let live = submit(&daemon, &json!({"asks": [{"ask": "sleep", "ms": 50}], "stuck": true})).await;
+    until(&live, State::Resuming).await;
+    daemon.dispatcher.cancel(&live.id).await.unwrap().unwrap();
+    assert_eq!(live.ended().await.state, State::Cancelled);
+    assert_eq!(daemon.parts.parked.used(), 0);
+    assert!(daemon.parts.parked.file(&format!("{}.parked", live.id)).is_err());
+}
+
 /// With room for one VM at a time, callers must give theirs up for what they call.
 #[tokio::test]
 async fn nested_calls_need_one_vm_only() {
@@ -274,13 +286,11 @@ async fn nested_calls_need_one_vm_only() {
     run(&daemon, &json!({"asks": [{"ask": "call", "task": "t"}], "same": true})).await;
     let filter = Filter { task: None, state: None, limit: 1000 };
     let ids: Vec<_> = daemon.store.ended(&filter).await.unwrap().into_iter().map(|ended| ended.id).collect();
-    let refused = daemon
-        .store
-        .ends(&ids, true)
-        .await
-        .unwrap()
-        .into_iter()
-        .filter(|end| result(&Arc::new(end.clone())).to_string().contains("too_deep"));
+    let mut ends = Vec::new();
+    for id in &ids {
+        ends.push(Arc::new(daemon.store.end(id).await.unwrap().unwrap()));
+    }
+    let refused = ends.iter().filter(|end| result(end).to_string().contains("too_deep"));
     assert_eq!(refused.map(|end| end.depth).max(), Some(128));
 }
 

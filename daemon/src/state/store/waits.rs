@@ -1,0 +1,54 @@
+//! What is asked of the database for executions that wait: how others ended, what was signalled, whose machines are on disk.
+
+use super::{Store, StoreError, TIMELINES, WITHOUT_RESULT, execution, machine, uint};
+use crate::state::id::ExecutionId;
+use crate::state::record::Execution;
+use crate::state::waiting::Parked;
+use sqlx::Row;
+
+impl Store {
+    /// How executions ended, those of `ids` that have, without their results.
+    pub async fn ends(&self, ids: &[ExecutionId]) -> Result<Vec<Execution>, StoreError> {
+        let mut ends = Vec::new();
+        for some in ids.chunks(TIMELINES) {
+            let marks = vec!["?"; some.len()].join(", ");
+            let sql = format!("SELECT {WITHOUT_RESULT} FROM executions WHERE id IN ({marks}) AND finished_at IS NOT NULL");
+            let query = some.iter().fold(sqlx::query(&sql), |query, id| query.bind(id.as_str().to_owned()));
+            for row in query.persistent(some.len() == 1).fetch_all(&self.reads).await? {
+                ends.push(execution(&row)?);
+            }
+        }
+        Ok(ends)
+    }
+
+    /// The execution that made an event, and what it was signalled with.
+    pub async fn event(&self, token: &str) -> Result<Option<(ExecutionId, Option<Vec<u8>>)>, StoreError> {
+        let row = sqlx::query(
+            "SELECT events.execution AS execution, signals.data AS data FROM events LEFT JOIN signals ON signals.token = events.token \
+             WHERE events.token = $1",
+        )
+        .bind(token.to_owned())
+        .fetch_optional(&self.reads)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let id: String = row.try_get("execution")?;
+        let id = ExecutionId::parse(&id).ok_or_else(|| StoreError::damaged("event")(&id))?;
+        Ok(Some((id, row.try_get("data")?)))
+    }
+
+    /// How many events an execution has made.
+    pub async fn events_of(&self, id: &ExecutionId) -> Result<u64, StoreError> {
+        let row = sqlx::query("SELECT count(*) AS n FROM events WHERE execution = $1")
+            .bind(id.as_str().to_owned())
+            .fetch_one(&self.reads)
+            .await?;
+        uint(row.try_get("n")?, "events")
+    }
+
+    /// The machines of all executions that are parked.
+    pub async fn machines(&self) -> Result<Vec<Parked>, StoreError> {
+        let rows =
+            sqlx::query("SELECT parked FROM executions WHERE finished_at IS NULL AND parked IS NOT NULL").fetch_all(&self.reads).await?;
+        rows.iter().map(|row| machine(&row.try_get::<String, _>("parked")?)).collect()
+    }
+}

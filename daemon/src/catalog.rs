@@ -2,7 +2,8 @@
 //!
 //! Invariant: changed only after the store has committed the same change.
 
-use crate::manifest::TaskName;
+use crate::manifest::host::HostPolicy;
+use crate::manifest::{PortionName, TaskName};
 use crate::state::record::Version;
 use crate::state::store::StoredTask;
 use crate::state::time::Timestamp;
@@ -55,12 +56,12 @@ pub enum LookupError {
 pub struct Catalog(RwLock<BTreeMap<TaskName, Task>>);
 
 impl Catalog {
-    /// As the store has them.
+    /// As the store has them, under these caps.
     #[must_use]
-    pub fn load(stored: Vec<StoredTask>) -> Self {
+    pub fn load(stored: Vec<StoredTask>, caps: &HostPolicy) -> Self {
         let catalog = Self::default();
         for task in stored {
-            let mut versions: Vec<Arc<Version>> = task.versions.into_iter().map(Arc::new).collect();
+            let mut versions: Vec<Arc<Version>> = task.versions.into_iter().map(|version| Arc::new(version.under(caps))).collect();
             versions.sort_by_key(|version| version.created_at);
             let latest = versions.iter().find(|version| *version.version == *task.latest).or_else(|| versions.last()).cloned();
             if let Some(latest) = latest {
@@ -134,10 +135,17 @@ impl Catalog {
         self.read().get(name)?.versions.iter().find(|version| *version.version == *hash).cloned()
     }
 
-    /// Any task has this version.
+    /// A portion of a version by its whole hash.
+    #[must_use]
+    pub fn portion(&self, name: &TaskName, hash: &str, portion: &PortionName) -> Option<Arc<Version>> {
+        self.exact(name, hash)?.portion(portion)
+    }
+
+    /// Any task has an image of this name: of a version, or of a portion.
     #[must_use]
     pub fn knows(&self, hash: &str) -> bool {
-        self.read().values().any(|task| task.versions.iter().any(|version| *version.version == *hash))
+        let has = |version: &Arc<Version>| *version.version == *hash || version.all().any(|portion| *portion.code == *hash);
+        self.read().values().any(|task| task.versions.iter().any(has))
     }
 
     /// A version was stored: it is its task's newest.

@@ -69,6 +69,9 @@ pub struct Config {
     /// Most VMs at once [default: what fits the memory budget]
     #[arg(long, env = "TORPOR_MAX_VMS", value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
     pub max_vms: Option<u32>,
+    /// The host's policy: caps for all tasks, and the auxiliary services that they may use [default: /etc/torpor/policy.toml, where it is there]
+    #[arg(long, env = "TORPOR_POLICY", value_name = "PATH")]
+    pub policy: Option<PathBuf>,
     /// Monitors kept ready, each with a VM made
     #[arg(long, env = "TORPOR_WARM", default_value_t = 4, value_name = "N")]
     pub warm: usize,
@@ -115,7 +118,11 @@ impl Config {
     /// The same with every path absolute, as monitors and messages need them.
     pub fn absolute(mut self) -> std::io::Result<Self> {
         self.monitor = Some(self.monitor());
-        for path in [&mut self.state_dir, &mut self.socket, &mut self.kernel, &mut self.images].into_iter().chain(self.monitor.as_mut()) {
+        for path in [&mut self.state_dir, &mut self.socket, &mut self.kernel, &mut self.images]
+            .into_iter()
+            .chain(self.monitor.as_mut())
+            .chain(self.policy.as_mut())
+        {
             *path = std::path::absolute(&*path)?;
         }
         Ok(self)

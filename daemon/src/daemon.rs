@@ -13,7 +13,8 @@ use crate::config::Config;
 use crate::engine::{Engine, EngineConfig, EngineError};
 use crate::lock::{LockError, StateLock};
 use crate::logs::Logs;
-use crate::manifest::format_bytes;
+use crate::manifest::host::HostPolicy;
+use crate::manifest::{ManifestError, format_bytes};
 use crate::metrics::Metrics;
 use crate::parked::ParkedFiles;
 use crate::retention::Retention;
@@ -22,6 +23,7 @@ use crate::schedule::dispatch::{Dispatcher, Parts};
 use crate::schedule::live::task_version;
 use crate::schedule::recover::recover;
 use crate::schedule::runner::Runner;
+use crate::state::record::Version;
 use crate::state::store::{Store, StoreError};
 use sd_notify::NotifyState;
 use std::io;
@@ -31,6 +33,9 @@ use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use torpor_protocol::limits::MIN_MEMORY_MIB;
+
+/// Where the host's policy is looked for.
+const HOST_POLICY: &str = "/etc/torpor/policy.toml";
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +66,14 @@ pub enum DaemonError {
     Budget {
         /// The budget.
         budget: u64,
+    },
+    /// The host's policy.
+    #[error("{}:{}: {}", path.display(), source.line, source.message)]
+    Policy {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ManifestError,
     },
     /// Anything else of the host.
     #[error("can't {what}: {source}")]
@@ -135,6 +148,16 @@ fn memory_budget(config: &Config) -> Result<u64, DaemonError> {
     if budget < Engine::vm_bytes(MIN_MEMORY_MIB) { Err(DaemonError::Budget { budget }) } else { Ok(budget) }
 }
 
+/// The administrator's caps; none where there is no file and none was asked for.
+fn host_policy(config: &Config) -> Result<HostPolicy, DaemonError> {
+    let path = config.policy.clone().unwrap_or_else(|| HOST_POLICY.into());
+    match std::fs::read(&path) {
+        Ok(bytes) => HostPolicy::parse(&bytes).map_err(|source| DaemonError::Policy { path, source }),
+        Err(error) if config.policy.is_none() && error.kind() == io::ErrorKind::NotFound => Ok(HostPolicy::default()),
+        Err(error) => Err(io_error(format!("read the host's policy {}", path.display()))(error)),
+    }
+}
+
 async fn open(config: &Config, budget_bytes: u64) -> Result<Opened, DaemonError> {
     let folder = &config.state_dir;
     let metrics = Arc::new(Metrics::default());
@@ -145,14 +168,15 @@ async fn open(config: &Config, budget_bytes: u64) -> Result<Opened, DaemonError>
     let opening = || io_error(format!("use the state folder {}", folder.display()));
     let images = Images::open(folder).map_err(opening())?;
     let logs = Logs::open(folder).map_err(opening())?;
-    let catalog = Arc::new(Catalog::load(store.tasks().await.map_err(store_error)?));
+    let caps = Arc::new(host_policy(config)?);
+    let catalog = Arc::new(Catalog::load(store.tasks().await.map_err(store_error)?, &caps));
     let swept = images.sweep(|version| catalog.knows(version)).map_err(opening())?;
     if swept > 0 {
         tracing::info!(swept, "removed images of pushes that were never recorded");
     }
 
     for (name, task) in catalog.all() {
-        for version in task.versions.iter().filter(|version| !images.path(&version.version).exists()) {
+        for version in task.versions.iter().filter(|version| version.all().any(|portion| !images.path(&portion.code).exists())) {
             tracing::error!(task = %name, version = &*version.version, "its code is missing from the state folder; push it again");
         }
     }
@@ -171,16 +195,17 @@ async fn open(config: &Config, budget_bytes: u64) -> Result<Opened, DaemonError>
     });
     let engine = engine.await?;
     let versions: Vec<_> = catalog.all().into_iter().flat_map(|(_, task)| task.versions).collect();
-    let tasks: Vec<_> = versions.iter().map(|version| task_version(version, images.path(&version.version))).collect();
+    let tasks: Vec<_> = versions.iter().flat_map(Version::all).map(|portion| task_version(portion, &images)).collect();
     engine.collect(&tasks, &needed);
     let runner: Arc<dyn Runner> = engine;
     let budget = Budget { bytes: budget_bytes, vms: config.max_vms.map(|vms| usize::try_from(vms).unwrap_or(usize::MAX)) };
     let last = store.last_id().await.map_err(store_error)?;
     let (packing, runner_of) = (config.parked_packing.into(), Arc::clone(&runner));
-    let parts = Parts { store: store.clone(), images, logs, parked, packing, catalog: Arc::clone(&catalog), runner: runner_of, metrics };
+    let parts =
+        Parts { store: store.clone(), images, logs, parked, packing, catalog: Arc::clone(&catalog), caps, runner: runner_of, metrics };
     let dispatcher = Dispatcher::new(budget, last.as_ref(), parts.clone());
     for (name, task) in catalog.all() {
-        if let Err(error) = dispatcher.check_capacity(&task.latest) {
+        if let Err(error) = task.latest.all().try_for_each(|portion| dispatcher.check_capacity(portion).map(drop)) {
             tracing::warn!(task = %name, %error, "it was pushed under a larger memory budget and can't run now");
         }
     }

@@ -153,7 +153,12 @@ fn prepare(load: &Load, place: &Place) -> Result<Result<Loaded, Failure>, AgentE
     let mut command = Command::new(&path);
     command.current_dir(TASK).stdin(Stdio::from(read));
     launch::environment(&mut command);
-    command.envs([("TORPOR_TASK", load.task.as_str()), ("TORPOR_VERSION", &load.version), (EXECUTION_VARIABLE, EXECUTION_ROOM)]);
+    command.envs([
+        ("TORPOR_TASK", load.task.as_str()),
+        ("TORPOR_VERSION", &load.version),
+        ("TORPOR_PORTION", &load.portion),
+        (EXECUTION_VARIABLE, EXECUTION_ROOM),
+    ]);
     let outputs = launch::outputs(&mut command, PIPE_SIZE)?;
     launch::unprivileged(&mut command, &Launch { place, keep: Vec::new() });
     let child = match command.spawn() {

@@ -153,6 +153,7 @@ fn refusal(kind: Refusal, message: &str, resumed: bool) -> Vec<u8> {
         Refusal::Cycle => "cycle",
         Refusal::TooDeep => "too_deep",
         Refusal::TooMany => "too_many",
+        Refusal::NotAllowed => "not_allowed",
         Refusal::Capacity => "capacity",
         Refusal::Invalid => "invalid",
         Refusal::Host => "host",

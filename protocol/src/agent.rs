@@ -24,7 +24,7 @@ use crate::limits::{MAX_FAILURE_TEXT, MAX_INPUT, MAX_LOG_CHUNK, MAX_RESULT};
 use serde::{Deserialize, Serialize};
 
 /// Version of these messages; an agent of another is refused at [`GuestMessage::Hello`].
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// vsock port of the host (CID 2) that the agent connects to.
 pub const VSOCK_PORT: u32 = 1024;
 
@@ -73,6 +73,21 @@ pub struct Load {
     pub task: String,
     /// Version of the task, lower-case hex.
     pub version: String,
+    /// Portion of the task.
+    pub portion: String,
+    /// Services outside that the program may talk to, by names of this machine.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aux: Vec<AuxPlace>,
+}
+
+/// Where an auxiliary service is in the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuxPlace {
+    /// Its host name, and the name of its Unix socket: `/run/aux/NAME`.
+    pub name: String,
+    /// Its TCP port, at an address of the loopback interface that the name stands for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
 }
 
 /// Header of [`HostMessage::Start`].
@@ -82,6 +97,25 @@ pub struct Start {
     pub execution: String,
     /// Entropy for random number generators in user mode (32 bytes, lower-case hex). The kernel's gets its own through the door's kernel page.
     pub seed: String,
+    /// Secrets that the program gets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<Secret>,
+}
+
+/// A secret of an account.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secret {
+    /// Its name.
+    pub name: String,
+    /// Text, at most [`crate::limits::MAX_SECRET`] bytes.
+    pub value: String,
+}
+
+/// Never with its value.
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Secret").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// Which of a program's outputs a log line came from.
@@ -429,7 +463,7 @@ mod tests {
         ] {
             assert_eq!(GuestMessage::from_frame(message.to_frame().unwrap()).unwrap(), message);
         }
-        let start = Start { execution: "e1".into(), seed: "00".repeat(32) };
+        let start = Start { execution: "e1".into(), seed: "00".repeat(32), secrets: Vec::new() };
         let waited = Waited { execution: "e2".into(), state: "succeeded".into(), result: Some(2), error: None, more: false };
         let answers = Answers {
             resumed: true,
@@ -442,7 +476,13 @@ mod tests {
             ],
         };
         for message in [
-            HostMessage::Load(Load { entry: "main.py:handler".into(), task: "t".into(), version: "ab".into() }),
+            HostMessage::Load(Load {
+                entry: "main.py:handler".into(),
+                task: "t".into(),
+                version: "ab".into(),
+                portion: "main".into(),
+                aux: vec![AuxPlace { name: "ledger".into(), port: Some(5432) }],
+            }),
             HostMessage::Start { start, input: b"[1]".to_vec() },
             HostMessage::Taken(Taken { seq: 7 }),
             HostMessage::Answers { answers, payload: b"12{}".to_vec() },

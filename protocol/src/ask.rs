@@ -47,12 +47,12 @@ pub struct Ask {
 pub enum What {
     /// Start an execution of a task; the payload is its input. Answer: [`Reply::Spawned`].
     Spawn {
-        /// `NAME` or `NAME@HASH`.
+        /// `NAME`, `NAME@HASH`, or `portion:NAME` for a portion of the caller's own version.
         task: String,
     },
     /// Start one and wait for its end; the payload is its input. One that is not done in time is cancelled. Answer: [`Reply::Waited`] with one entry.
     Call {
-        /// `NAME` or `NAME@HASH`.
+        /// As in [`Self::Spawn`].
         task: String,
         /// No limit where there is none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -234,6 +234,8 @@ pub enum Refusal {
     TooDeep,
     /// Too many of something: children, asks, events, executions in one ask.
     TooMany,
+    /// A policy does not allow it: the caller's, or that of what it would call.
+    NotAllowed,
     /// The task's VM would never fit this host, or the host takes no new work.
     Capacity,
     /// The ask itself makes no sense: an input that is no JSON, a time out of range.

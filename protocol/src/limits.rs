@@ -20,3 +20,5 @@ pub const MIN_MEMORY_MIB: u32 = 64;
 pub const MAX_MEMORY_MIB: u32 = 2048;
 /// How much of the guest's console the monitor keeps.
 pub const CONSOLE_TAIL: usize = 8 << 10;
+/// Longest secret.
+pub const MAX_SECRET: usize = 16 << 10;

@@ -139,7 +139,7 @@ impl Monitor {
         for _ in 0..messages {
             self.client.send(&Command::Vsock { bytes: vec![0; bytes] }, &[]).unwrap();
         }
-        let start = Start { execution: "ex_last".into(), seed: "00".repeat(32) };
+        let start = Start { execution: "ex_last".into(), seed: "00".repeat(32), secrets: Vec::new() };
         let message = HostMessage::Start { start, input: b"null".to_vec() };
         self.client.send(&Command::Inbox { frame: frame(&message) }, &[]).unwrap();
         assert!(matches!(self.client.receive().unwrap(), Event::Outbox { .. }));
@@ -168,7 +168,13 @@ fn the_agents_connection_goes_on_through_save_and_restore() {
     let runtime = monitor.saved();
     drop(monitor);
 
-    let load = HostMessage::Load(Load { entry: "main.py:handler".into(), task: "t".into(), version: "00".into() });
+    let load = HostMessage::Load(Load {
+        entry: "main.py:handler".into(),
+        task: "t".into(),
+        version: "00".into(),
+        portion: "main".into(),
+        aux: Vec::new(),
+    });
     let mut monitor = Monitor::restored(&runtime, &root, &code, &load);
     let said = monitor.over_vsock(|_| false);
     assert_eq!((said, monitor.opened), (vec![GuestMessage::Loaded], 0));
@@ -183,7 +189,7 @@ fn the_agents_connection_goes_on_through_save_and_restore() {
     drop(monitor);
 
     for number in 0..4 {
-        let start = Start { execution: format!("ex_{number}"), seed: "00".repeat(32) };
+        let start = Start { execution: format!("ex_{number}"), seed: "00".repeat(32), secrets: Vec::new() };
         let message = HostMessage::Start { start, input: b"null".to_vec() };
         let mut monitor = match number {
             0 | 1 => Monitor::restored(&task, &root, &code, &message),

@@ -3,6 +3,8 @@
 use crate::catalog::LookupError;
 use crate::code::CodeError;
 use crate::manifest;
+use crate::manifest::aux::Aux;
+use crate::manifest::flow::Denied;
 use crate::schedule::dispatch::SubmitError;
 use crate::state::store::StoreError;
 use axum::Json;
@@ -55,6 +57,8 @@ pub enum ErrorCode {
     NotCancellable,
     /// 409: executions of the task are queued, running or parked.
     TaskBusy,
+    /// 403: a policy does not allow it; the message names the policy and what it would have to hold.
+    NotAllowed,
     /// 422: its VM would need more than the whole memory budget.
     OverCapacity,
     /// 503: the daemon is stopping.
@@ -76,6 +80,7 @@ impl ErrorCode {
             Self::NotCancellable | Self::TaskBusy | Self::EventUsed | Self::NotParked | Self::NotMovable | Self::ExecutionKnown => {
                 StatusCode::CONFLICT
             }
+            Self::NotAllowed => StatusCode::FORBIDDEN,
             Self::OverCapacity | Self::WrongHost | Self::NoTemplate => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
             Self::DiskFull | Self::ParkedQuota => StatusCode::INSUFFICIENT_STORAGE,
@@ -160,6 +165,24 @@ impl std::error::Error for ApiError {}
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         (self.status, Json(ErrorBody { error: self.detail })).into_response()
+    }
+}
+
+impl From<Denied> for ApiError {
+    fn from(denied: Denied) -> Self {
+        Self::new(ErrorCode::NotAllowed, denied.to_string())
+    }
+}
+
+impl ApiError {
+    /// A manifest declares a service that the administrator does not allow.
+    pub(super) fn denied_aux(aux: &Aux) -> Self {
+        let message = format!(
+            "auxiliary service {:?} is {:?}, which this host's policy does not allow; its administrator would add it to `aux` in [caps] of the file that torpord's --policy names",
+            aux.name.as_str(),
+            aux.target.to_string()
+        );
+        Self::new(ErrorCode::NotAllowed, message).at(manifest::FILE, usize::try_from(aux.line).ok())
     }
 }
 

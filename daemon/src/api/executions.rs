@@ -3,6 +3,7 @@
 use super::error::{ApiError, ErrorBody, ErrorCode};
 use super::types::{ExecutionList, ListParams, Params, WaitParams};
 use super::{App, BODY_TIMEOUT};
+use crate::manifest::flow::{self, By};
 use crate::manifest::format_bytes;
 use crate::schedule::live::Live;
 use crate::state::id::ExecutionId;
@@ -65,7 +66,7 @@ async fn wait(app: &App, live: &Live, time: Duration) -> Arc<Execution> {
     request_body(content = Object, content_type = "application/json", description = "The input: any JSON, at most 6 MiB"),
     responses(
         (status = 201, description = "Durable; ended if `wait` was long enough", body = Execution),
-        (status = "4XX", description = "unknown_task, unknown_version, invalid_input, input_too_large, over_capacity", body = ErrorBody),
+        (status = "4XX", description = "unknown_task, unknown_version, not_allowed, invalid_input, input_too_large, over_capacity", body = ErrorBody),
         (status = "5XX", description = "draining, disk_full", body = ErrorBody),
     )
 )]
@@ -77,10 +78,14 @@ pub(super) async fn submit(
 ) -> Result<(StatusCode, Json<Arc<Execution>>), ApiError> {
     let time = params.duration()?;
     // Before the body, so that a client does not send it in vain.
-    app.catalog.version(&name)?;
+    let version = app.catalog.version(&name)?;
+    flow::allowed(By::Client, version.end())?;
     let (input, room) = input(&app, body).await?;
     app.store.check_room()?;
-    let live = app.catalog.with_version(&name, |version| app.dispatcher.submit(version, input))??;
+    let live = app.catalog.with_version(&name, |version| {
+        flow::allowed(By::Client, version.end())?;
+        Ok::<_, ApiError>(app.dispatcher.submit(version, input)?)
+    })??;
     live.stored().await?;
     drop(room);
     let execution = match time {

@@ -18,11 +18,12 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use hyper::body::Body as _;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::sync::Arc;
 
 fn version_body(app: &App, version: &Version) -> VersionBody {
-    let task = task_version(version, app.images.path(&version.version));
+    let task = task_version(version, &app.images);
     VersionBody::new(version, app.runner().template_state(&task))
 }
 
@@ -80,11 +81,26 @@ pub(super) async fn push(State(app): State<Arc<App>>, body: Body) -> Result<(Sta
     keep(&app, spool, code).await
 }
 
+/// Removes images of a version that no task has any more.
+fn remove_images(app: &App, version: &Arc<Version>) {
+    let names: BTreeSet<&str> = std::iter::once(&*version.version).chain(version.all().map(|portion| &*portion.code)).collect();
+    for name in names.into_iter().filter(|name| !app.catalog.knows(name)) {
+        if let Err(error) = app.images.remove(name) {
+            tracing::warn!(image = name, %error, "an image could not be removed; the next start sweeps it");
+        }
+    }
+}
+
 async fn keep(app: &Arc<App>, spool: File, code: Checked) -> Result<(StatusCode, Json<VersionBody>), ApiError> {
     let known = app.catalog.exact(&code.manifest.name, &code.version);
-    let version = known.clone().unwrap_or_else(|| Arc::new(code.version()));
+    let version = known.clone().unwrap_or_else(|| Arc::new(code.version(&app.dispatcher.caps)));
     // A version that can't run here now is not kept for a day on which it might: who pushes should hear it, not who runs it.
-    app.dispatcher.check_capacity(&version)?;
+    for portion in version.all() {
+        app.dispatcher.check_capacity(portion)?;
+        if let Some(aux) = app.dispatcher.caps.denied(&portion.rights.aux) {
+            return Err(ApiError::denied_aux(aux));
+        }
+    }
     // The rest must not stop half-way when the client goes away.
     let (app, stored) = (Arc::clone(app), Arc::clone(&version));
     let keep = tokio::spawn(async move {
@@ -92,13 +108,11 @@ async fn keep(app: &Arc<App>, spool: File, code: Checked) -> Result<(StatusCode,
         let images = app.images.clone();
         blocking(move || images.keep(&code, &spool)).await?;
         if let Err(error) = app.store.commit(Change::PutVersion(Arc::clone(&stored))).await {
-            if !app.catalog.knows(&stored.version) {
-                let _ = app.images.remove(&stored.version);
-            }
+            remove_images(&app, &stored);
             return Err(ApiError::from(error));
         }
         app.catalog.put(Arc::clone(&stored));
-        app.dispatcher.prepare(Arc::clone(&stored));
+        stored.all().for_each(|portion| app.dispatcher.prepare(Arc::clone(portion)));
         Ok(version_body(&app, &stored))
     });
     let body = keep.await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))??;
@@ -145,12 +159,9 @@ pub(super) async fn remove(State(app): State<Arc<App>>, Path(name): Path<String>
             return Err(ApiError::from(error));
         }
         for version in &task.versions {
-            let image = app.images.path(&version.version);
             app.dispatcher.unprepare(version);
-            app.runner().forget(&task_version(version, image));
-            if let Err(error) = app.images.remove(&version.version) {
-                tracing::warn!(version = &*version.version, %error, "an image could not be removed; the next start sweeps it");
-            }
+            version.all().for_each(|portion| app.runner().forget(&task_version(portion, &app.images)));
+            remove_images(&app, version);
         }
         tracing::info!(task = %name, versions = task.versions.len(), "removed");
         Ok(StatusCode::NO_CONTENT)

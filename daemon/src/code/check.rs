@@ -2,11 +2,13 @@
 
 use super::CodeError;
 use super::tree::{Node, Tree};
-use crate::manifest::{self, Entry, Manifest};
+use crate::manifest::host::HostPolicy;
+use crate::manifest::{self, Entry, Manifest, Portion, PortionName};
 use crate::state::record::Version;
 use crate::state::time::Timestamp;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 /// A folder that is a task.
 #[derive(Debug)]
@@ -17,20 +19,56 @@ pub struct Checked {
     pub version: String,
     /// Its content.
     pub tree: Tree,
+    /// The code of each portion, in the order of the manifest; none where main is all there is, whose code the whole tree is.
+    pub portions: Vec<PortionCode>,
+}
+
+/// The code of a portion.
+#[derive(Debug)]
+pub struct PortionCode {
+    /// BLAKE3 of the tree: 64 lower-case hex digits.
+    pub code: String,
+    /// Its content.
+    pub tree: Tree,
 }
 
 impl Checked {
-    /// As a version of its task, pushed now.
+    /// As a version of its task, pushed now, under these caps.
     #[must_use]
-    pub fn version(&self) -> Version {
-        Version {
-            task: self.manifest.name.clone(),
-            version: self.version.as_str().into(),
-            entry: self.manifest.entry.clone(),
-            policy: self.manifest.policy,
-            code_bytes: self.tree.bytes(),
-            created_at: Timestamp::now(),
-        }
+    pub fn version(&self, host: &HostPolicy) -> Version {
+        let now = Timestamp::now();
+        let mut portions = self.manifest.portions.iter().enumerate().map(|(at, portion)| {
+            let own = self.portions.get(at);
+            Version {
+                task: self.manifest.name.clone(),
+                version: self.version.as_str().into(),
+                portion: portion.name.clone(),
+                code: own.map_or(&self.version, |own| &own.code).as_str().into(),
+                entry: portion.entry.clone(),
+                declared: portion.declared,
+                policy: host.resolve(&portion.declared).policy,
+                rights: Arc::new(portion.rights.clone()),
+                code_bytes: own.map_or(&self.tree, |own| &own.tree).bytes(),
+                created_at: now,
+                portions: Vec::new(),
+            }
+        });
+        let main = portions.next();
+        let others = portions.map(Arc::new).collect();
+        // A manifest has a main: see `Manifest::parse`.
+        main.map_or_else(|| Version::lost(&self.manifest.name, &self.version, now), |main| Version { portions: others, ..main })
+    }
+
+    /// The code of a portion; that of the task where it has no such portion.
+    #[must_use]
+    pub fn tree_of(&self, portion: &PortionName) -> &Tree {
+        let at = self.manifest.portions.iter().position(|own| own.name == *portion);
+        at.and_then(|at| self.portions.get(at)).map_or(&self.tree, |own| &own.tree)
+    }
+
+    /// All images that it has: their names and trees.
+    pub fn images(&self) -> impl Iterator<Item = (&str, &Tree)> {
+        std::iter::once((self.version.as_str(), &self.tree)).chain(self.portions.iter().map(|own| (own.code.as_str(), &own.tree)))
     }
 }
 
@@ -54,16 +92,18 @@ fn manifest_of(spool: &File, tree: &Tree) -> Result<Manifest, CodeError> {
     }
 }
 
-fn check_entry(spool: &File, tree: &Tree, manifest: &Manifest) -> Result<(), CodeError> {
-    let file = manifest.entry.file();
-    let refuse = |message: String| Err(CodeError::Program { line: manifest.entry_line, message });
+fn check_entry(spool: &File, tree: &Tree, portion: &Portion) -> Result<(), CodeError> {
+    let file = portion.entry.file();
+    let refuse = |message: String| Err(CodeError::Program { line: portion.entry_line, message });
     let Some((path, node)) = tree.resolve(file).map_err(|why| CodeError::entry(file, why))? else {
-        return refuse(format!("entry {file:?} is not in the task's folder"));
+        let folder =
+            portion.folder.as_ref().map_or_else(|| "the task's folder".to_owned(), |folder| format!("its folder {:?}", folder.value));
+        return refuse(format!("entry {file:?} is not in {folder}"));
     };
     let Node::File { offset, size, executable } = node else {
         return refuse(format!("entry {file:?} is not a file"));
     };
-    if matches!(manifest.entry, Entry::Python { .. }) {
+    if matches!(portion.entry, Entry::Python { .. }) {
         return Ok(());
     }
     if !executable {
@@ -99,7 +139,34 @@ fn hash(spool: &File, tree: &Tree) -> Result<String, CodeError> {
 /// Checks a tree that [`super::intake::read`] made from `spool`.
 pub fn check(spool: &File, tree: Tree) -> Result<Checked, CodeError> {
     let manifest = manifest_of(spool, &tree)?;
-    check_entry(spool, &tree, &manifest)?;
     let version = hash(spool, &tree)?;
-    Ok(Checked { manifest, version, tree })
+    let trees = split(&tree, &manifest)?;
+    for (at, portion) in manifest.portions.iter().enumerate() {
+        check_entry(spool, trees.get(at).unwrap_or(&tree), portion)?;
+    }
+    let named = |tree: Tree| Ok::<_, CodeError>(PortionCode { code: hash(spool, &tree)?, tree });
+    let portions = trees.into_iter().map(named).collect::<Result<_, _>>()?;
+    Ok(Checked { manifest, version, tree, portions })
+}
+
+/// The tree of each portion: its folder, and for main all that is left. None where main is all there is.
+fn split(tree: &Tree, manifest: &Manifest) -> Result<Vec<Tree>, CodeError> {
+    let folders: Vec<&str> = manifest.portions.iter().filter_map(|portion| Some(portion.folder.as_ref()?.value.as_str())).collect();
+    if folders.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut trees = Vec::with_capacity(manifest.portions.len());
+    for portion in &manifest.portions {
+        let own = match &portion.folder {
+            None => tree.without(&folders, manifest::FILE),
+            Some(folder) if matches!(tree.get(&folder.value), Some(Node::Dir)) => tree.below(&folder.value),
+            Some(folder) => {
+                let message = format!("folder {:?} is not a folder of the task", folder.value);
+                return Err(CodeError::Program { line: folder.line as usize, message });
+            }
+        };
+        own.check_links()?;
+        trees.push(own);
+    }
+    Ok(trees)
 }

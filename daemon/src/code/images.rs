@@ -1,9 +1,10 @@
-//! Images of code on disk: `state-dir/code/VERSION.erofs`.
+//! Images of code on disk: `state-dir/code/HASH.erofs`, of each whole task, and of each portion where there is more than one.
 //!
 //! The commit point of an image is its rename: before it there is only a temporary file, which the next start removes; after it and
 //! the sync of the folder the image is whole.
 
 use super::check::Checked;
+use super::tree::Tree;
 use super::{CodeError, erofs};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -43,38 +44,42 @@ impl Images {
         Ok(file)
     }
 
-    /// Where the image of a version is, or would be.
+    /// Where the image of a whole task or of a portion is, or would be.
     #[must_use]
     pub fn path(&self, version: &str) -> PathBuf {
         self.code.join(format!("{version}.erofs"))
     }
 
-    /// Keeps the image of checked code; durable when it returns. An image that is already there is left as it is.
-    pub fn keep(&self, code: &Checked, spool: &File) -> Result<PathBuf, CodeError> {
-        let path = self.path(&code.version);
+    /// Keeps the images of checked code; durable when it returns. One that is already there is left as it is.
+    pub fn keep(&self, code: &Checked, spool: &File) -> Result<(), CodeError> {
+        code.images().try_for_each(|(name, tree)| self.keep_one(name, tree, spool))
+    }
+
+    fn keep_one(&self, name: &str, tree: &Tree, spool: &File) -> Result<(), CodeError> {
+        let path = self.path(name);
         if path.try_exists().map_err(CodeError::io(WRITE))? {
-            return Ok(path);
+            return Ok(());
         }
-        let tmp = self.tmp.join(format!("{}-{}", code.version, unique().map_err(CodeError::io(WRITE))?));
-        let written = Self::fill(&tmp, code, spool)
+        let tmp = self.tmp.join(format!("{name}-{}", unique().map_err(CodeError::io(WRITE))?));
+        let written = Self::fill(&tmp, tree, spool)
             .and_then(|()| fs::rename(&tmp, &path).and_then(|()| sync_folder(&self.code)).map_err(CodeError::io(WRITE)));
         if written.is_err() {
             let _ = fs::remove_file(&tmp);
         }
-        written.map(|()| path)
+        written
     }
 
-    fn fill(tmp: &Path, code: &Checked, spool: &File) -> Result<(), CodeError> {
+    fn fill(tmp: &Path, tree: &Tree, spool: &File) -> Result<(), CodeError> {
         let file = File::options().write(true).create_new(true).open(tmp).map_err(CodeError::io(WRITE))?;
         let mut out = BufWriter::with_capacity(256 << 10, file);
-        erofs::write(&code.tree, spool, &mut out)?;
+        erofs::write(tree, spool, &mut out)?;
         out.flush().map_err(CodeError::io(WRITE))?;
         let file = out.into_inner().map_err(|e| CodeError::Io { what: WRITE, source: e.into_error() })?;
         let read_only = std::os::unix::fs::PermissionsExt::from_mode(0o444);
         file.set_permissions(read_only).and_then(|()| file.sync_all()).map_err(CodeError::io(WRITE))
     }
 
-    /// Removes the image of a version that no task has any more.
+    /// Removes an image that no task needs any more.
     pub fn remove(&self, version: &str) -> io::Result<()> {
         match fs::remove_file(self.path(version)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
@@ -82,7 +87,7 @@ impl Images {
         }
     }
 
-    /// Removes images of versions that `known` does not name: pushes that ended between image and record.
+    /// Removes images that `known` does not name: pushes that ended between image and record.
     pub fn sweep(&self, known: impl Fn(&str) -> bool) -> io::Result<usize> {
         let mut removed = 0;
         for entry in fs::read_dir(&self.code)? {

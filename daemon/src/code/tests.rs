@@ -301,7 +301,8 @@ fn images_are_kept_whole_or_not_at_all() {
     let state = tempfile::tempdir().unwrap();
     let images = Images::open(state.path()).unwrap();
     let (code, spool) = Tar::task().take().unwrap();
-    let path = images.keep(&code, &spool).unwrap();
+    images.keep(&code, &spool).unwrap();
+    let path = images.path(&code.version);
     let first = std::fs::metadata(&path).unwrap();
     assert!(first.permissions().readonly());
     images.keep(&code, &spool).unwrap();

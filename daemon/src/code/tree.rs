@@ -90,6 +90,30 @@ impl Tree {
         self.bytes
     }
 
+    /// What is below a folder, as a tree of its own.
+    #[must_use]
+    pub fn below(&self, folder: &str) -> Self {
+        let head = format!("{folder}/");
+        self.filtered(|path| path.strip_prefix(&head))
+    }
+
+    /// All but these folders and this file.
+    #[must_use]
+    pub fn without(&self, folders: &[&str], file: &str) -> Self {
+        let gone = |path: &str| {
+            folders.iter().any(|folder| path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+        };
+        self.filtered(|path| (path != file && !gone(path)).then_some(path))
+    }
+
+    fn filtered<'a>(&'a self, keep: impl Fn(&'a str) -> Option<&'a str>) -> Self {
+        let kept = |(path, node): (&'a String, &'a Node)| Some((keep(path)?.to_owned(), node.clone()));
+        let nodes: BTreeMap<String, Node> = self.nodes.iter().filter_map(kept).collect();
+        let size = |node: &Node| if let Node::File { size, .. } = node { *size } else { 0 };
+        let bytes = nodes.values().map(size).sum();
+        Self { nodes, bytes }
+    }
+
     /// Puts a node at a path that [`clean`] made, and folders above it where they are missing.
     pub(super) fn insert(&mut self, path: String, node: Node) -> Result<(), CodeError> {
         let mut above = parent(&path);

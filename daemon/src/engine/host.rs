@@ -104,7 +104,9 @@ impl Host {
             }
             Spec::Task(task) => {
                 let below = self.id(&spec.below());
-                let parts = [b"task", below.as_bytes(), task.task.as_bytes(), task.version.as_bytes(), task.entry.as_bytes()];
+                let whole = [b"task", below.as_bytes(), task.task.as_bytes(), task.version.as_bytes(), task.entry.as_bytes()];
+                let portion = (task.portion != "main").then_some(task.portion.as_bytes());
+                let parts: Vec<&[u8]> = whole.into_iter().chain(portion).collect();
                 combine(&parts).to_hex().to_string()
             }
         }

@@ -223,7 +223,7 @@ fn frame(message: &HostMessage, what: &str) -> Result<Vec<u8>, ExecutionError> {
 }
 
 fn start_frame(request: &RunRequest, input: &[u8]) -> Result<Vec<u8>, ExecutionError> {
-    let start = Start { execution: request.execution.clone(), seed: seed()? };
+    let start = Start { execution: request.execution.clone(), seed: seed()?, secrets: Vec::new() };
     frame(&HostMessage::Start { start, input: input.to_vec() }, "the input")
 }
 

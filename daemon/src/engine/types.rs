@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
-use torpor_protocol::agent::{Runtime, Stream};
+use torpor_protocol::agent::{AuxPlace, Runtime, Stream};
 use torpor_protocol::ask::{Answer, Ask};
 pub use torpor_protocol::monitor::Packing;
 
@@ -35,6 +35,10 @@ pub struct TaskVersion {
     pub task: String,
     /// Content hash of the version, lower-case hex.
     pub version: String,
+    /// Portion of the task.
+    pub portion: String,
+    /// Services outside that it may talk to, as its machine knows them.
+    pub aux: Vec<AuxPlace>,
     /// Its language host.
     pub runtime: Runtime,
     /// What the manifest says, see [`Runtime`].

@@ -19,24 +19,34 @@ fn refused(text: &str) -> (usize, String) {
 fn a_whole_manifest() {
     let text = manifest(
         PYTHON,
-        "memory = \"256MiB\"\ntimeout = \"1500ms\"\nretries = 0x2\nlog_cap = \"64KiB\"\npark = \"always\"\ndeadline = \"2h\"",
+        "memory = \"256MiB\"\ntimeout = \"1500ms\"\nretries = 0x2\nlog_cap = \"64KiB\"\npark = \"always\"\ndeadline = \"2h\"\nvcpus = 0.25\nmax_parallel = 3\nisolation = \"task\"",
     );
     let manifest = Manifest::parse(text.as_bytes()).unwrap();
     assert_eq!(manifest.name.as_str(), "wordcount");
-    assert_eq!(manifest.entry, Entry::Python { file: "main.py".into(), function: "handler".into() });
-    assert_eq!((manifest.entry_line, manifest.entry.to_string().as_str()), (4, "main.py:handler"));
-    assert_eq!(
-        manifest.policy,
-        Policy { memory_mib: 256, timeout_ms: 1500, deadline_ms: Some(7_200_000), park: Park::Always, retries: 2, log_cap: 64 << 10 }
-    );
+    let main = &manifest.portions[0];
+    assert_eq!(main.entry, Entry::Python { file: "main.py".into(), function: "handler".into() });
+    assert_eq!((main.entry_line, main.entry.to_string().as_str()), (4, "main.py:handler"));
+    let policy = host::HostPolicy::default().resolve(&main.declared).policy;
+    let expected = Policy {
+        memory_mib: 256,
+        vcpus_permille: 250,
+        timeout_ms: 1500,
+        deadline_ms: Some(7_200_000),
+        park: Park::Always,
+        retries: 2,
+        log_cap: 64 << 10,
+        max_parallel: Some(3),
+        isolation: Isolation::Task,
+    };
+    assert_eq!(policy, expected);
 }
 
 #[test]
 fn a_policy_may_be_left_out() {
     let text = "[task]\nname = \"t\"\nruntime = \"exec\"\nentry = \"./bin/run\"\n";
     let manifest = Manifest::parse(text.as_bytes()).unwrap();
-    assert_eq!(manifest.policy, Policy::default());
-    assert_eq!(manifest.entry, Entry::Exec { file: "bin/run".into() });
+    assert_eq!(host::HostPolicy::default().resolve(&manifest.portions[0].declared).policy, Policy::default());
+    assert_eq!(manifest.portions[0].entry, Entry::Exec { file: "bin/run".into() });
 }
 
 #[test]
@@ -71,6 +81,16 @@ fn each_refusal_names_its_line() {
         (manifest(PYTHON, "park = \"sometimes\""), 6, "\"never\""),
         (manifest(PYTHON, "deadline = \"500ms\""), 6, "out of range"),
         (manifest(PYTHON, "deadline = \"soon\""), 6, "is not a duration"),
+        (manifest(PYTHON, "vcpus = 2"), 6, "0.05 to 1"),
+        (manifest(PYTHON, "vcpus = nan"), 6, "0.05 to 1"),
+        (manifest(PYTHON, "max_parallel = 0"), 6, "1 to 100000"),
+        (manifest(PYTHON, "isolation = \"none\""), 6, "neither \"execution\""),
+        (manifest(PYTHON, "calls = \"x\""), 6, "list of texts"),
+        (manifest(PYTHON, "calls = [\"a\", \"a\"]"), 6, "twice"),
+        (manifest(PYTHON, "calls = [\"Upper\"]"), 6, "neither a task's name"),
+        (manifest(PYTHON, "calls = [\"portion:sign\"]"), 6, "it would be [portion.sign]"),
+        (manifest(PYTHON, "secrets = [\"A\"]"), 6, "a-z"),
+        (manifest(PYTHON, "callers = [\"portion:gone\"]"), 6, "which is not there"),
         ("[task]\nname = \"t\"\nruntime = \"perl\"\nentry = \"x\"\n".into(), 3, "known: python, exec"),
     ];
     for (text, line, part) in cases {
@@ -132,4 +152,102 @@ proptest! {
             prop_assert!(error.line >= 1 && error.line <= 1 + text.lines().count());
         }
     }
+}
+
+const CHECKOUT: &str = r#"
+[task]
+name = "checkout"
+runtime = "python"
+entry = "main.py:handler"
+[policy]
+calls = ["portion:sign", "audit"]
+[portion.sign]
+folder = "sign"
+runtime = "python"
+entry = "main.py:sign"
+trust = "trusted"
+[portion.sign.policy]
+callers = ["portion:main"]
+secrets = ["signing-key"]
+[portion.sign.aux.ledger]
+connect = "tcp:127.0.0.1:5432"
+on_park = "hold"
+[portion.sign.aux.pay]
+http = "https://api.example.com"
+methods = ["POST"]
+paths = ["/v1/charges/*"]
+headers = { Authorization = "Bearer {secret:pay-token}" }
+"#;
+
+#[test]
+fn portions_have_their_own() {
+    let manifest = Manifest::parse(CHECKOUT.as_bytes()).unwrap();
+    let [main, sign] = &manifest.portions[..] else { panic!("two portions") };
+    assert!(main.name.is_main() && main.rights.trust == Trust::Untrusted && main.rights.aux.is_empty());
+    assert_eq!((sign.name.as_str(), sign.rights.trust), ("sign", Trust::Trusted));
+    assert_eq!(sign.rights.secrets().iter().map(SecretName::as_str).collect::<Vec<_>>(), ["signing-key"]);
+    assert_eq!(sign.rights.all_secrets().map(SecretName::as_str).collect::<Vec<_>>(), ["signing-key", "pay-token"]);
+    let shown: Vec<String> = sign.rights.aux.iter().map(|aux| format!("{} {} {:?}", aux.name, aux.target, aux.port)).collect();
+    assert_eq!(shown, ["ledger tcp:127.0.0.1:5432 Some(5432)", "pay https://api.example.com Some(80)"]);
+    let kept = serde_json::to_string(&sign.rights).unwrap();
+    assert_eq!(serde_json::from_str::<Rights>(&kept).unwrap(), sign.rights);
+}
+
+#[test]
+fn what_portions_may_not_say() {
+    let cases = [
+        ("callers = [\"portion:main\"]", "", "portion \"sign\" of task \"checkout\" does not let task \"checkout\" call it"),
+        ("callers = [\"portion:main\"]", "callers = [\"client\"]", "does not let"),
+        ("folder = \"sign\"\n", "", "[portion.sign] has no folder"),
+        ("trust = \"trusted\"\n", "", "[portion.sign] has no trust"),
+        ("trust = \"trusted\"", "trust = \"root\"", "none of \"untrusted\""),
+        ("[portion.sign]", "[portion.main]", "what [task] and [policy] describe"),
+        ("folder = \"sign\"", "folder = \"../sign\"", "not a path in the task's folder"),
+        ("connect = \"tcp:127.0.0.1:5432\"", "connect = \"tcp:127.0.0.1\"", "neither \"tcp:HOST:PORT\""),
+        ("connect = \"tcp:127.0.0.1:5432\"", "connect = \"unix:/a/../b\"", "neither \"tcp:HOST:PORT\""),
+        ("connect = \"tcp:127.0.0.1:5432\"", "port = 1", "either connect or http"),
+        ("on_park = \"hold\"", "paths = [\"/\"]", "given by http"),
+        ("paths = [\"/v1/charges/*\"]\n", "", "names the allowed methods and paths"),
+        ("\"/v1/charges/*\"", "\"/v1/*/x\"", "is no path"),
+        ("\"/v1/charges/*\"", "\"/v1/../x\"", "is no path"),
+        ("\"POST\"", "\"CONNECT\"", "is none of GET"),
+        ("Authorization =", "Host =", "can't be added"),
+        ("{secret:pay-token}", "{secret:pay-token", "has no }"),
+        ("Bearer ", "Bearer\\r\\nX: ", "printable ASCII"),
+    ];
+    for (from, to, part) in cases {
+        let text = CHECKOUT.replacen(from, to, 1);
+        assert_ne!(text, CHECKOUT, "{from}");
+        let (_, message) = refused(&text);
+        assert!(message.contains(part), "{from} -> {to}: {message}");
+    }
+    let twice = format!("{CHECKOUT}\n[portion.b]\nfolder = \"sign/b\"\nruntime = \"exec\"\nentry = \"x\"\ntrust = \"limited\"\n");
+    assert!(refused(&twice).1.contains("hold the same files"));
+}
+
+#[test]
+fn caps_narrow_and_say_so() {
+    let caps = "[caps]\nmemory = \"256MiB\"\ntimeout = \"10s\"\naux = [\"tcp:127.0.0.1:*\", \"https://api.example.com\"]\n\
+                [account.default.caps]\nmemory = \"128MiB\"\nmax_parallel = 5\n";
+    let host = host::HostPolicy::parse(caps.as_bytes()).unwrap();
+    let manifest = Manifest::parse(manifest(PYTHON, "memory = \"512MiB\"\nretries = 1").as_bytes()).unwrap();
+    let resolved = host.resolve(&manifest.portions[0].declared);
+    let lines: Vec<String> = resolved.lines().iter().map(|(key, value, source)| format!("{key} {value} {source}")).collect();
+    let expected = [
+        "memory 128MiB cap of the account, narrower than torpor.toml:6",
+        "vcpus 1 default",
+        "timeout 10s cap of the host",
+        "deadline none default",
+        "park auto default",
+        "retries 1 torpor.toml:7",
+        "log_cap 1MiB default",
+        "max_parallel 5 cap of the account",
+        "isolation execution default",
+    ];
+    assert_eq!(lines, expected);
+    let sign = &Manifest::parse(CHECKOUT.as_bytes()).unwrap().portions[1];
+    assert!(host.denied(&sign.rights.aux).is_none());
+    assert_eq!(host::HostPolicy::default().denied(&sign.rights.aux).map(|aux| aux.name.as_str()), Some("ledger"));
+    assert!(host::HostPolicy::parse(b"[caps]\naux = [\"*:80\"]\n").is_err());
+    assert_eq!(host::HostPolicy::parse(b"[caps]\n\nmemory = 3\n").unwrap_err().line, 3);
 }

@@ -18,10 +18,13 @@ pub mod decide;
 pub mod graph;
 pub mod history;
 
-use super::dispatch::Dispatcher;
+use super::dispatch::{Dispatcher, Ties};
 use super::live::{Cause, Live, Note};
 use crate::engine;
+use crate::manifest::PortionName;
+use crate::manifest::flow::{self, By};
 use crate::state::id::ExecutionId;
+use crate::state::record::{Execution, Version};
 use crate::state::time::Timestamp;
 use crate::state::waiting::{Parked, WaitView, Waiting, WaitsFor};
 use answer::Refused;
@@ -107,6 +110,22 @@ fn within(ms: Option<u64>) -> Result<Option<Duration>, Refused> {
     }
 }
 
+/// A portion of the caller's own version.
+fn portion(d: &Dispatcher, live: &Live, name: &str) -> Result<Arc<Version>, Refused> {
+    let own = &live.version;
+    let found = PortionName::try_from(name.to_owned()).ok().and_then(|name| d.catalog.portion(&own.task, &own.version, &name));
+    found.ok_or_else(|| Refused::new(Refusal::UnknownTask, format!("task {:?} has no portion {name:?}", own.task.as_str())))
+}
+
+/// Who may know how an execution ended: who started it, and who might have.
+fn may_know(d: &Dispatcher, live: &Live, target: &Execution) -> bool {
+    if target.parent.as_ref() == Some(&live.id) {
+        return true;
+    }
+    let version = d.catalog.portion(&target.task, &target.version, &target.portion);
+    version.is_some_and(|version| flow::allowed(By::Portion(live.version.end()), version.end()).is_ok())
+}
+
 impl Asks {
     /// Those of a parked execution. What they wait for is registered again.
     pub async fn restore(d: &Dispatcher, live: &Live, parked: &Parked) -> Self {
@@ -166,10 +185,16 @@ impl Asks {
         serde_json::from_slice::<&RawValue>(&input)
             .map_err(|error| Refused::new(Refusal::Invalid, format!("the input of a call of {task:?} is not JSON: {error}")))?;
         d.store.check_room().map_err(|error| Refused::new(Refusal::Host, error.to_string()))?;
-        let submitted = d.catalog.with_version(task, |version| d.submit_child(version, input.into(), live));
-        let child = submitted
-            .map_err(|error| Refused::new(Refusal::UnknownTask, error.to_string()))?
-            .map_err(|error| Refused::new(Refusal::Capacity, error.to_string()))?;
+        let ties = if call.is_some() { Ties::Call } else { Ties::Spawn };
+        let submit = |version: Arc<Version>| {
+            flow::allowed(By::Portion(live.version.end()), version.end()).map_err(|denied| Refused::denied(&denied))?;
+            let submitted = d.submit_child(version, input.into(), live, ties);
+            submitted.map_err(|error| Refused::new(Refusal::Capacity, error.to_string()))
+        };
+        let child = match task.strip_prefix("portion:") {
+            Some(name) => submit(portion(d, live, name)?),
+            None => d.catalog.with_version(task, submit).map_err(|error| Refused::new(Refusal::UnknownTask, error.to_string()))?,
+        }?;
         self.children += 1;
         self.starting.insert(seq);
         Ok(Taken::Starting(child, call))
@@ -242,7 +267,7 @@ impl Asks {
         match &open.waiting.what {
             WaitsFor::Executions { ids, .. } => {
                 d.graph().add(&live.id, open.waiting.seq, ids).map_err(|chain| Refused::cycle(&chain))?;
-                let pending = self.pending(d, ids).await;
+                let pending = self.pending(d, live, ids).await;
                 match pending {
                     Ok(pending) => open.pending = pending,
                     Err(refused) => {
@@ -263,13 +288,21 @@ impl Asks {
     }
 
     /// Those that have not ended. Others must be in the database.
-    async fn pending(&self, d: &Dispatcher, ids: &[ExecutionId]) -> Result<HashSet<ExecutionId>, Refused> {
-        let (pending, others): (HashSet<ExecutionId>, HashSet<ExecutionId>) = ids.iter().cloned().partition(|id| d.live(id).is_some());
+    async fn pending(&self, d: &Dispatcher, live: &Live, ids: &[ExecutionId]) -> Result<HashSet<ExecutionId>, Refused> {
+        let unknown = |id: &ExecutionId| Refused::new(Refusal::UnknownExecution, format!("no execution \"{id}\""));
+        let (mut pending, mut others) = (HashSet::new(), HashSet::new());
+        for id in ids {
+            match d.live(id) {
+                Some(target) if may_know(d, live, &target.view()) => drop(pending.insert(id.clone())),
+                Some(_) => return Err(unknown(id)),
+                None => drop(others.insert(id.clone())),
+            }
+        }
         let others: Vec<ExecutionId> = others.into_iter().collect();
         let ended = d.store.ends(&others).await.map_err(|error| Refused::new(Refusal::Host, error.to_string()))?;
-        let ended: HashSet<&ExecutionId> = ended.iter().map(|execution| &execution.id).collect();
+        let ended: HashSet<&ExecutionId> = ended.iter().filter(|target| may_know(d, live, target)).map(|execution| &execution.id).collect();
         match others.iter().find(|id| !ended.contains(id)) {
-            Some(unknown) => Err(Refused::new(Refusal::UnknownExecution, format!("no execution \"{unknown}\""))),
+            Some(id) => Err(unknown(id)),
             None => Ok(pending),
         }
     }

@@ -2,15 +2,18 @@
 //!
 //! ```text
 //! Submit --> waiting (in order) -- room for the first --> holding -- Release --> gone
-//!               |
+//!               |        ^
+//!               |        +-- its group has room again -- blocked (its group holds as many VMs as it may)
 //!            Withdraw --> gone
 //! ```
 //!
 //! Who was parked comes before all who are new: it may be what others wait for, and it has begun. Invariants: what holds never exceeds the budget, nor the
-//! number of VMs; nobody else overtakes, so a large job is never starved by small ones behind it; after [`Event::Drain`] nothing new holds.
+//! number of VMs, nor a group its limit; nobody overtakes but those whose turn is held up by their own group, so a large job is never starved by small
+//! ones behind it; after [`Event::Drain`] nothing new holds.
 
 use crate::state::id::ExecutionId;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What wants a VM.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,6 +24,24 @@ pub enum Job {
     Execution(ExecutionId),
     /// The template of a task version, made ahead of its first execution. A number of its own, since a version may be pushed again.
     Template(u64),
+}
+
+/// Those that may hold only so many VMs together: the executions of one portion of a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Which.
+    pub name: Arc<str>,
+    /// How many VMs; as the member that asks has it.
+    pub most: u32,
+}
+
+/// What a job needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Need {
+    /// What its VM is charged.
+    pub bytes: u64,
+    /// The group that it counts in.
+    pub group: Option<Group>,
 }
 
 /// What there is to share.
@@ -35,8 +56,8 @@ pub struct Budget {
 /// What happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A job wants a VM of so many bytes.
-    Submit(Job, u64),
+    /// A job wants a VM.
+    Submit(Job, Need),
     /// A job that waits does not want one any more.
     Withdraw(Job),
     /// A job's VM is gone.
@@ -45,12 +66,20 @@ pub enum Event {
     Drain,
 }
 
+/// A place in the order: those that were parked first, then by arrival.
+type Place = (bool, u64);
+
 /// The queue.
 #[derive(Debug)]
 pub struct Core {
     budget: Budget,
-    waiting: VecDeque<(Job, u64)>,
-    holding: BTreeMap<Job, u64>,
+    arrivals: u64,
+    waiting: BTreeMap<Place, (Job, Need)>,
+    /// Of each group that is full: who waits for it.
+    blocked: BTreeMap<Arc<str>, BTreeMap<Place, (Job, Need)>>,
+    places: BTreeMap<Job, Place>,
+    holding: BTreeMap<Job, Need>,
+    groups: BTreeMap<Arc<str>, u32>,
     used: u64,
     draining: bool,
 }
@@ -59,7 +88,17 @@ impl Core {
     /// An empty queue.
     #[must_use]
     pub const fn new(budget: Budget) -> Self {
-        Self { budget, waiting: VecDeque::new(), holding: BTreeMap::new(), used: 0, draining: false }
+        Self {
+            budget,
+            arrivals: 0,
+            waiting: BTreeMap::new(),
+            blocked: BTreeMap::new(),
+            places: BTreeMap::new(),
+            holding: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            used: 0,
+            draining: false,
+        }
     }
 
     /// A job of this size could ever run.
@@ -72,28 +111,75 @@ impl Core {
     #[must_use]
     pub fn step(&mut self, event: Event) -> Vec<Job> {
         match event {
-            Event::Submit(job, bytes) => {
-                let place = if matches!(job, Job::Resume(_)) {
-                    self.waiting.iter().position(|(waiting, _)| !matches!(waiting, Job::Resume(_)))
-                } else {
-                    None
-                };
-                self.waiting.insert(place.unwrap_or(self.waiting.len()), (job, bytes));
+            Event::Submit(job, need) => {
+                self.arrivals += 1;
+                let place = (!matches!(job, Job::Resume(_)), self.arrivals);
+                self.places.insert(job.clone(), place);
+                self.waiting.insert(place, (job, need));
             }
-            Event::Withdraw(job) => self.waiting.retain(|(waiting, _)| *waiting != job),
-            Event::Release(job) => self.used -= self.holding.remove(&job).unwrap_or(0),
+            Event::Withdraw(job) => {
+                let place = self.places.remove(&job);
+                match place.and_then(|place| self.waiting.remove(&place)) {
+                    // It may have had its group's free place.
+                    Some((_, Need { group: Some(group), .. })) => self.unblock(&group.name),
+                    Some(_) => {}
+                    None => self.blocked.retain(|_, jobs| {
+                        place.map(|place| jobs.remove(&place));
+                        !jobs.is_empty()
+                    }),
+                }
+            }
+            Event::Release(job) => self.release(&job),
             Event::Drain => self.draining = true,
         }
         self.admit()
     }
 
+    fn release(&mut self, job: &Job) {
+        let Some(need) = self.holding.remove(job) else { return };
+        self.used -= need.bytes;
+        let Some(group) = need.group else { return };
+        if let Some(held) = self.groups.get_mut(&group.name) {
+            *held -= 1;
+            if *held == 0 {
+                self.groups.remove(&group.name);
+            }
+        }
+        self.unblock(&group.name);
+    }
+
+    /// A place of a group is free: the first of those that wait for one has its turn again.
+    fn unblock(&mut self, name: &Arc<str>) {
+        let Some(jobs) = self.blocked.get_mut(name) else { return };
+        if let Some((place, first)) = jobs.pop_first() {
+            self.waiting.insert(place, first);
+        }
+        if jobs.is_empty() {
+            self.blocked.remove(name);
+        }
+    }
+
     fn admit(&mut self) -> Vec<Job> {
         let mut admitted = Vec::new();
         while !self.draining && self.budget.vms.is_none_or(|most| self.holding.len() < most) {
-            let room = self.budget.bytes - self.used;
-            let Some((job, bytes)) = self.waiting.pop_front_if(|(_, bytes)| *bytes <= room) else { break };
-            self.used += bytes;
-            self.holding.insert(job.clone(), bytes);
+            let Some((place, (job, need))) = self.waiting.pop_first() else { break };
+            if let Some(group) = &need.group {
+                let full = self.groups.get(&group.name).is_some_and(|held| *held >= group.most);
+                if full {
+                    self.blocked.entry(Arc::clone(&group.name)).or_default().insert(place, (job, need));
+                    continue;
+                }
+            }
+            if need.bytes > self.budget.bytes - self.used {
+                self.waiting.insert(place, (job, need));
+                break;
+            }
+            self.used += need.bytes;
+            if let Some(group) = &need.group {
+                *self.groups.entry(Arc::clone(&group.name)).or_default() += 1;
+            }
+            self.places.remove(&job);
+            self.holding.insert(job.clone(), need);
             admitted.push(job);
         }
         admitted
@@ -102,10 +188,10 @@ impl Core {
     /// The job waits.
     #[must_use]
     pub fn waits(&self, job: &Job) -> bool {
-        self.waiting.iter().any(|(waiting, _)| waiting == job)
+        self.places.contains_key(job)
     }
 
-    /// Somebody waits.
+    /// Somebody waits for memory.
     #[must_use]
     pub fn pressed(&self) -> bool {
         !self.waiting.is_empty()
@@ -114,7 +200,7 @@ impl Core {
     /// Executions that wait.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.waiting.iter().filter(|(job, _)| !matches!(job, Job::Template(_))).count()
+        self.places.keys().filter(|job| !matches!(job, Job::Template(_))).count()
     }
 
     /// Executions that hold a VM.

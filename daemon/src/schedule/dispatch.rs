@@ -9,15 +9,16 @@ mod waits;
 
 use super::asks::graph::Graph;
 use super::asks::history::History;
-use super::core::{Budget, Core, Event, Job};
+use super::core::{Budget, Core, Event, Job, Need};
 use super::ending::Ending;
-use super::live::{Cause, Live, Stored, task_version};
+use super::live::{Cause, Live, Stored, need, task_version};
 use super::run;
 use super::runner::Runner;
 use crate::catalog::Catalog;
 use crate::code::images::Images;
 use crate::engine::Packing;
 use crate::logs::Logs;
+use crate::manifest::host::HostPolicy;
 use crate::manifest::{TaskName, format_bytes};
 use crate::metrics::Metrics;
 use crate::parked::ParkedFiles;
@@ -59,6 +60,15 @@ pub enum SubmitError {
     /// No ids without entropy.
     #[error("the host gives no random bytes: {0}")]
     Entropy(getrandom::Error),
+}
+
+/// What a child is to its parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ties {
+    /// It waits for it: who is called has no more time than who calls.
+    Call,
+    /// It may outlive it.
+    Spawn,
 }
 
 /// What the scheduler does, in figures.
@@ -103,6 +113,8 @@ pub struct Parts {
     pub packing: Packing,
     /// Tasks.
     pub catalog: Arc<Catalog>,
+    /// What the administrator allows.
+    pub caps: Arc<HostPolicy>,
     /// Who runs VMs.
     pub runner: Arc<dyn Runner>,
     /// Figures.
@@ -182,12 +194,24 @@ impl Dispatcher {
     }
 
     /// The same for one that another execution starts.
-    pub(super) fn submit_child(self: &Arc<Self>, version: Arc<Version>, input: Arc<[u8]>, parent: &Live) -> Result<Arc<Live>, SubmitError> {
-        self.submit_for(version, input, Some(parent))
+    pub(super) fn submit_child(
+        self: &Arc<Self>,
+        version: Arc<Version>,
+        input: Arc<[u8]>,
+        parent: &Live,
+        ties: Ties,
+    ) -> Result<Arc<Live>, SubmitError> {
+        self.submit_for(version, input, Some((parent, ties)))
     }
 
-    fn submit_for(self: &Arc<Self>, version: Arc<Version>, input: Arc<[u8]>, parent: Option<&Live>) -> Result<Arc<Live>, SubmitError> {
+    fn submit_for(
+        self: &Arc<Self>,
+        version: Arc<Version>,
+        input: Arc<[u8]>,
+        parent: Option<(&Live, Ties)>,
+    ) -> Result<Arc<Live>, SubmitError> {
         let bytes = self.check_capacity(&version)?;
+        let caller = parent.map(|(parent, _)| parent);
         let mut random = [0; 10];
         getrandom::fill(&mut random).map_err(SubmitError::Entropy)?;
         let now = Timestamp::now();
@@ -198,10 +222,13 @@ impl Dispatcher {
             }
             let id = shared.ids.next(now, random);
             let mut execution = Execution::new(id.clone(), &version, now);
-            execution.parent = parent.map(|parent| parent.id.clone());
-            execution.depth = parent.map_or(0, |parent| parent.depth.saturating_add(1));
+            execution.parent = caller.map(|parent| parent.id.clone());
+            execution.depth = caller.map_or(0, |parent| parent.depth.saturating_add(1));
+            if let Some((parent, Ties::Call)) = parent {
+                execution.due = [execution.due, parent.view().due].into_iter().flatten().min();
+            }
             let job = Job::Execution(id.clone());
-            let mut started = shared.core.step(Event::Submit(job.clone(), bytes));
+            let mut started = shared.core.step(Event::Submit(job.clone(), need(&version, bytes)));
             let before = started.len();
             started.retain(|other| *other != job);
             let admitted = started.len() < before;
@@ -252,7 +279,7 @@ impl Dispatcher {
     pub(super) fn requeue(self: &Arc<Self>, live: Arc<Live>) {
         let id = live.view().id.clone();
         let mut shared = self.lock();
-        let started = shared.core.step(Event::Submit(Job::Execution(id.clone()), live.bytes));
+        let started = shared.core.step(Event::Submit(Job::Execution(id.clone()), live.need()));
         shared.live.insert(id, live);
         drop(shared);
         self.start(started);
@@ -265,7 +292,7 @@ impl Dispatcher {
         shared.template += 1;
         let number = shared.template;
         shared.templates.insert(number, version);
-        let started = shared.core.step(Event::Submit(Job::Template(number), bytes));
+        let started = shared.core.step(Event::Submit(Job::Template(number), Need { bytes, group: None }));
         drop(shared);
         self.start(started);
     }
@@ -306,7 +333,7 @@ impl Dispatcher {
     }
 
     async fn make_template(&self, version: &Version) {
-        let task = task_version(version, self.images.path(&version.version));
+        let task = task_version(version, &self.images);
         if let Err(error) = self.runner.prepare(&task).await {
             tracing::warn!(task = %version.task, version = &*version.version, %error, "no template; the next execution tries again");
         }

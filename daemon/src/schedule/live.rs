@@ -2,6 +2,8 @@
 //!
 //! Invariant: what [`Live::view`] shows as ended is durable; until then the view may be ahead of the database, never behind it.
 
+use super::core::{Group, Need};
+use crate::code::images::Images;
 use crate::engine::TaskVersion;
 use crate::logs::Tail;
 use crate::state::id::ExecutionId;
@@ -14,6 +16,7 @@ use crate::state::writer::Change;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use torpor_protocol::agent::AuxPlace;
 
 /// Why a VM was told to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +156,12 @@ impl Live {
         });
     }
 
+    /// What it needs to run.
+    #[must_use]
+    pub fn need(&self) -> Need {
+        need(&self.version, self.bytes)
+    }
+
     /// How much of the timeline the database has.
     #[must_use]
     pub fn durable(&self) -> usize {
@@ -233,20 +242,29 @@ impl Live {
 
     /// What the engine needs to know of its task.
     #[must_use]
-    pub fn task(&self, code: std::path::PathBuf) -> TaskVersion {
-        task_version(&self.version, code)
+    pub fn task(&self, images: &Images) -> TaskVersion {
+        task_version(&self.version, images)
     }
+}
+
+/// What an execution of a version needs to run.
+#[must_use]
+pub(super) fn need(version: &Version, bytes: u64) -> Need {
+    let name = || format!("{}/{}", version.task, version.portion).into();
+    Need { bytes, group: version.policy.max_parallel.map(|most| Group { name: name(), most }) }
 }
 
 /// What the engine needs to know of a version.
 #[must_use]
-pub fn task_version(version: &Version, code: std::path::PathBuf) -> TaskVersion {
+pub fn task_version(version: &Version, images: &Images) -> TaskVersion {
     TaskVersion {
         task: version.task.to_string(),
         version: version.version.to_string(),
+        portion: version.portion.to_string(),
+        aux: version.rights.aux.iter().map(|aux| AuxPlace { name: aux.name.to_string(), port: aux.port }).collect(),
         runtime: version.entry.runtime(),
         entry: version.entry.to_string(),
         memory_mib: version.policy.memory_mib,
-        code,
+        code: images.path(&version.code),
     }
 }

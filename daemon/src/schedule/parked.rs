@@ -111,7 +111,7 @@ pub(super) async fn wait(d: &Arc<Dispatcher>, live: &Arc<Live>, asks: &mut Asks,
             d.withdraw(&job);
             return stopped(d, live, parked);
         }
-        () = d.admitted(&job, live.bytes) => {}
+        () = d.admitted(&job, live.need()) => {}
     }
     told(live, asks, &mut holders);
     refuse(&mut holders);

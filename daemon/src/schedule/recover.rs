@@ -5,7 +5,7 @@ use super::ending::{Ending, interrupted};
 use super::live::Live;
 use super::run;
 use crate::state::machine::State;
-use crate::state::record::{Execution, Happening};
+use crate::state::record::{Execution, Happening, Version};
 use crate::state::store::StoreError;
 use std::sync::Arc;
 
@@ -70,7 +70,7 @@ pub async fn recover(d: &Arc<Dispatcher>) -> Result<Recovered, StoreError> {
 /// An execution as a live one, and its end where it can't go on.
 fn revive(d: &Dispatcher, execution: Execution) -> (Arc<Live>, Option<Ending>) {
     let id = execution.id.clone();
-    let version = d.catalog.exact(&execution.task, &execution.version);
+    let version = d.catalog.portion(&execution.task, &execution.version, &execution.portion);
     let tail = d.logs.measure(&id).unwrap_or_else(|error| {
         tracing::warn!(execution = %id, %error, "its log can't be read and is begun anew");
         crate::logs::Tail::default()
@@ -82,7 +82,7 @@ fn revive(d: &Dispatcher, execution: Execution) -> (Arc<Live>, Option<Ending>) {
     };
     let Some(version) = version else {
         let ending = Ending::host("its version of the task is not in the database; push the task again");
-        return (make(Arc::new(lost(&execution)), 0), Some(ending));
+        return (make(Arc::new(Version::lost(&execution.task, &execution.version, execution.created_at)), 0), Some(ending));
     };
     let (policy, bytes) = (version.policy, d.runner.vm_bytes(version.policy.memory_mib));
     if let Some(parked) = &execution.parked {
@@ -94,16 +94,4 @@ fn revive(d: &Dispatcher, execution: Execution) -> (Arc<Live>, Option<Ending>) {
     }
     let too_large = d.check_capacity(&version).err().map(|error| Ending::host(error.to_string()));
     (make(version, bytes), too_large)
-}
-
-/// Stands for a version that is gone; only its name and hash are used.
-fn lost(execution: &Execution) -> crate::state::record::Version {
-    crate::state::record::Version {
-        task: execution.task.clone(),
-        version: Arc::clone(&execution.version),
-        entry: crate::manifest::Entry::Exec { file: String::new() },
-        policy: crate::manifest::Policy::default(),
-        code_bytes: 0,
-        created_at: execution.created_at,
-    }
 }

@@ -146,7 +146,7 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
         let ran = resumed.as_ref().map_or(0, |parked| parked.ran_micros);
         let request = RunRequest {
             execution: live.id.to_string(),
-            task: live.task(d.images.path(&live.version.version)),
+            task: live.task(&d.images),
             begin,
             timeout: Duration::from_millis(policy.timeout_ms).saturating_sub(Duration::from_micros(ran)),
             waits_count: policy.park == Park::Never,

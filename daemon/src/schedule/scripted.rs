@@ -12,6 +12,7 @@ use crate::engine::{
     TemplateState,
 };
 use crate::logs::Logs;
+use crate::manifest::host::HostPolicy;
 use crate::metrics::Metrics;
 use crate::parked::ParkedFiles;
 use crate::state::record::Version;
@@ -291,7 +292,7 @@ impl Daemon {
         let machines = store.machines().await.unwrap();
         let files: Vec<_> = machines.iter().map(|parked| (parked.file.clone(), parked.stored_bytes)).collect();
         let parked = ParkedFiles::open(folder, 1 << 20, &files).unwrap();
-        let catalog = Arc::new(Catalog::load(store.tasks().await.unwrap()));
+        let catalog = Arc::new(Catalog::load(store.tasks().await.unwrap(), &HostPolicy::default()));
         let parts = Parts {
             store: store.clone(),
             images,
@@ -299,6 +300,7 @@ impl Daemon {
             parked,
             packing: Packing::Fast,
             catalog: Arc::clone(&catalog),
+            caps: Arc::default(),
             runner: Arc::clone(&runner) as Arc<dyn Runner>,
             metrics,
         };

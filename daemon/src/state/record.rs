@@ -7,7 +7,9 @@ use super::machine::{IllegalTransition, State, Step};
 use super::time::Timestamp;
 use super::waiting::{Parked, WaitView};
 use crate::engine::{ErrorKind, ExecutionError};
-use crate::manifest::{Entry, Policy, TaskName};
+use crate::manifest::flow::End;
+use crate::manifest::host::HostPolicy;
+use crate::manifest::{Declared, Entry, Policy, PortionName, Rights, TaskName};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::sync::Arc;
@@ -145,6 +147,10 @@ pub struct Execution {
     /// Version of the task, 64 hex digits.
     #[schema(value_type = String)]
     pub version: Arc<str>,
+    /// Portion of the task.
+    #[serde(skip_serializing_if = "PortionName::is_main")]
+    #[schema(value_type = Option<String>)]
+    pub portion: PortionName,
     /// Where it is.
     pub state: State,
     /// When it was accepted.
@@ -171,6 +177,9 @@ pub struct Execution {
     /// How many executions are above it.
     #[serde(skip_serializing_if = "is_zero")]
     pub depth: u32,
+    /// When it must have ended: by its policy's deadline, or by that of whoever called it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub due: Option<Timestamp>,
     /// What it waits for now.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub waiting: Vec<WaitView>,
@@ -205,6 +214,7 @@ impl Execution {
             id,
             task: version.task.clone(),
             version: Arc::clone(&version.version),
+            portion: version.portion.clone(),
             state: State::Queued,
             created_at: at,
             started_at: None,
@@ -214,6 +224,7 @@ impl Execution {
             attempts: 0,
             parent: None,
             depth: 0,
+            due: version.policy.deadline_ms.map(|ms| at.later(ms)),
             waiting: Vec::new(),
             parks: 0,
             parked_ms: 0,
@@ -267,19 +278,74 @@ impl Execution {
     }
 }
 
-/// One immutable version of a task.
+/// One immutable version of a task, or one of the portions of it other than main.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
     /// Name of the task.
     pub task: TaskName,
-    /// Content hash, 64 hex digits.
+    /// Content hash of the whole task, 64 hex digits.
     pub version: Arc<str>,
+    /// Which portion this is.
+    pub portion: PortionName,
+    /// Content hash of the portion's code, which names its image; that of the task where main is all there is.
+    pub code: Arc<str>,
     /// Runtime and entry.
     pub entry: Entry,
+    /// The figures of its policy, as its manifest declares them.
+    pub declared: Declared,
     /// The rules that its executions run under.
     pub policy: Policy,
+    /// What it may reach.
+    pub rights: Arc<Rights>,
     /// Bytes of all its files.
     pub code_bytes: u64,
     /// When it was pushed first.
     pub created_at: Timestamp,
+    /// In main: the other portions.
+    pub portions: Vec<Arc<Version>>,
+}
+
+impl Version {
+    /// One of its portions, by name; for main.
+    #[must_use]
+    pub fn portion(self: &Arc<Self>, name: &PortionName) -> Option<Arc<Self>> {
+        if self.portion == *name { Some(Arc::clone(self)) } else { self.portions.iter().find(|other| other.portion == *name).cloned() }
+    }
+
+    /// Main and all others; for main.
+    pub fn all(self: &Arc<Self>) -> impl Iterator<Item = &Arc<Self>> {
+        std::iter::once(self).chain(&self.portions)
+    }
+
+    /// Stands for a version that is gone; only its name and hash are used.
+    #[must_use]
+    pub fn lost(task: &TaskName, version: &str, at: Timestamp) -> Self {
+        Self {
+            task: task.clone(),
+            version: version.into(),
+            portion: PortionName::main(),
+            code: version.into(),
+            entry: Entry::Exec { file: String::new() },
+            declared: Declared::default(),
+            policy: Policy::default(),
+            rights: Arc::default(),
+            code_bytes: 0,
+            created_at: at,
+            portions: Vec::new(),
+        }
+    }
+
+    /// As one end of a call.
+    #[must_use]
+    pub fn end(&self) -> End<'_> {
+        End { task: &self.task, portion: &self.portion, rights: &self.rights }
+    }
+
+    /// The same under these caps.
+    #[must_use]
+    pub fn under(mut self, host: &HostPolicy) -> Self {
+        self.policy = host.resolve(&self.declared).policy;
+        self.portions = self.portions.into_iter().map(|other| Arc::new(Arc::unwrap_or_clone(other).under(host))).collect();
+        self
+    }
 }

@@ -13,7 +13,8 @@ use super::reserve::Reserve;
 use super::time::Timestamp;
 use super::waiting::{Parked, Waiting};
 use super::writer::{self, Change, Request};
-use crate::manifest::{Entry, Park, Policy, TaskName};
+use crate::manifest::host::HostPolicy;
+use crate::manifest::{Declared, Entry, PortionName, Rights, TaskName};
 use serde_json::value::RawValue;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
 use sqlx::{Connection, Row, SqliteConnection};
@@ -31,7 +32,7 @@ const TIMELINES: usize = 500;
 
 /// What is read of executions whose results, which may be large, are not wanted.
 const WITHOUT_RESULT: &str =
-    "id, task, version, state, attempts, created_at, started_at, finished_at, error, parent, depth, parks, parked_ms";
+    "id, task, version, portion, state, attempts, created_at, started_at, finished_at, error, parent, depth, due, parks, parked_ms";
 
 /// Most executions, and bytes of their results, that are removed at once: while they are, other commits wait.
 const REMOVED_AT_ONCE: (u32, u64) = (64, 16 << 20);
@@ -121,6 +122,10 @@ fn small(value: i64, what: &'static str) -> Result<u32, StoreError> {
     u32::try_from(value).map_err(StoreError::damaged(what))
 }
 
+fn portion_name(text: String) -> Result<PortionName, StoreError> {
+    PortionName::try_from(text).map_err(StoreError::damaged("portion's name"))
+}
+
 fn name(text: String) -> Result<TaskName, StoreError> {
     TaskName::try_from(text).map_err(StoreError::damaged("task name"))
 }
@@ -134,6 +139,7 @@ fn execution(row: &SqliteRow) -> Result<Execution, StoreError> {
         id: ExecutionId::parse(&id).ok_or_else(|| StoreError::damaged("execution id")(&id))?,
         task: name(row.try_get("task")?)?,
         version: row.try_get::<String, _>("version")?.into(),
+        portion: portion_name(row.try_get("portion")?)?,
         state: State::from_name(&state).ok_or_else(|| StoreError::damaged("state")(&state))?,
         created_at: Timestamp(row.try_get("created_at")?),
         started_at: row.try_get::<Option<i64>, _>("started_at")?.map(Timestamp),
@@ -143,6 +149,7 @@ fn execution(row: &SqliteRow) -> Result<Execution, StoreError> {
         attempts: small(row.try_get("attempts")?, "attempts")?,
         parent: parent.map(|id| ExecutionId::parse(&id).ok_or_else(|| StoreError::damaged("parent")(&id))).transpose()?,
         depth: small(row.try_get("depth")?, "depth")?,
+        due: row.try_get::<Option<i64>, _>("due")?.map(Timestamp),
         waiting: Vec::new(),
         parks: small(row.try_get("parks")?, "parks")?,
         parked_ms: uint(row.try_get("parked_ms")?, "parked time")?,
@@ -176,28 +183,42 @@ fn unfinished(row: &SqliteRow) -> Result<Execution, StoreError> {
     Ok(execution)
 }
 
-fn version(row: &SqliteRow) -> Result<Version, StoreError> {
+/// A portion, under no caps yet.
+fn portion(row: &SqliteRow) -> Result<Version, StoreError> {
     let runtime = match row.try_get::<String, _>("runtime")?.as_str() {
         "python" => Runtime::Python,
         "exec" => Runtime::Exec,
         other => return Err(StoreError::damaged("runtime")(other)),
     };
-    let park: String = row.try_get("park")?;
+    let declared: Declared = serde_json::from_str(&row.try_get::<String, _>("declared")?).map_err(StoreError::damaged("policy"))?;
+    let rights: Rights = serde_json::from_str(&row.try_get::<String, _>("rights")?).map_err(StoreError::damaged("rights"))?;
     Ok(Version {
         task: name(row.try_get("task")?)?,
         version: row.try_get::<String, _>("version")?.into(),
+        portion: portion_name(row.try_get("portion")?)?,
+        code: row.try_get::<String, _>("code")?.into(),
         entry: Entry::parse(runtime, &row.try_get::<String, _>("entry")?).map_err(StoreError::damaged("entry"))?,
-        policy: Policy {
-            memory_mib: small(row.try_get("memory_mib")?, "memory")?,
-            timeout_ms: uint(row.try_get("timeout_ms")?, "timeout")?,
-            deadline_ms: row.try_get::<Option<i64>, _>("deadline_ms")?.map(|ms| uint(ms, "deadline")).transpose()?,
-            park: Park::from_name(&park).ok_or_else(|| StoreError::damaged("park")(&park))?,
-            retries: small(row.try_get("retries")?, "retries")?,
-            log_cap: uint(row.try_get("log_cap")?, "log cap")?,
-        },
+        policy: HostPolicy::default().resolve(&declared).policy,
+        declared,
+        rights: Arc::new(rights),
         code_bytes: uint(row.try_get("code_bytes")?, "code size")?,
         created_at: Timestamp(row.try_get("created_at")?),
+        portions: Vec::new(),
     })
+}
+
+/// Portions, of which main comes before the others of its version, as versions.
+fn versions(rows: &[SqliteRow]) -> Result<Vec<Version>, StoreError> {
+    let mut versions: Vec<Version> = Vec::with_capacity(rows.len());
+    for row in rows {
+        let portion = portion(row)?;
+        match versions.last_mut().filter(|last| last.task == portion.task && last.version == portion.version) {
+            Some(main) => main.portions.push(Arc::new(portion)),
+            None if portion.portion.is_main() => versions.push(portion),
+            None => return Err(StoreError::damaged("portions")(format!("version {} of {} has no main", portion.version, portion.task))),
+        }
+    }
+    Ok(versions)
 }
 
 /// A task as it is stored.
@@ -369,8 +390,14 @@ impl Store {
 
     /// All tasks with their versions.
     pub async fn tasks(&self) -> Result<Vec<StoredTask>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM versions ORDER BY created_at, version").fetch_all(&self.reads).await?;
-        let mut versions = rows.iter().map(version).collect::<Result<Vec<_>, _>>()?;
+        let rows = sqlx::query(
+            "SELECT portions.*, versions.created_at FROM portions \
+             JOIN versions ON versions.task = portions.task AND versions.version = portions.version \
+             ORDER BY versions.created_at, versions.version, versions.task, CASE portion WHEN 'main' THEN 0 ELSE 1 END, portion",
+        )
+        .fetch_all(&self.reads)
+        .await?;
+        let mut versions = versions(&rows)?;
         let rows = sqlx::query("SELECT * FROM tasks ORDER BY name").fetch_all(&self.reads).await?;
         let mut tasks = Vec::with_capacity(rows.len());
         for row in rows {

@@ -11,7 +11,7 @@ use super::store::{Filter, Store, StoreError};
 use super::time::Timestamp;
 use super::writer::Change;
 use crate::engine::{ErrorKind, ExecutionError};
-use crate::manifest::{Entry, Policy, TaskName};
+use crate::manifest::{Callee, Declared, Entry, Policy, PortionName, Rights, Said, TaskName};
 use proptest::prelude::*;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,10 +20,15 @@ pub(crate) fn version(name: &str, hash: char) -> Arc<Version> {
     Arc::new(Version {
         task: TaskName::try_from(name.to_owned()).unwrap(),
         version: hash.to_string().repeat(64).into(),
+        portion: PortionName::main(),
+        code: hash.to_string().repeat(64).into(),
         entry: Entry::Python { file: "main.py".into(), function: "f".into() },
+        declared: Declared::default(),
         policy: Policy::default(),
+        rights: Arc::new(Rights { calls: Some(Said { value: vec![Callee::Any], line: 1 }), ..Rights::default() }),
         code_bytes: 10,
         created_at: Timestamp(1_000_000),
+        portions: Vec::new(),
     })
 }
 

@@ -26,6 +26,12 @@ impl Timestamp {
         Self(self.0.saturating_sub(i64::try_from(time.as_micros()).unwrap_or(i64::MAX)))
     }
 
+    /// So many milliseconds after this one.
+    #[must_use]
+    pub fn later(self, millis: u64) -> Self {
+        Self(self.0.saturating_add(i64::try_from(millis).unwrap_or(i64::MAX).saturating_mul(1000)))
+    }
+
     /// Seconds from an earlier moment; 0 where the clock went back.
     #[must_use]
     pub fn seconds_since(self, earlier: Self) -> f64 {

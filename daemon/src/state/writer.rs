@@ -105,21 +105,28 @@ fn put_newest<'a>(batch: &mut Batch<'a>, version: &'a Version) -> Result<(), Sto
 fn put_version<'a>(batch: &mut Batch<'a>, version: &'a Version) -> Result<(), StoreError> {
     let (task, hash, at) = (version.task.as_str(), &*version.version, version.created_at.0);
     batch.add(
-        "INSERT INTO versions (task, version, runtime, entry, memory_mib, timeout_ms, retries, log_cap, code_bytes, created_at, park, \
-         deadline_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (task, version) DO NOTHING",
+        "INSERT INTO versions (task, version, created_at) VALUES (?, ?, ?) ON CONFLICT (task, version) DO NOTHING",
+        [task.into(), hash.into(), at.into()],
+    )?;
+    std::iter::once(version).chain(version.portions.iter().map(|other| &**other)).try_for_each(|portion| put_portion(batch, portion))
+}
+
+fn put_portion<'a>(batch: &mut Batch<'a>, portion: &'a Version) -> Result<(), StoreError> {
+    let declared = serde_json::to_string(&portion.declared).map_err(StoreError::damaged("policy"))?;
+    let rights = serde_json::to_string(&*portion.rights).map_err(StoreError::damaged("rights"))?;
+    batch.add(
+        "INSERT INTO portions (task, version, portion, runtime, entry, code, code_bytes, declared, rights) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (task, version, portion) DO NOTHING",
         [
-            task.into(),
-            hash.into(),
-            version.entry.runtime().name().into(),
-            version.entry.to_string().into(),
-            i64::from(version.policy.memory_mib).into(),
-            int(version.policy.timeout_ms).into(),
-            i64::from(version.policy.retries).into(),
-            int(version.policy.log_cap).into(),
-            int(version.code_bytes).into(),
-            at.into(),
-            version.policy.park.name().into(),
-            version.policy.deadline_ms.map(int).into(),
+            portion.task.as_str().into(),
+            (&*portion.version).into(),
+            portion.portion.as_str().into(),
+            portion.entry.runtime().name().into(),
+            portion.entry.to_string().into(),
+            (&*portion.code).into(),
+            int(portion.code_bytes).into(),
+            declared.into(),
+            rights.into(),
         ],
     )
 }
@@ -149,16 +156,19 @@ fn timeline<'a>(batch: &mut Batch<'a>, execution: &'a Execution, first: usize) -
 
 fn insert<'a>(batch: &mut Batch<'a>, execution: &'a Execution, input: &'a [u8]) -> Result<(), StoreError> {
     batch.add(
-        "INSERT INTO executions (id, task, version, state, attempts, created_at, parent, depth) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO executions (id, task, version, portion, state, attempts, created_at, parent, depth, due) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             execution.id.as_str().into(),
             execution.task.as_str().into(),
             (&*execution.version).into(),
+            execution.portion.as_str().into(),
             execution.state.name().into(),
             i64::from(execution.attempts).into(),
             execution.created_at.0.into(),
             execution.parent.as_ref().map(|parent| parent.as_str().to_owned()).into(),
             i64::from(execution.depth).into(),
+            execution.due.map(|at| at.0).into(),
         ],
     )?;
     batch.add("INSERT INTO inputs (execution, body) VALUES (?, ?)", [execution.id.as_str().into(), input.into()])?;
@@ -234,12 +244,13 @@ fn take_in<'a>(batch: &mut Batch<'a>, import: &'a Import) -> Result<(), StoreErr
 fn ended_elsewhere<'a>(batch: &mut Batch<'a>, execution: &'a Execution) -> Result<(), StoreError> {
     let error = execution.error.as_ref().map(serde_json::to_string).transpose().map_err(StoreError::damaged("error"))?;
     batch.add(
-        "INSERT INTO executions (id, task, version, state, attempts, created_at, started_at, finished_at, error, result, parent, depth, \
-         parks, parked_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+        "INSERT INTO executions (id, task, version, portion, state, attempts, created_at, started_at, finished_at, error, result, parent, \
+         depth, parks, parked_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
         [
             execution.id.as_str().into(),
             execution.task.as_str().into(),
             (&*execution.version).into(),
+            execution.portion.as_str().into(),
             execution.state.name().into(),
             i64::from(execution.attempts).into(),
             execution.created_at.0.into(),

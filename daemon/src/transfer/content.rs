@@ -4,7 +4,7 @@
 
 use super::container::{Kind, MAX_TOGETHER, PIECE, Section, TransferError, check};
 use crate::engine::ExecutionError;
-use crate::manifest::TaskName;
+use crate::manifest::{PortionName, TaskName};
 use crate::schedule::asks::{MAX_CHILDREN, MAX_DEPTH};
 use crate::state::id::ExecutionId;
 use crate::state::machine::State;
@@ -37,6 +37,9 @@ pub struct Record {
     pub task: TaskName,
     /// Version of the task.
     pub version: Arc<str>,
+    /// Portion of the task.
+    #[serde(default = "PortionName::main")]
+    pub portion: PortionName,
     /// When it was accepted first.
     pub created_at: Timestamp,
     /// When the program took its input.
@@ -45,6 +48,9 @@ pub struct Record {
     pub attempts: u32,
     /// How many executions were above it.
     pub depth: u32,
+    /// When it must have ended.
+    #[serde(default)]
+    pub due: Option<Timestamp>,
     /// How many times it was parked.
     pub parks: u32,
     /// How long it was parked, before this time.
@@ -64,10 +70,12 @@ impl Record {
             id: execution.id.clone(),
             task: execution.task.clone(),
             version: Arc::clone(&execution.version),
+            portion: execution.portion.clone(),
             created_at: execution.created_at,
             started_at: execution.started_at,
             attempts: execution.attempts,
             depth: execution.depth,
+            due: execution.due,
             parks: execution.parks,
             parked_ms: execution.parked_ms,
             parked: parked.clone(),
@@ -82,6 +90,7 @@ impl Record {
             id: self.id.clone(),
             task: self.task.clone(),
             version: Arc::clone(&self.version),
+            portion: self.portion.clone(),
             state: State::Parked,
             created_at: self.created_at,
             started_at: self.started_at,
@@ -91,6 +100,7 @@ impl Record {
             attempts: self.attempts,
             parent: None,
             depth: self.depth,
+            due: self.due,
             waiting: parked.asks.iter().map(Waiting::view).collect(),
             parks: self.parks,
             parked_ms: self.parked_ms,
@@ -130,6 +140,8 @@ pub struct Ended {
     id: ExecutionId,
     task: TaskName,
     version: Arc<str>,
+    #[serde(default = "PortionName::main")]
+    portion: PortionName,
     state: State,
     created_at: Timestamp,
     started_at: Option<Timestamp>,
@@ -151,6 +163,7 @@ impl Ended {
             id: execution.id.clone(),
             task: execution.task.clone(),
             version: Arc::clone(&execution.version),
+            portion: execution.portion.clone(),
             state: execution.state,
             created_at: execution.created_at,
             started_at: execution.started_at,
@@ -173,6 +186,7 @@ impl Ended {
             id: self.id,
             task: self.task,
             version: self.version,
+            portion: self.portion,
             state: self.state,
             created_at: self.created_at,
             started_at: self.started_at,
@@ -182,6 +196,7 @@ impl Ended {
             attempts: self.attempts,
             parent: self.parent,
             depth: self.depth,
+            due: None,
             waiting: Vec::new(),
             parks: self.parks,
             parked_ms: self.parked_ms,

@@ -106,7 +106,7 @@ pub async fn prepare(d: &Dispatcher, live: &Arc<Live>, template: bool) -> Result
     }
     let log = d.logs.file(id).map_err(io("can't open its log"))?;
     let bytes = live.log.borrow().bytes;
-    let task = task_version(&live.version, d.images.path(&live.version.version));
+    let task = task_version(&live.version, &d.images);
     let template = match d.runner().engine() {
         Some(engine) if template => {
             Some(engine.template_files(&parked.base, &task).await.map_err(|error| ExportError::Template(error.message))?)
@@ -119,7 +119,7 @@ pub async fn prepare(d: &Dispatcher, live: &Arc<Live>, template: bool) -> Result
         events: d.store.events(id).await?,
         ended,
         log: log.map(|file| (file, bytes)),
-        code: File::open(&task.code).map_err(io("can't open its code"))?,
+        code: File::open(d.images.path(&live.version.version)).map_err(io("can't open its code"))?,
         machine: (d.parked.file(&parked.file)?, parked.stored_bytes),
         template,
     };

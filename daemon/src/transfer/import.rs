@@ -82,7 +82,7 @@ fn code(file: &File, contents: &Contents) -> Result<(Checked, String), ImportErr
     let read = || {
         let code = check(file, image::read(file, contents.code.clone())?)?;
         let mut hash = blake3::Hasher::new();
-        erofs::write(&code.tree, file, &mut hash)?;
+        erofs::write(code.tree_of(&contents.record.portion), file, &mut hash)?;
         Ok::<_, CodeError>((code, hash.finalize().to_hex().to_string()))
     };
     let (code, hash) = read().map_err(ImportError::Code)?;
@@ -147,7 +147,7 @@ struct Placed<'a> {
     file: Option<String>,
     log: bool,
     template: Option<(&'a Engine, String)>,
-    code: Option<Arc<str>>,
+    code: Vec<Arc<str>>,
     committed: bool,
 }
 
@@ -164,7 +164,7 @@ impl Drop for Placed<'_> {
             engine.drop_template(content);
         }
         let log = if self.log { self.d.logs.remove(self.id).map(drop) } else { Ok(()) };
-        let code = self.code.as_ref().map_or(Ok(()), |version| self.d.images.remove(version));
+        let code = self.code.iter().try_for_each(|name| self.d.images.remove(name));
         if let Err(error) = log.and(code) {
             tracing::warn!(execution = %self.id, %error, "a part of an import that failed can't be removed; the next start does");
         }
@@ -195,7 +195,8 @@ pub async fn take(d: &Arc<Dispatcher>, tasks: &Mutex<()>, file: File) -> Result<
     let returns = known(d, &contents).await?;
     let (from, all) = (Arc::clone(&file), Arc::clone(&contents));
     let (code, code_hash) = blocking(move || code(&from, &all)).await?;
-    let version = d.catalog.exact(&record.task, &record.version).unwrap_or_else(|| Arc::new(code.version()));
+    let main = d.catalog.exact(&record.task, &record.version).unwrap_or_else(|| Arc::new(code.version(&d.caps)));
+    let version = main.portion(&record.portion).ok_or_else(|| TransferError::malformed("its task has no such portion"))?;
     d.check_capacity(&version)?;
     d.store.check_room()?;
     let (from, all, draft) = (Arc::clone(&file), Arc::clone(&contents), d.parked.begin()?);
@@ -218,9 +219,9 @@ pub async fn take(d: &Arc<Dispatcher>, tasks: &Mutex<()>, file: File) -> Result<
     }
     let bytes = record.parked.stored_bytes;
     d.parked.reserve(bytes)?;
-    let mut placed = Placed { d, id: &record.id, bytes, file: None, log: false, template: None, code: None, committed: false };
+    let mut placed = Placed { d, id: &record.id, bytes, file: None, log: false, template: None, code: Vec::new(), committed: false };
     if let (None, Some(_)) = (&template, &contents.template) {
-        let task = task_version(&version, d.images.path(&version.version));
+        let task = task_version(&version, &d.images);
         let (from, all, d) = (Arc::clone(&file), Arc::clone(&contents), Arc::clone(d));
         placed.template = Some((engine, content.clone()));
         blocking(move || match (d.runner().engine(), &all.template) {
@@ -242,10 +243,16 @@ pub async fn take(d: &Arc<Dispatcher>, tasks: &Mutex<()>, file: File) -> Result<
     let (name, mark) = name.await?;
     let parked = Parked { file: name, mark, base, ..record.parked.clone() };
     placed.file = Some(parked.file.clone());
-    let execution = commit(d, tasks, (&contents, &file), (code, version, origin.code), (parked, returns), &mut placed).await?;
+    let execution = commit(d, tasks, (&contents, &file), (code, main, origin.code), (parked, returns), &mut placed).await?;
     placed.committed = true;
     tracing::info!(execution = %execution.id, task = %execution.task, "imported from another host");
     Ok(execution)
+}
+
+/// The images of a version that no task here has yet.
+fn new_images(d: &Dispatcher, main: &Arc<Version>) -> Vec<Arc<str>> {
+    let names = std::iter::once(&main.version).chain(main.all().map(|portion| &portion.code));
+    names.filter(|name| !d.catalog.knows(name)).cloned().collect()
 }
 
 /// From here on its task can't be removed, nor pushed at the same time.
@@ -253,18 +260,17 @@ async fn commit(
     d: &Arc<Dispatcher>,
     tasks: &Mutex<()>,
     (contents, file): (&Contents, &Arc<File>),
-    (code, version, code_hash): (Checked, Arc<Version>, String),
+    (code, main, code_hash): (Checked, Arc<Version>, String),
     (parked, returns): (Parked, bool),
     placed: &mut Placed<'_>,
 ) -> Result<Arc<Execution>, ImportError> {
     let _one = tasks.lock().await;
-    let version = d.catalog.exact(&version.task, &version.version).unwrap_or(version);
-    if !d.catalog.knows(&version.version) {
-        placed.code = Some(Arc::clone(&version.version));
-    }
-    let (images, from) = (d.images.clone(), Arc::clone(file));
+    let main = d.catalog.exact(&main.task, &main.version).unwrap_or(main);
+    let version = main.portion(&contents.record.portion).ok_or_else(|| TransferError::malformed("its task has no such portion"))?;
+    placed.code = new_images(d, &main);
+    let (images, from, path) = (d.images.clone(), Arc::clone(file), d.images.path(&version.code));
     blocking(move || {
-        let path = images.keep(&code, &from).map_err(ImportError::Code)?;
+        images.keep(&code, &from).map_err(ImportError::Code)?;
         let mut hash = blake3::Hasher::new();
         let kept = File::open(path).and_then(|mut kept| io::copy(&mut kept, &mut hash));
         kept.map_err(io("can't read its code"))?;
@@ -281,7 +287,7 @@ async fn commit(
     let parked = execution.parked.clone().ok_or_else(|| TransferError::malformed("it is not parked"))?;
     let import = Import {
         execution: Arc::new(execution.clone()),
-        version: Arc::clone(&version),
+        version: Arc::clone(&main),
         input: contents.input.clone(),
         events: contents.events.clone(),
         ended: contents.ended.clone(),
@@ -292,6 +298,6 @@ async fn commit(
         other => other?,
     }
     placed.committed = true;
-    d.catalog.put_older(Arc::clone(&version));
+    d.catalog.put_older(main);
     Ok(d.take_in(execution, version, parked))
 }

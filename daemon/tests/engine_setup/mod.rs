@@ -164,8 +164,18 @@ impl Bench {
         let spool = tar.into_inner().unwrap();
         let tree = intake::read(&spool).unwrap();
         let checked = check::check(&spool, tree).unwrap();
-        let code = self.code.keep(&checked, &spool).unwrap();
-        TaskVersion { task: "t".into(), version: checked.version, runtime, entry: entry.into(), memory_mib, code }
+        self.code.keep(&checked, &spool).unwrap();
+        let code = self.code.path(&checked.version);
+        TaskVersion {
+            task: "t".into(),
+            version: checked.version,
+            portion: "main".into(),
+            aux: Vec::new(),
+            runtime,
+            entry: entry.into(),
+            memory_mib,
+            code,
+        }
     }
 
     pub(crate) async fn run(&self, task: &TaskVersion, input: &str) -> Ran {

@@ -30,7 +30,13 @@ fn sent(door: &mut Door) -> GuestMessage {
 #[test]
 fn messages_come_in_by_the_inbox() {
     let mut door = Door::map(file()).unwrap();
-    let load = HostMessage::Load(Load { entry: "main.py:handler".into(), task: "t".into(), version: "ab".into() });
+    let load = HostMessage::Load(Load {
+        entry: "main.py:handler".into(),
+        task: "t".into(),
+        version: "ab".into(),
+        portion: "main".into(),
+        aux: Vec::new(),
+    });
     put(&door, &load);
     door.wait();
     assert_eq!(door.message().unwrap(), load);

@@ -306,7 +306,7 @@ class WholeHost(unittest.TestCase):
             )
             try:
                 self.assertEqual(ours.recv(1 << 16), b"W")
-                ours.send(b"L" + json.dumps({"entry": "main.py:handler", "task": "t", "version": "ab"}).encode())
+                ours.send(b"L" + json.dumps({"entry": "main.py:handler", "task": "t", "version": "ab", "portion": "main"}).encode())
                 self.assertEqual(ours.recv(1 << 16), b"L")
                 self.assertEqual(os.read(out, 100), b"imported\n")
                 ours.send(b"G")

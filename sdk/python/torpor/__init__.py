@@ -3,7 +3,7 @@
 A task of runtime ``python`` is a function ``handler(input, context)``: ``input`` is the execution's JSON input as Python
 values, ``context`` is a :class:`Context`, and what it returns is the result, anything that JSON can hold.
 
-What waits (Torpor's docs/waits.md): :func:`call`, :func:`spawn` and its :class:`Handle`, :func:`gather`, :func:`wait_any`, :func:`sleep`,
+What waits (Torpor's docs/waits.md): :func:`call`, :func:`spawn` and its :class:`Handle`, :func:`portion`, :func:`gather`, :func:`wait_any`, :func:`sleep`,
 :func:`event` and its :class:`Event`. While nothing in the machine can run but such waits, the machine may be parked: the program then holds no
 processor, no memory and no process, and goes on in the middle of its code when what it waited for is there. All failures are
 :class:`TorporError`.
@@ -14,6 +14,7 @@ from torpor._errors import (
     Capacity,
     HostFailure,
     InvalidRequest,
+    NotAllowed,
     NotInGuest,
     Refused,
     TaskCancelled,
@@ -28,7 +29,7 @@ from torpor._errors import (
     WaitCycle,
     WaitTimeout,
 )
-from torpor._wait import Event, Handle, call, event, gather, sleep, spawn, wait_any
+from torpor._wait import Event, Handle, Portion, call, event, gather, portion, sleep, spawn, wait_any
 
 __all__ = [
     "Capacity",
@@ -37,7 +38,9 @@ __all__ = [
     "Handle",
     "HostFailure",
     "InvalidRequest",
+    "NotAllowed",
     "NotInGuest",
+    "Portion",
     "Refused",
     "TaskCancelled",
     "TaskFailed",
@@ -54,6 +57,7 @@ __all__ = [
     "call",
     "event",
     "gather",
+    "portion",
     "sleep",
     "spawn",
     "wait_any",

@@ -4,12 +4,13 @@
 class Context:
     """Which execution this is. Its attributes can't be set."""
 
-    __slots__ = ("_execution_id", "_task", "_version")
+    __slots__ = ("_execution_id", "_portion", "_task", "_version")
 
-    def __init__(self, execution_id: str, task: str, version: str) -> None:
+    def __init__(self, execution_id: str, task: str, version: str, portion: str = "main") -> None:
         self._execution_id = execution_id
         self._task = task
         self._version = version
+        self._portion = portion
 
     @property
     def execution_id(self) -> str:
@@ -25,6 +26,11 @@ class Context:
     def version(self) -> str:
         """Version of the task, lower-case hex."""
         return self._version
+
+    @property
+    def portion(self) -> str:
+        """Portion of the task."""
+        return self._portion
 
     def __repr__(self) -> str:
         return f"Context(execution_id={self._execution_id!r}, task={self._task!r}, version={self._version!r})"

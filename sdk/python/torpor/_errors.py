@@ -89,6 +89,10 @@ class TooMany(Refused):
     """Too many of something: children, waits, events, executions in one wait."""
 
 
+class NotAllowed(Refused):
+    """A policy does not allow it: the caller's, or that of what it would call. The text says what would have to be in which."""
+
+
 class Capacity(Refused):
     """The task would never fit the host, or the host takes no new work."""
 
@@ -108,6 +112,7 @@ _REFUSALS = {
     "cycle": WaitCycle,
     "too_deep": TooDeep,
     "too_many": TooMany,
+    "not_allowed": NotAllowed,
     "capacity": Capacity,
     "invalid": InvalidRequest,
     "host": HostFailure,

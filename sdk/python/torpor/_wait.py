@@ -104,6 +104,36 @@ def spawn(task: str, input: Any = None) -> Handle:
     return Handle(reply["execution"])
 
 
+class Portion:
+    """A portion of this task, which runs in a machine of its own: other code, other rights, other secrets."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"a portion is named by a str, not by {type(name).__name__}")
+        #: As in the task's ``torpor.toml``.
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"Portion({self.name!r})"
+
+    def call(self, input: Any = None, timeout: float | None = None) -> Any:
+        """Runs the portion on ``input``, waits for its end and gives its result. As :func:`call`; raises :class:`NotAllowed` where the policies of
+        both portions do not allow it.
+        """
+        return call(f"portion:{self.name}", input, timeout)
+
+    def spawn(self, input: Any = None) -> Handle:
+        """Starts the portion on ``input`` and does not wait for it. As :func:`spawn`."""
+        return spawn(f"portion:{self.name}", input)
+
+
+def portion(name: str) -> Portion:
+    """A portion of this task, to be called: ``torpor.portion("sign").call(x)``."""
+    return Portion(name)
+
+
 def sleep(seconds: float) -> None:
     """Waits. Time outside counts, whether the machine was parked meanwhile or not."""
     if seconds < 0:

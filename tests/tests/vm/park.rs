@@ -24,7 +24,8 @@ pub(crate) const TESTS: &[Test] = tests![
 
 /// The task `waiter` under another policy.
 pub(crate) fn push_waiter(daemon: &Daemon, name: &str, policy: &[(&str, &str)]) {
-    daemon.push(TaskFolder::copy("waiter").named(name, policy).path());
+    let policy = [policy, &[("calls", "[\"*\"]")]].concat();
+    daemon.push(TaskFolder::copy("waiter").named(name, &policy).path());
     daemon.template(name);
 }
 

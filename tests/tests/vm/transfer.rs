@@ -22,7 +22,7 @@ pub(crate) const TESTS: &[Test] = tests![
 ];
 
 /// As others have it, so that its template is made once.
-const POLICY: &[(&str, &str)] = &[("memory", "\"128MiB\""), ("timeout", "\"60s\""), ("park", "\"always\"")];
+const POLICY: &[(&str, &str)] = &[("memory", "\"128MiB\""), ("timeout", "\"60s\""), ("park", "\"always\""), ("calls", "[\"*\"]")];
 
 fn host(options: Options) -> Daemon {
     Daemon::start(Options { own_network: true, ..options })

@@ -142,7 +142,7 @@ async fn what_is_cancelled_while_it_is_exported_does_not_move() {
 #[tokio::test]
 async fn what_has_to_do_with_others_here_stays() {
     let server = Server::start().await;
-    server.push("t", "park = \"always\"").await;
+    server.push("t", "park = \"always\"\ncalls = [\"t\"]").await;
     let input = json!({"asks": [{"ask": "call", "task": "t"}], "payload": {"asks": [{"ask": "sleep", "ms": 60_000}]}});
     let caller = server.submit(&input.to_string()).await;
     let parked = server.until(&caller, "parked").await;

@@ -58,7 +58,13 @@ pub(super) async fn task(
     code: &File,
     out: (&File, &File),
 ) -> Result<u64, ExecutionError> {
-    let load = Load { entry: task.entry.clone(), task: task.task.clone(), version: task.version.clone() };
+    let load = Load {
+        entry: task.entry.clone(),
+        task: task.task.clone(),
+        version: task.version.clone(),
+        portion: task.portion.clone(),
+        aux: task.aux.clone(),
+    };
     let frame = HostMessage::Load(load).to_frame().and_then(|frame| Ok(frame.encode()?));
     let frame = frame.map_err(|error| ExecutionError::new(ErrorKind::Load, error.to_string()))?;
     let mut vm = pool.fresh(task.memory_mib).await?;

@@ -27,7 +27,8 @@ impl Fixture {
         let pool = Pool::new(launcher, host.kvm.clone(), stats.clone(), 0, wake);
         let templates = Arc::new(Templates::open(&dir.path().join("templates"), host, pool, stats.clone(), &[]).unwrap());
         let (task, version, entry) = ("t".into(), "0".repeat(64), "main:f".into());
-        let task = TaskVersion { task, version, runtime: Runtime::Python, entry, memory_mib: 128, code };
+        let task =
+            TaskVersion { task, version, portion: "main".into(), aux: Vec::new(), runtime: Runtime::Python, entry, memory_mib: 128, code };
         let fixture = Self { dir, templates, stats, task };
         fixture.has_runtime();
         fixture

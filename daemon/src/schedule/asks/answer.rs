@@ -2,6 +2,7 @@
 
 use super::Ready;
 use crate::engine::{self, ExecutionError};
+use crate::manifest::flow::Denied;
 use crate::schedule::dispatch::Dispatcher;
 use crate::schedule::live::Live;
 use crate::state::id::ExecutionId;
@@ -27,6 +28,12 @@ impl Refused {
     #[must_use]
     pub fn new(kind: Refusal, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
+    }
+
+    /// A call that a policy does not allow.
+    #[must_use]
+    pub fn denied(denied: &Denied) -> Self {
+        Self::new(Refusal::NotAllowed, denied.to_string())
     }
 
     /// A wait that would never end.

@@ -1,6 +1,6 @@
 //! The scheduler's side of waits: memory for who was parked, who waits for whom, and what becomes of those that nobody waits for.
 
-use super::{Dispatcher, Event, Job};
+use super::{Dispatcher, Event, Job, Need};
 use crate::schedule::asks::graph::Graph;
 use crate::schedule::live::{Cause, Live, Note};
 use crate::state::id::ExecutionId;
@@ -36,11 +36,10 @@ impl Dispatcher {
         self.graph.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends an execution when its policy's deadline passes, wherever it is then.
+    /// Ends an execution when it must have ended, wherever it is then.
     pub(in crate::schedule) fn watch_deadline(self: &Arc<Self>, live: &Arc<Live>) {
-        let Some(deadline) = live.version.policy.deadline_ms else { return };
-        let passed = Timestamp::now().seconds_since(live.view().created_at);
-        let left = Duration::from_millis(deadline).saturating_sub(Duration::from_secs_f64(passed));
+        let Some(due) = live.view().due else { return };
+        let left = Duration::from_secs_f64(due.seconds_since(Timestamp::now()));
         let (this, live) = (Arc::clone(self), Arc::clone(live));
         tokio::spawn(async move {
             if tokio::time::timeout(left, live.ended()).await.is_err() {
@@ -50,14 +49,14 @@ impl Dispatcher {
     }
 
     /// Waits for memory. When this is dropped before, [`Self::withdraw`] is to be called.
-    pub(in crate::schedule) async fn admitted(self: &Arc<Self>, job: &Job, bytes: u64) {
+    pub(in crate::schedule) async fn admitted(self: &Arc<Self>, job: &Job, need: Need) {
         let Job::Resume(id) = job else { return };
         let (tell, told) = oneshot::channel();
         {
             let mut shared = self.lock();
             shared.resuming.insert(id.clone(), tell);
         }
-        self.step(Event::Submit(job.clone(), bytes));
+        self.step(Event::Submit(job.clone(), need));
         if told.await.is_err() {
             std::future::pending::<()>().await;
         }

@@ -1,7 +1,7 @@
 //! Executions that end in every way, are retried, cancelled, or find no room.
 
 use crate::engine::ErrorKind;
-use crate::manifest::Policy;
+use crate::manifest::{Declared, Policy};
 use crate::schedule::dispatch::SubmitError;
 use crate::schedule::scripted::Daemon;
 use crate::state::machine::State;
@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 pub(super) fn with(policy: Policy) -> Arc<Version> {
-    Arc::new(Version { policy, ..(*version("t", 'a')).clone() })
+    Arc::new(Version { policy, declared: Declared::of(&policy), ..(*version("t", 'a')).clone() })
 }
 
 async fn run(daemon: &Daemon, policy: Policy, script: &str) -> Arc<Execution> {

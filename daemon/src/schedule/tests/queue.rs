@@ -1,8 +1,12 @@
 //! Properties of the queue: never over budget, nobody overtakes, nothing is lost, nothing idles beside free room.
 
-use crate::schedule::core::{Budget, Core, Event, Job};
+use crate::schedule::core::{Budget, Core, Event, Group, Job, Need};
 use proptest::prelude::*;
 use std::collections::VecDeque;
+
+fn need(bytes: u64, group: Option<(u8, u32)>) -> Need {
+    Need { bytes, group: group.map(|(name, most)| Group { name: name.to_string().into(), most }) }
+}
 
 fn job(number: u64) -> Job {
     Job::Template(number)
@@ -40,7 +44,7 @@ proptest! {
                 // Callers refuse what can never run before it gets here.
                 Move::Submit(bytes) if core.fits(bytes) => {
                     waiting.push_back((number, bytes));
-                    Event::Submit(job(number), bytes)
+                    Event::Submit(job(number), need(bytes, None))
                 }
                 Move::Release(which) if !holding.is_empty() => Event::Release(job(holding.remove(which.index(holding.len())).0)),
                 Move::Withdraw(which) if !waiting.is_empty() => {
@@ -77,9 +81,9 @@ proptest! {
 #[test]
 fn a_large_job_is_not_overtaken_by_small_ones() {
     let mut core = Core::new(Budget { bytes: 10, vms: None });
-    assert_eq!(core.step(Event::Submit(job(1), 6)), [job(1)]);
-    assert_eq!(core.step(Event::Submit(job(2), 10)), []);
-    assert_eq!(core.step(Event::Submit(job(3), 1)), []);
+    assert_eq!(core.step(Event::Submit(job(1), need(6, None))), [job(1)]);
+    assert_eq!(core.step(Event::Submit(job(2), need(10, None))), []);
+    assert_eq!(core.step(Event::Submit(job(3), need(1, None))), []);
     assert_eq!(core.step(Event::Release(job(1))), [job(2)]);
     assert_eq!(core.step(Event::Release(job(2))), [job(3)]);
     assert!(!core.fits(11));
@@ -88,11 +92,64 @@ fn a_large_job_is_not_overtaken_by_small_ones() {
 #[test]
 fn what_is_released_twice_or_unknown_changes_nothing() {
     let mut core = Core::new(Budget { bytes: 10, vms: None });
-    assert_eq!(core.step(Event::Submit(job(1), 10)), [job(1)]);
+    assert_eq!(core.step(Event::Submit(job(1), need(10, None))), [job(1)]);
     assert_eq!(core.step(Event::Release(job(9))), []);
     assert_eq!(core.step(Event::Withdraw(job(1))), []);
     assert_eq!(core.used(), 10);
     assert_eq!(core.step(Event::Release(job(1))), []);
     assert_eq!(core.step(Event::Release(job(1))), []);
     assert_eq!(core.used(), 0);
+}
+
+proptest! {
+    /// Against a plain list: whoever starts is the first in line whose group has room, and a full group holds up nobody else.
+    #[test]
+    fn groups_hold_up_only_their_own(
+        steps in prop::collection::vec((0u8..4, 1u64..40, any::<prop::sample::Index>()), 0..200),
+        limits in prop::array::uniform3(1u32..4),
+        budget in 40u64..120,
+    ) {
+        let mut core = Core::new(Budget { bytes: budget, vms: None });
+        let mut waiting: Vec<(u64, u64, u8)> = Vec::new();
+        let mut holding: Vec<(u64, u64, u8)> = Vec::new();
+        for (number, (kind, bytes, which)) in (0u64..).zip(steps) {
+            let event = if kind == 3 && !holding.is_empty() {
+                Event::Release(job(holding.remove(which.index(holding.len())).0))
+            } else if kind == 2 && number % 7 == 0 && !waiting.is_empty() {
+                Event::Withdraw(job(waiting.remove(which.index(waiting.len())).0))
+            } else {
+                let group = u8::try_from(which.index(3)).unwrap();
+                waiting.push((number, bytes, group));
+                Event::Submit(job(number), need(bytes, Some((group, limits[usize::from(group)]))))
+            };
+            let mut expected = Vec::new();
+            let mut at = 0;
+            while let Some(&(number, bytes, group)) = waiting.get(at) {
+                let held = u32::try_from(holding.iter().filter(|(_, _, other)| *other == group).count()).unwrap();
+                let used: u64 = holding.iter().map(|(_, bytes, _)| bytes).sum();
+                if held >= limits[usize::from(group)] {
+                    at += 1;
+                } else if used + bytes <= budget {
+                    holding.push(waiting.remove(at));
+                    expected.push(job(number));
+                } else {
+                    break;
+                }
+            }
+            prop_assert_eq!(core.step(event), expected);
+        }
+    }
+}
+
+#[test]
+fn a_full_group_does_not_press() {
+    let mut core = Core::new(Budget { bytes: 10, vms: None });
+    assert_eq!(core.step(Event::Submit(job(1), need(1, Some((1, 1))))), [job(1)]);
+    assert_eq!(core.step(Event::Submit(job(2), need(1, Some((1, 1))))), []);
+    assert!(!core.pressed() && core.waits(&job(2)));
+    assert_eq!(core.step(Event::Submit(job(3), need(9, None))), [job(3)]);
+    assert_eq!(core.step(Event::Submit(job(4), need(9, None))), []);
+    assert!(core.pressed());
+    assert_eq!(core.step(Event::Withdraw(job(2))), []);
+    assert!(!core.waits(&job(2)));
 }

@@ -2,7 +2,7 @@
 
 use super::life::{events, with};
 use crate::engine::ErrorKind;
-use crate::manifest::Policy;
+use crate::manifest::{Declared, Policy};
 use crate::schedule::dispatch::SubmitError;
 use crate::schedule::live::Live;
 use crate::schedule::recover::Recovered;
@@ -78,7 +78,12 @@ async fn after_a_kill_everything_is_accounted_for() {
     let daemon = Daemon::start(folder.path(), 128 * 4).await;
     let retried = with(Policy { retries: 1, ..Policy::default() });
     daemon.put(&retried).await;
-    let once = Arc::new(Version { version: "b".repeat(64).into(), policy: Policy::default(), ..(*retried).clone() });
+    let once = Arc::new(Version {
+        version: "b".repeat(64).into(),
+        policy: Policy::default(),
+        declared: Declared::default(),
+        ..(*retried).clone()
+    });
     daemon.put(&once).await;
     let mut running = Vec::new();
     for version in [&retried, &once, &retried, &once] {

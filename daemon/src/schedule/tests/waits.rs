@@ -2,7 +2,7 @@
 
 use super::life::{events, with};
 use crate::engine::ErrorKind;
-use crate::manifest::{Park, Policy};
+use crate::manifest::{Isolation, Park, Policy};
 use crate::schedule::live::Live;
 use crate::schedule::scripted::Daemon;
 use crate::state::id::ExecutionId;
@@ -16,7 +16,17 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 const ALWAYS: Policy = Policy { park: Park::Always, ..DEFAULT };
-const DEFAULT: Policy = Policy { memory_mib: 128, timeout_ms: 30_000, deadline_ms: None, park: Park::Auto, retries: 0, log_cap: 1 << 20 };
+const DEFAULT: Policy = Policy {
+    memory_mib: 128,
+    vcpus_permille: 1000,
+    timeout_ms: 30_000,
+    deadline_ms: None,
+    park: Park::Auto,
+    retries: 0,
+    log_cap: 1 << 20,
+    max_parallel: None,
+    isolation: Isolation::Execution,
+};
 
 async fn daemon(folder: &std::path::Path, budget_mib: u64, policy: Policy) -> Daemon {
     let daemon = Daemon::start(folder, budget_mib).await;

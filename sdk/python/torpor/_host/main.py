@@ -75,7 +75,7 @@ class Host:
         try:
             handler = task.load(message["entry"])
             self.streams.flush()
-            return task.Task(handler, message["task"], message["version"])
+            return task.Task(handler, message["task"], message["version"], message["portion"])
         except task.LoadError as error:
             what = failure.failure("load", str(error))
         except BaseException as error:

@@ -88,10 +88,11 @@ def remember_sources(folder):
 class Task:
     """A loaded task."""
 
-    def __init__(self, handler, name, version):
+    def __init__(self, handler, name, version, portion):
         self.handler = handler
         self.name = name
         self.version = version
+        self.portion = portion
 
     def run(self, door, streams):
         """One execution: takes the ``Start`` in the inbox. Returns kind, tag (or ``None``) and body of its last frame."""
@@ -101,7 +102,7 @@ class Task:
         door.send(wire.STARTED)
         try:
             rng.start(head["seed"])
-            result = self.handler(json.loads(text), Context(head["execution"], self.name, self.version))
+            result = self.handler(json.loads(text), Context(head["execution"], self.name, self.version, self.portion))
         except SystemExit as error:
             return self._exited(error, streams)
         except BaseException as error:

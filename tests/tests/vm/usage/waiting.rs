@@ -126,7 +126,7 @@ pub(super) fn signals() {
 
 pub(super) fn parked_and_resumed_by_hand() {
     let daemon = shared();
-    daemon.push(TaskFolder::copy("waiter").named("kept-waiter", &[("park", "\"never\"")]).path());
+    daemon.push(TaskFolder::copy("waiter").named("kept-waiter", &[("park", "\"never\""), ("calls", "[\"*\"]")]).path());
     daemon.template("kept-waiter");
     let (id, token) = at_its_event(&daemon, "kept-waiter", &json!([["fill", 2, 7], ["event"], ["sum"]]), "running");
     // A machine that was just brought back runs for a moment before it stands and waits again.

@@ -1,0 +1,66 @@
+//! The host's policy: caps that an administrator sets, for all and for each account.
+//!
+//! ```toml
+//! [caps]                                   # of the host
+//! memory = "512MiB"                        # keys as in a manifest's [policy]: memory, vcpus, timeout, deadline, retries, log_cap, max_parallel
+//! aux = ["tcp:127.0.0.1:5432", "https://api.example.com"]   # auxiliary services that tasks may declare; none where it is not given
+//!
+//! [account.default.caps]                   # of an account; narrows those of the host
+//! max_parallel = 20
+//! ```
+
+use super::aux::{Aux, Target};
+use super::policy::{Caps, Declared, Resolved};
+use super::reader::Reader;
+use super::{ManifestError, document};
+use std::collections::BTreeMap;
+
+/// The account that everything belongs to.
+pub const ACCOUNT: &str = "default";
+
+/// All caps.
+#[derive(Debug, Clone, Default)]
+pub struct HostPolicy {
+    host: Caps,
+    accounts: BTreeMap<String, Caps>,
+}
+
+impl HostPolicy {
+    /// Reads a file of caps. The error names the line.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
+        let (text, root) = document(bytes)?;
+        let reader = Reader { text };
+        reader.known("the host's policy", &root, &["caps", "account"])?;
+        let caps = |value: &super::reader::Value<'_>, title: &str| {
+            let table = reader.table(title, value)?;
+            Caps::read(&reader, table, &format!("[{title}]"))
+        };
+        let host = root.get("caps").map(|value| caps(value, "caps")).transpose()?.unwrap_or_default();
+        let mut accounts = BTreeMap::new();
+        for (name, _, table) in reader.tables(&root, "account")? {
+            reader.known(&format!("[account.{name}]"), table, &["caps"])?;
+            let own = table.get("caps").map(|value| caps(value, &format!("account.{name}.caps"))).transpose()?;
+            accounts.insert(name.to_owned(), own.unwrap_or_default());
+        }
+        Ok(Self { host, accounts })
+    }
+
+    /// A declared policy under the caps of the host and of the account.
+    #[must_use]
+    pub fn resolve(&self, declared: &Declared) -> Resolved {
+        declared.resolve(&self.host, self.accounts.get(ACCOUNT).unwrap_or(&Caps::default()))
+    }
+
+    /// Whether the host and the account allow tasks to talk to a service.
+    #[must_use]
+    pub fn allows(&self, target: &Target) -> bool {
+        let listed = |list: &Vec<super::aux::Allowed>| list.iter().any(|allowed| allowed.allows(target));
+        let account = self.accounts.get(ACCOUNT).and_then(|caps| caps.aux.as_ref());
+        self.host.aux.as_ref().is_some_and(listed) && account.is_none_or(listed)
+    }
+
+    /// The first of these services that is not allowed.
+    pub fn denied<'a>(&self, services: impl IntoIterator<Item = &'a Aux>) -> Option<&'a Aux> {
+        services.into_iter().find(|service| !self.allows(&service.target))
+    }
+}

@@ -166,7 +166,8 @@ pub(crate) fn task_template(
         code: Some(open(code)?),
         memory_mib: runtime.memory_mib,
     };
-    let load = HostMessage::Load(Load { entry: entry.into(), task: "bench".into(), version: "0".into() });
+    let load =
+        HostMessage::Load(Load { entry: entry.into(), task: "bench".into(), version: "0".into(), portion: "main".into(), aux: Vec::new() });
     vm.restore(&with_code, Some(load.to_frame()?.encode()?))?;
     vm.until(|said| matches!(said, Said::AtDoor))?;
     let (state, memory) = vm.save(dir, "task")?;
@@ -176,6 +177,6 @@ pub(crate) fn task_template(
 
 /// The frame that starts an execution.
 pub(crate) fn start_frame(input: &[u8]) -> Result<Vec<u8>, Failed> {
-    let start = Start { execution: "ex_bench".into(), seed: "5a".repeat(32) };
+    let start = Start { execution: "ex_bench".into(), seed: "5a".repeat(32), secrets: Vec::new() };
     Ok(HostMessage::Start { start, input: input.to_vec() }.to_frame()?.encode()?)
 }

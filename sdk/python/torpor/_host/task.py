@@ -88,7 +88,7 @@ def remember_sources(folder):
 class Task:
     """A loaded task."""
 
-    def __init__(self, handler, name, version, portion):
+    def __init__(self, handler, name, version, portion="main"):
         self.handler = handler
         self.name = name
         self.version = version

@@ -59,6 +59,20 @@ pub(crate) struct Version {
     pub(crate) code_bytes: u64,
     pub(crate) created_at: String,
     pub(crate) template: String,
+    #[serde(default)]
+    pub(crate) missing_secrets: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Secrets {
+    pub(crate) secrets: Vec<Secret>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Secret {
+    pub(crate) name: String,
+    pub(crate) created_at: String,
+    pub(crate) changed_at: String,
 }
 
 #[derive(Debug, Deserialize)]

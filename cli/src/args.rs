@@ -61,6 +61,10 @@ fn task(name: &str) -> Result<String, String> {
     if name.is_empty() { Err("a task's name is wanted; `torpor task ls` lists them".into()) } else { Ok(name.to_owned()) }
 }
 
+fn secret(name: &str) -> Result<String, String> {
+    if name.is_empty() { Err("a secret's name is wanted; `torpor secret ls` lists them".into()) } else { Ok(name.to_owned()) }
+}
+
 /// A task where its versions can't be told apart.
 fn task_name(name: &str) -> Result<String, String> {
     match name.split_once('@') {
@@ -74,6 +78,9 @@ pub(crate) enum Command {
     /// Push, list, inspect and remove tasks
     #[command(subcommand)]
     Task(TaskCommand),
+    /// Set, list and remove secrets
+    #[command(subcommand)]
+    Secret(SecretCommand),
     /// Run a task on one input, wait, and print its result
     Run(RunArgs),
     /// List executions that have not ended
@@ -159,6 +166,27 @@ pub(crate) enum TaskCommand {
     Rm {
         /// Task
         #[arg(value_parser = task_name)]
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SecretCommand {
+    /// Set a secret to what is typed, or to what comes on standard input: text of at most 16 KiB, without the line end at its end
+    Set {
+        /// Secret
+        #[arg(value_parser = secret)]
+        name: String,
+        /// Keep the line end at the end of standard input
+        #[arg(long)]
+        keep_line_end: bool,
+    },
+    /// List secrets: their names, and when they were set; nobody can read their values
+    Ls,
+    /// Remove a secret: tasks that declare it can't be run until it is set again
+    Rm {
+        /// Secret
+        #[arg(value_parser = secret)]
         name: String,
     },
 }

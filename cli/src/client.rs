@@ -38,6 +38,7 @@ pub(crate) enum Payload {
     None,
     Json(Vec<u8>),
     Tar(Vec<u8>),
+    Secret(Vec<u8>),
     Upload(Upload),
 }
 
@@ -114,6 +115,7 @@ impl Client {
             Payload::None => (None, Either::Left(Full::default())),
             Payload::Json(body) => (Some("application/json"), Either::Left(Full::new(Bytes::from(body)))),
             Payload::Tar(body) => (Some("application/x-tar"), Either::Left(Full::new(Bytes::from(body)))),
+            Payload::Secret(body) => (Some("text/plain; charset=utf-8"), Either::Left(Full::new(Bytes::from(body)))),
             Payload::Upload(upload) => (Some("application/octet-stream"), Either::Right(upload)),
         };
         let mut request = Request::builder().method(method.clone()).uri(path).header(header::HOST, "torpord");

@@ -1,7 +1,7 @@
 //! The control API: HTTP and JSON.
 //!
 //! - [`serve`]: connections on a Unix socket
-//! - `tasks`, `executions`, `waits`, `transfer`, `events`, `logs`, `host`: one handler a route
+//! - `tasks`, `executions`, `waits`, `transfer`, `events`, `logs`, `secrets`, `host`: one handler a route
 //! - [`error`], [`types`]: what is answered
 //!
 //! Every body has a cap and a deadline, and every answer that is not a success an [`error::ErrorBody`]. `/openapi.json` is made from the
@@ -12,6 +12,7 @@ mod events;
 mod executions;
 mod host;
 mod logs;
+mod secrets;
 pub mod serve;
 mod tasks;
 mod transfer;
@@ -183,6 +184,8 @@ fn documented() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(transfer::import))
         .routes(routes!(events::read))
         .routes(routes!(logs::read))
+        .routes(routes!(secrets::list))
+        .routes(routes!(secrets::set, secrets::remove))
         .routes(routes!(host::host))
         .routes(routes!(host::metrics))
         .routes(routes!(host::health))

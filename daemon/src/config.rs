@@ -1,6 +1,7 @@
 //! Settings: flags, and the environment where a flag is not given.
 
 use crate::manifest;
+use crate::secrets::key::KeyPlace;
 use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -72,6 +73,10 @@ pub struct Config {
     /// The host's policy: caps for all tasks, and the auxiliary services that they may use [default: /etc/torpor/policy.toml, where it is there]
     #[arg(long, env = "TORPOR_POLICY", value_name = "PATH")]
     pub policy: Option<PathBuf>,
+    /// Master key of secrets: 32 bytes or 64 hexadecimal digits [default: the systemd credential secrets-key, or secrets.key in the state folder, made
+    /// when the first secret is set]
+    #[arg(long, env = "TORPOR_SECRETS_KEY", value_name = "PATH")]
+    pub secrets_key: Option<PathBuf>,
     /// Monitors kept ready, each with a VM made
     #[arg(long, env = "TORPOR_WARM", default_value_t = 4, value_name = "N")]
     pub warm: usize,
@@ -122,10 +127,18 @@ impl Config {
             .into_iter()
             .chain(self.monitor.as_mut())
             .chain(self.policy.as_mut())
+            .chain(self.secrets_key.as_mut())
         {
             *path = std::path::absolute(&*path)?;
         }
         Ok(self)
+    }
+
+    /// Where the master key of secrets is.
+    #[must_use]
+    pub fn key_place(&self) -> KeyPlace {
+        let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        KeyPlace::find(credentials.as_deref(), self.secrets_key.as_deref(), &self.state_dir)
     }
 
     /// The memory budget in bytes.

@@ -23,6 +23,7 @@ use crate::schedule::dispatch::{Dispatcher, Parts};
 use crate::schedule::live::task_version;
 use crate::schedule::recover::recover;
 use crate::schedule::runner::Runner;
+use crate::secrets::{SecretError, Secrets};
 use crate::state::record::Version;
 use crate::state::store::{Store, StoreError};
 use sd_notify::NotifyState;
@@ -54,6 +55,9 @@ pub enum DaemonError {
         /// Why.
         source: StoreError,
     },
+    /// Secrets, or the key of them.
+    #[error(transparent)]
+    Secrets(#[from] SecretError),
     /// KVM, kernel or images.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -165,6 +169,7 @@ async fn open(config: &Config, budget_bytes: u64) -> Result<Opened, DaemonError>
     let store_error = |source| DaemonError::Store { path: path.clone(), source };
     let counted = Arc::clone(&metrics);
     let store = Store::open(&path, move |changes, took| counted.committed(changes, took)).await.map_err(store_error)?;
+    let secrets = Secrets::open(&store, config.key_place()).await?;
     let opening = || io_error(format!("use the state folder {}", folder.display()));
     let images = Images::open(folder).map_err(opening())?;
     let logs = Logs::open(folder).map_err(opening())?;
@@ -201,8 +206,18 @@ async fn open(config: &Config, budget_bytes: u64) -> Result<Opened, DaemonError>
     let budget = Budget { bytes: budget_bytes, vms: config.max_vms.map(|vms| usize::try_from(vms).unwrap_or(usize::MAX)) };
     let last = store.last_id().await.map_err(store_error)?;
     let (packing, runner_of) = (config.parked_packing.into(), Arc::clone(&runner));
-    let parts =
-        Parts { store: store.clone(), images, logs, parked, packing, catalog: Arc::clone(&catalog), caps, runner: runner_of, metrics };
+    let parts = Parts {
+        store: store.clone(),
+        secrets,
+        images,
+        logs,
+        parked,
+        packing,
+        catalog: Arc::clone(&catalog),
+        caps,
+        runner: runner_of,
+        metrics,
+    };
     let dispatcher = Dispatcher::new(budget, last.as_ref(), parts.clone());
     for (name, task) in catalog.all() {
         if let Err(error) = task.latest.all().try_for_each(|portion| dispatcher.check_capacity(portion).map(drop)) {

@@ -5,6 +5,7 @@
 //! - [`catalog`]: tasks and their versions, in memory, as the store has them
 //! - [`state`]: what outlives the daemon; the state machine of an execution
 //! - [`schedule`]: who runs next, and the life of an execution from submission to its end
+//! - [`secrets`]: what programs get and nobody reads back
 //! - [`logs`]: what programs print
 //! - [`transfer`]: a parked execution on its way to another host
 //! - [`retention`]: how long executions that ended are known
@@ -26,6 +27,7 @@ pub mod metrics;
 pub mod parked;
 pub mod retention;
 pub mod schedule;
+pub mod secrets;
 pub mod state;
 #[cfg(test)]
 mod testing;

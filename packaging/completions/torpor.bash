@@ -55,6 +55,9 @@ _torpor() {
             torpor,run)
                 cmd="torpor__subcmd__run"
                 ;;
+            torpor,secret)
+                cmd="torpor__subcmd__secret"
+                ;;
             torpor,signal)
                 cmd="torpor__subcmd__signal"
                 ;;
@@ -103,6 +106,9 @@ _torpor() {
             torpor__subcmd__help,run)
                 cmd="torpor__subcmd__help__subcmd__run"
                 ;;
+            torpor__subcmd__help,secret)
+                cmd="torpor__subcmd__help__subcmd__secret"
+                ;;
             torpor__subcmd__help,signal)
                 cmd="torpor__subcmd__help__subcmd__signal"
                 ;;
@@ -111,6 +117,15 @@ _torpor() {
                 ;;
             torpor__subcmd__help,version)
                 cmd="torpor__subcmd__help__subcmd__version"
+                ;;
+            torpor__subcmd__help__subcmd__secret,ls)
+                cmd="torpor__subcmd__help__subcmd__secret__subcmd__ls"
+                ;;
+            torpor__subcmd__help__subcmd__secret,rm)
+                cmd="torpor__subcmd__help__subcmd__secret__subcmd__rm"
+                ;;
+            torpor__subcmd__help__subcmd__secret,set)
+                cmd="torpor__subcmd__help__subcmd__secret__subcmd__set"
                 ;;
             torpor__subcmd__help__subcmd__task,inspect)
                 cmd="torpor__subcmd__help__subcmd__task__subcmd__inspect"
@@ -123,6 +138,30 @@ _torpor() {
                 ;;
             torpor__subcmd__help__subcmd__task,rm)
                 cmd="torpor__subcmd__help__subcmd__task__subcmd__rm"
+                ;;
+            torpor__subcmd__secret,help)
+                cmd="torpor__subcmd__secret__subcmd__help"
+                ;;
+            torpor__subcmd__secret,ls)
+                cmd="torpor__subcmd__secret__subcmd__ls"
+                ;;
+            torpor__subcmd__secret,rm)
+                cmd="torpor__subcmd__secret__subcmd__rm"
+                ;;
+            torpor__subcmd__secret,set)
+                cmd="torpor__subcmd__secret__subcmd__set"
+                ;;
+            torpor__subcmd__secret__subcmd__help,help)
+                cmd="torpor__subcmd__secret__subcmd__help__subcmd__help"
+                ;;
+            torpor__subcmd__secret__subcmd__help,ls)
+                cmd="torpor__subcmd__secret__subcmd__help__subcmd__ls"
+                ;;
+            torpor__subcmd__secret__subcmd__help,rm)
+                cmd="torpor__subcmd__secret__subcmd__help__subcmd__rm"
+                ;;
+            torpor__subcmd__secret__subcmd__help,set)
+                cmd="torpor__subcmd__secret__subcmd__help__subcmd__set"
                 ;;
             torpor__subcmd__task,help)
                 cmd="torpor__subcmd__task__subcmd__help"
@@ -161,7 +200,7 @@ _torpor() {
 
     case "${cmd}" in
         torpor)
-            opts="-h -V --socket --json --help --version task run ps inspect logs events cancel park resume signal export import doctor version completions help"
+            opts="-h -V --socket --json --help --version task secret run ps inspect logs events cancel park resume signal export import doctor version completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -293,7 +332,7 @@ _torpor() {
             return 0
             ;;
         torpor__subcmd__help)
-            opts="task run ps inspect logs events cancel park resume signal export import doctor version completions help"
+            opts="task secret run ps inspect logs events cancel park resume signal export import doctor version completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -477,6 +516,62 @@ _torpor() {
         torpor__subcmd__help__subcmd__run)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__help__subcmd__secret)
+            opts="set ls rm"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__help__subcmd__secret__subcmd__ls)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__help__subcmd__secret__subcmd__rm)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__help__subcmd__secret__subcmd__set)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -721,6 +816,148 @@ _torpor() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__secret)
+            opts="-h --socket --json --help set ls rm help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__secret__subcmd__help)
+            opts="set ls rm help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__secret__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__secret__subcmd__help__subcmd__ls)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__secret__subcmd__help__subcmd__rm)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__secret__subcmd__help__subcmd__set)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__secret__subcmd__ls)
+            opts="-h --socket --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__secret__subcmd__rm)
+            opts="-h --socket --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__secret__subcmd__set)
+            opts="-h --keep-line-end --socket --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 --socket)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

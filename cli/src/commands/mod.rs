@@ -5,6 +5,7 @@ mod events;
 mod executions;
 mod logs;
 mod run;
+mod secret;
 mod task;
 mod transfer;
 mod version;
@@ -22,6 +23,7 @@ pub(crate) async fn dispatch(args: Args) -> Result<(), CliError> {
     let output = Output::new(args.json);
     match args.command {
         Command::Task(command) => task::task(&client, output, command).await,
+        Command::Secret(command) => secret::secret(&client, output, command).await,
         Command::Run(run) => run::run(&client, output, run).await,
         Command::Ps(ps) => executions::ps(&client, output, ps).await,
         Command::Inspect { id } => executions::inspect(&client, output, &id).await,

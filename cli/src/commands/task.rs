@@ -4,7 +4,7 @@ use crate::api::{Task, Tasks, Version};
 use crate::args::TaskCommand;
 use crate::client::{Client, Payload, escape};
 use crate::error::CliError;
-use crate::output::{Output, ago, short, size, table};
+use crate::output::{Output, ago, complain, short, size, table};
 use crate::pack::pack;
 use crate::timeline::plain;
 use hyper::{Method, StatusCode};
@@ -24,6 +24,9 @@ pub(super) async fn task(client: &Client, output: Output, command: TaskCommand) 
 async fn push(client: &Client, output: Output, dir: &Path) -> Result<(), CliError> {
     let packed = pack(dir)?;
     let reply = client.json::<Version>(Method::POST, "/v1/tasks", Payload::Tar(packed.tar), Duration::ZERO).await?;
+    for name in &reply.value.missing_secrets {
+        complain(&format!("torpor: secret {name:?} is not set: the task can't run until `torpor secret set {name}`"));
+    }
     if output.wants_json() {
         return output.json(&reply.text);
     }

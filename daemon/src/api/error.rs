@@ -6,6 +6,7 @@ use crate::manifest;
 use crate::manifest::aux::Aux;
 use crate::manifest::flow::Denied;
 use crate::schedule::dispatch::SubmitError;
+use crate::secrets::SecretError;
 use crate::state::store::StoreError;
 use axum::Json;
 use axum::http::StatusCode;
@@ -37,6 +38,10 @@ pub enum ErrorCode {
     UnknownExecution,
     /// 404: no execution has made such an event, or what it was of is gone.
     UnknownEvent,
+    /// 404: no secret of that name is set.
+    UnknownSecret,
+    /// 400, 413: the value of a secret is empty, too long or no text.
+    InvalidSecret,
     /// 409: the event was signalled before.
     EventUsed,
     /// 409: it does not wait, is not parked, or could not be parked.
@@ -72,11 +77,16 @@ pub enum ErrorCode {
 impl ErrorCode {
     const fn status(self) -> StatusCode {
         match self {
-            Self::InvalidManifest | Self::InvalidCode | Self::InvalidInput | Self::InvalidRequest | Self::InvalidTransfer => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::InvalidManifest
+            | Self::InvalidCode
+            | Self::InvalidInput
+            | Self::InvalidRequest
+            | Self::InvalidTransfer
+            | Self::InvalidSecret => StatusCode::BAD_REQUEST,
             Self::CodeTooLarge | Self::InputTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::UnknownTask | Self::UnknownVersion | Self::UnknownExecution | Self::UnknownEvent => StatusCode::NOT_FOUND,
+            Self::UnknownTask | Self::UnknownVersion | Self::UnknownExecution | Self::UnknownEvent | Self::UnknownSecret => {
+                StatusCode::NOT_FOUND
+            }
             Self::NotCancellable | Self::TaskBusy | Self::EventUsed | Self::NotParked | Self::NotMovable | Self::ExecutionKnown => {
                 StatusCode::CONFLICT
             }
@@ -122,6 +132,13 @@ impl ApiError {
     /// A refusal without a place in a file.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self { status: code.status(), detail: ErrorDetail { code, message: message.into(), file: None, line: None } }
+    }
+
+    /// The same with another status.
+    #[must_use]
+    pub const fn with_status(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self
     }
 
     /// A wrong request, with a status of its own.
@@ -231,7 +248,21 @@ impl From<SubmitError> for ApiError {
         let code = match error {
             SubmitError::Draining => ErrorCode::Draining,
             SubmitError::OverCapacity { .. } => ErrorCode::OverCapacity,
+            SubmitError::UnknownSecret { .. } => ErrorCode::UnknownSecret,
             SubmitError::Entropy(_) => ErrorCode::Internal,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<SecretError> for ApiError {
+    fn from(error: SecretError) -> Self {
+        let code = match error {
+            SecretError::Unknown(_) => ErrorCode::UnknownSecret,
+            SecretError::Value(_) => ErrorCode::InvalidSecret,
+            SecretError::TooMany => ErrorCode::InvalidRequest,
+            SecretError::Store(error) => return Self::from(error),
+            SecretError::Key(_) | SecretError::Seal { .. } | SecretError::Encrypt(_) => ErrorCode::Internal,
         };
         Self::new(code, error.to_string())
     }

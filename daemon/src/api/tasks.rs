@@ -24,7 +24,10 @@ use std::sync::Arc;
 
 fn version_body(app: &App, version: &Version) -> VersionBody {
     let task = task_version(version, &app.images);
-    VersionBody::new(version, app.runner().template_state(&task))
+    let portions = std::iter::once(version).chain(version.portions.iter().map(|other| &**other));
+    let declared: BTreeSet<_> = portions.flat_map(|portion| portion.rights.all_secrets()).collect();
+    let missing = declared.into_iter().filter(|name| app.dispatcher.secrets.missing([*name]).is_some());
+    VersionBody::new(version, app.runner().template_state(&task), missing.map(ToString::to_string).collect())
 }
 
 fn task_body(app: &App, name: &TaskName, task: &Task) -> TaskBody {

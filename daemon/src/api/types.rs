@@ -152,10 +152,13 @@ pub struct VersionBody {
     pub created_at: Timestamp,
     /// Whether its template is there.
     pub template: TemplateState,
+    /// Secrets that it declares and that are not set: it can't be run until they are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing_secrets: Vec<String>,
 }
 
 impl VersionBody {
-    pub(super) fn new(version: &Version, template: TemplateState) -> Self {
+    pub(super) fn new(version: &Version, template: TemplateState, missing_secrets: Vec<String>) -> Self {
         Self {
             task: version.task.to_string(),
             version: Arc::clone(&version.version),
@@ -165,6 +168,7 @@ impl VersionBody {
             code_bytes: version.code_bytes,
             created_at: version.created_at,
             template,
+            missing_secrets,
         }
     }
 }
@@ -190,6 +194,24 @@ pub struct TaskBody {
 pub struct TaskList {
     /// By name.
     pub tasks: Vec<TaskBody>,
+}
+
+/// A secret, as far as anybody is told of it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SecretBody {
+    /// Its name.
+    pub name: String,
+    /// When it was set first.
+    pub created_at: Timestamp,
+    /// When it was set last.
+    pub changed_at: Timestamp,
+}
+
+/// All secrets.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SecretList {
+    /// By name.
+    pub secrets: Vec<SecretBody>,
 }
 
 /// Some executions.

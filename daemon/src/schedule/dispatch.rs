@@ -19,9 +19,10 @@ use crate::code::images::Images;
 use crate::engine::Packing;
 use crate::logs::Logs;
 use crate::manifest::host::HostPolicy;
-use crate::manifest::{TaskName, format_bytes};
+use crate::manifest::{SecretName, TaskName, format_bytes};
 use crate::metrics::Metrics;
 use crate::parked::ParkedFiles;
+use crate::secrets::Secrets;
 use crate::state::id::{ExecutionId, IdSource};
 use crate::state::machine::State;
 use crate::state::record::{Execution, Happening, Version};
@@ -56,6 +57,14 @@ pub enum SubmitError {
         needs: u64,
         /// All there is.
         budget: u64,
+    },
+    /// It declares a secret that is not there.
+    #[error("task {:?} declares secret {:?}, which is not set; `torpor secret set {}` sets it", task.as_str(), secret.as_str(), secret.as_str())]
+    UnknownSecret {
+        /// The task.
+        task: TaskName,
+        /// The secret.
+        secret: SecretName,
     },
     /// No ids without entropy.
     #[error("the host gives no random bytes: {0}")]
@@ -103,6 +112,8 @@ struct Shared {
 pub struct Parts {
     /// The database.
     pub store: Store,
+    /// Secrets.
+    pub secrets: Secrets,
     /// Code.
     pub images: Images,
     /// Output of programs.
@@ -211,6 +222,9 @@ impl Dispatcher {
         parent: Option<(&Live, Ties)>,
     ) -> Result<Arc<Live>, SubmitError> {
         let bytes = self.check_capacity(&version)?;
+        if let Some(secret) = self.secrets.missing(version.rights.all_secrets()) {
+            return Err(SubmitError::UnknownSecret { task: version.task.clone(), secret: secret.clone() });
+        }
         let caller = parent.map(|(parent, _)| parent);
         let mut random = [0; 10];
         getrandom::fill(&mut random).map_err(SubmitError::Entropy)?;

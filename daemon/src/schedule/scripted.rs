@@ -15,6 +15,8 @@ use crate::logs::Logs;
 use crate::manifest::host::HostPolicy;
 use crate::metrics::Metrics;
 use crate::parked::ParkedFiles;
+use crate::secrets::Secrets;
+use crate::secrets::key::KeyPlace;
 use crate::state::record::Version;
 use crate::state::store::Store;
 use crate::state::writer::Change;
@@ -295,6 +297,7 @@ impl Daemon {
         let catalog = Arc::new(Catalog::load(store.tasks().await.unwrap(), &HostPolicy::default()));
         let parts = Parts {
             store: store.clone(),
+            secrets: Secrets::open(&store, KeyPlace::find(None, None, folder)).await.unwrap(),
             images,
             logs: logs.clone(),
             parked,

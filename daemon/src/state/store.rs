@@ -4,6 +4,7 @@
 //! PostgreSQL both take.
 
 mod moving;
+mod secrets;
 mod waits;
 
 use super::id::ExecutionId;

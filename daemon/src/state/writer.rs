@@ -10,7 +10,8 @@ use super::machine::State;
 use super::record::{Execution, Version};
 use super::store::StoreError;
 use super::time::Timestamp;
-use crate::manifest::TaskName;
+use crate::manifest::{SecretName, TaskName};
+use crate::secrets::{ACCOUNT, StoredSecret};
 use sqlx::{Connection, SqliteConnection};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -64,6 +65,10 @@ pub enum Change {
     Import(Arc<Import>),
     /// Executions that ended, with all that is stored of them. Others are left as they are.
     RemoveEnded(Arc<[ExecutionId]>),
+    /// A secret, in place of what was there under its name.
+    PutSecret(Arc<StoredSecret>),
+    /// A secret.
+    RemoveSecret(SecretName),
 }
 
 /// A parked execution from another host, and what belongs to it.
@@ -220,6 +225,23 @@ fn remove_ended<'a>(batch: &mut Batch<'a>, ids: &'a [ExecutionId]) -> Result<(),
     Ok(())
 }
 
+fn put_secret<'a>(batch: &mut Batch<'a>, secret: &'a StoredSecret) -> Result<(), StoreError> {
+    batch.add(
+        "INSERT INTO secrets (account, name, master, nonce, sealed, created_at, changed_at) VALUES (?, ?, ?, ?, ?, ?, ?) \
+         ON CONFLICT (account, name) DO UPDATE SET master = excluded.master, nonce = excluded.nonce, sealed = excluded.sealed, \
+         changed_at = excluded.changed_at",
+        [
+            ACCOUNT.into(),
+            secret.name.as_str().into(),
+            secret.sealed.master.as_str().into(),
+            secret.sealed.nonce.as_slice().into(),
+            secret.sealed.bytes.as_slice().into(),
+            secret.created_at.0.into(),
+            secret.changed_at.0.into(),
+        ],
+    )
+}
+
 fn take_in<'a>(batch: &mut Batch<'a>, import: &'a Import) -> Result<(), StoreError> {
     let Import { execution, version, input, events, ended, returns } = import;
     if returns.is_some() {
@@ -276,6 +298,10 @@ fn add<'a>(batch: &mut Batch<'a>, change: &'a Change) -> Result<(), StoreError> 
         Change::Signal { token, data } => signal(batch, token, data),
         Change::Import(import) => take_in(batch, import),
         Change::RemoveEnded(ids) => remove_ended(batch, ids),
+        Change::PutSecret(secret) => put_secret(batch, secret),
+        Change::RemoveSecret(name) => {
+            batch.add("DELETE FROM secrets WHERE account = ? AND name = ?", [ACCOUNT.into(), name.as_str().into()])
+        }
     }
 }
 

@@ -61,6 +61,14 @@ pub(crate) struct Version {
     pub(crate) template: String,
     #[serde(default)]
     pub(crate) missing_secrets: Vec<String>,
+    #[serde(default)]
+    pub(crate) portions: Vec<Portion>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Portion {
+    pub(crate) name: String,
+    pub(crate) policy: Map<String, Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -85,6 +93,7 @@ pub(crate) struct Execution {
     pub(crate) id: String,
     pub(crate) task: String,
     pub(crate) version: String,
+    pub(crate) portion: Option<String>,
     pub(crate) state: State,
     pub(crate) created_at: String,
     pub(crate) started_at: Option<String>,
@@ -106,6 +115,12 @@ pub(crate) struct Execution {
 }
 
 impl Execution {
+    /// What it runs, for people: `TASK@HASH`, and the portion where that is another than main.
+    pub(crate) fn runs(&self) -> String {
+        let portion = self.portion.as_ref().map(|portion| format!(":{portion}")).unwrap_or_default();
+        format!("{}@{}{portion}", self.task, crate::output::short(&self.version))
+    }
+
     /// Whether there is a log to read. True where the daemon does not say.
     pub(crate) fn printed(&self) -> bool {
         let finished = self.timeline.iter().rev().find(|event| event.event == "finished");

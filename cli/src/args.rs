@@ -81,6 +81,9 @@ pub(crate) enum Command {
     /// Set, list and remove secrets
     #[command(subcommand)]
     Secret(SecretCommand),
+    /// Show what a task may do, and where each rule comes from
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Run a task on one input, wait, and print its result
     Run(RunArgs),
     /// List executions that have not ended
@@ -162,6 +165,8 @@ pub(crate) enum TaskCommand {
         #[arg(value_parser = task_name)]
         name: String,
     },
+    /// Draw the portions of a task, who calls whom, and what each may use
+    Graph(GraphArgs),
     /// Remove a task and all its versions
     Rm {
         /// Task
@@ -188,6 +193,29 @@ pub(crate) enum SecretCommand {
         /// Secret
         #[arg(value_parser = secret)]
         name: String,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct GraphArgs {
+    /// Task: NAME for its newest version, NAME@HASH for a given one
+    #[arg(value_parser = task)]
+    pub(crate) name: String,
+    /// For Graphviz: `torpor task graph NAME --dot | dot -Tsvg`
+    #[arg(long)]
+    pub(crate) dot: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Print the effective policy of a task, and where each line comes from
+    Explain {
+        /// Task: NAME for its newest version, NAME@HASH for a given one
+        #[arg(value_parser = task)]
+        name: String,
+        /// This portion only
+        #[arg(long, value_name = "NAME")]
+        portion: Option<String>,
     },
 }
 

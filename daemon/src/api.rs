@@ -1,7 +1,7 @@
 //! The control API: HTTP and JSON.
 //!
 //! - [`serve`]: connections on a Unix socket
-//! - `tasks`, `executions`, `waits`, `transfer`, `events`, `logs`, `secrets`, `host`: one handler a route
+//! - `tasks`, `executions`, `waits`, `transfer`, `events`, `logs`, `policy`, `secrets`, `host`: one handler a route
 //! - [`error`], [`types`]: what is answered
 //!
 //! Every body has a cap and a deadline, and every answer that is not a success an [`error::ErrorBody`]. `/openapi.json` is made from the
@@ -12,6 +12,7 @@ mod events;
 mod executions;
 mod host;
 mod logs;
+mod policy;
 mod secrets;
 pub mod serve;
 mod tasks;
@@ -173,6 +174,8 @@ fn documented() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
     OpenApiRouter::with_openapi(Doc::openapi())
         .routes(routes!(tasks::push, tasks::list))
         .routes(routes!(tasks::inspect, tasks::remove))
+        .routes(routes!(policy::explain))
+        .routes(routes!(policy::graph))
         .routes(routes!(executions::submit))
         .routes(routes!(executions::list))
         .routes(routes!(executions::inspect))

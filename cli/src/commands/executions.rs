@@ -4,7 +4,7 @@ use crate::api::{Execution, ExecutionError, Executions, Task};
 use crate::args::PsArgs;
 use crate::client::{Client, Payload, escape};
 use crate::error::CliError;
-use crate::output::{Output, ago, between, pretty, short, span, table};
+use crate::output::{Output, ago, between, pretty, span, table};
 use crate::timeline;
 use hyper::Method;
 use serde_json::Value;
@@ -33,7 +33,7 @@ pub(super) async fn ps(client: &Client, output: Output, args: PsArgs) -> Result<
     let row = |execution: &Execution| {
         vec![
             execution.id.clone(),
-            format!("{}@{}", execution.task, short(&execution.version)),
+            execution.runs(),
             execution.state.0.clone(),
             execution.error.as_ref().map(|error| error.kind.clone()).unwrap_or_default(),
             ago(&execution.created_at),
@@ -75,7 +75,11 @@ async fn memory_mib(client: &Client, execution: &Execution) -> Result<Option<u64
         Err(error) => return Err(error),
     };
     let version = task.versions.iter().find(|version| version.version == execution.version);
-    let memory = version.and_then(|version| version.policy.get("memory")).and_then(Value::as_str);
+    let policy = version.and_then(|version| match &execution.portion {
+        None => Some(&version.policy),
+        Some(name) => version.portions.iter().find(|portion| portion.name == *name).map(|portion| &portion.policy),
+    });
+    let memory = policy.and_then(|policy| policy.get("memory")).and_then(Value::as_str);
     Ok(memory.and_then(|memory| memory.strip_suffix("MiB")).and_then(|mib| mib.parse().ok()))
 }
 
@@ -89,7 +93,7 @@ pub(super) async fn cancel(client: &Client, output: Output, id: &str) -> Result<
 fn describe(execution: &Execution, memory: Option<u64>) -> String {
     let mut rows = vec![
         ("id", execution.id.clone()),
-        ("task", format!("{}@{}", execution.task, short(&execution.version))),
+        ("task", execution.runs()),
         ("state", execution.state.0.clone()),
         ("created", format!("{}  ({})", execution.created_at, ago(&execution.created_at))),
     ];

@@ -4,6 +4,7 @@ mod doctor;
 mod events;
 mod executions;
 mod logs;
+mod policy;
 mod run;
 mod secret;
 mod task;
@@ -24,6 +25,7 @@ pub(crate) async fn dispatch(args: Args) -> Result<(), CliError> {
     match args.command {
         Command::Task(command) => task::task(&client, output, command).await,
         Command::Secret(command) => secret::secret(&client, output, command).await,
+        Command::Policy(command) => policy::policy(&client, output, command).await,
         Command::Run(run) => run::run(&client, output, run).await,
         Command::Ps(ps) => executions::ps(&client, output, ps).await,
         Command::Inspect { id } => executions::inspect(&client, output, &id).await,

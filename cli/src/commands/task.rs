@@ -1,4 +1,4 @@
-//! `task push`, `ls`, `inspect` and `rm`.
+//! `task push`, `ls`, `inspect` and `rm`; `task graph` is in [`super::policy`].
 
 use crate::api::{Task, Tasks, Version};
 use crate::args::TaskCommand;
@@ -17,6 +17,7 @@ pub(super) async fn task(client: &Client, output: Output, command: TaskCommand) 
         TaskCommand::Push { dir } => push(client, output, &dir).await,
         TaskCommand::Ls => ls(client, output).await,
         TaskCommand::Inspect { name } => inspect(client, output, &name).await,
+        TaskCommand::Graph(args) => super::policy::graph(client, output, args).await,
         TaskCommand::Rm { name } => rm(client, output, &name).await,
     }
 }
@@ -33,7 +34,9 @@ async fn push(client: &Client, output: Output, dir: &Path) -> Result<(), CliErro
     let version = reply.value;
     let what = if reply.status == StatusCode::CREATED { "new version" } else { "unchanged" };
     let name = format!("{}@{}", version.task, short(&version.version));
-    output.line(&format!("{name}  {what}: {} files, {}", packed.files, size(packed.bytes)))
+    let portions: Vec<&str> = version.portions.iter().map(|portion| portion.name.as_str()).collect();
+    let portions = if portions.is_empty() { String::new() } else { format!("; portions main, {}", portions.join(", ")) };
+    output.line(&format!("{name}  {what}: {} files, {}{portions}", packed.files, size(packed.bytes)))
 }
 
 async fn ls(client: &Client, output: Output) -> Result<(), CliError> {

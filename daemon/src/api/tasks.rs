@@ -23,11 +23,11 @@ use std::fs::File;
 use std::sync::Arc;
 
 fn version_body(app: &App, version: &Version) -> VersionBody {
-    let task = task_version(version, &app.images);
     let portions = std::iter::once(version).chain(version.portions.iter().map(|other| &**other));
     let declared: BTreeSet<_> = portions.flat_map(|portion| portion.rights.all_secrets()).collect();
     let missing = declared.into_iter().filter(|name| app.dispatcher.secrets.missing([*name]).is_some());
-    VersionBody::new(version, app.runner().template_state(&task), missing.map(ToString::to_string).collect())
+    let missing = missing.map(ToString::to_string).collect();
+    VersionBody::new(version, |portion| app.runner().template_state(&task_version(portion, &app.images)), missing)
 }
 
 fn task_body(app: &App, name: &TaskName, task: &Task) -> TaskBody {
@@ -63,6 +63,7 @@ async fn spool(app: &App, body: Body) -> Result<File, ApiError> {
     responses(
         (status = 201, description = "A new version", body = VersionBody),
         (status = 200, description = "The same content as a version before; it is the newest again", body = VersionBody),
+        (status = 403, description = "not_allowed: an auxiliary service that the host's policy does not allow", body = ErrorBody),
         (status = 422, description = "over_capacity: its VM would never fit the memory budget", body = ErrorBody),
         (status = "4XX", description = "invalid_manifest, invalid_code, code_too_large", body = ErrorBody),
         (status = "5XX", description = "draining, disk_full", body = ErrorBody),

@@ -116,6 +116,34 @@ pub struct PolicyBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "1h")]
     pub deadline: Option<String>,
+    /// Share of one processor.
+    #[schema(example = 1)]
+    pub vcpus: f64,
+    /// Most executions that have a VM at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_parallel: Option<u32>,
+    /// What executions share a VM: none (`execution`), or those of the same task (`task`).
+    #[schema(example = "execution")]
+    pub isolation: &'static str,
+}
+
+/// A portion of a version, beside main.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PortionBody {
+    /// Its name.
+    pub name: String,
+    /// `untrusted`, `limited` or `trusted`.
+    pub trust: &'static str,
+    /// Its language host.
+    pub runtime: &'static str,
+    /// Where its program begins.
+    pub entry: String,
+    /// The rules that its executions run under.
+    pub policy: PolicyBody,
+    /// Bytes of its files.
+    pub code_bytes: u64,
+    /// Whether its template is there.
+    pub template: TemplateState,
 }
 
 impl From<Policy> for PolicyBody {
@@ -127,6 +155,9 @@ impl From<Policy> for PolicyBody {
             log_cap: manifest::format_bytes(policy.log_cap),
             park: policy.park.name(),
             deadline: policy.deadline_ms.map(manifest::format_millis),
+            vcpus: f64::from(policy.vcpus_permille) / 1000.0,
+            max_parallel: policy.max_parallel,
+            isolation: policy.isolation.name(),
         }
     }
 }
@@ -155,10 +186,23 @@ pub struct VersionBody {
     /// Secrets that it declares and that are not set: it can't be run until they are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing_secrets: Vec<String>,
+    /// Its other portions.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub portions: Vec<PortionBody>,
 }
 
 impl VersionBody {
-    pub(super) fn new(version: &Version, template: TemplateState, missing_secrets: Vec<String>) -> Self {
+    /// `template`: whether the template of a portion is there.
+    pub(super) fn new(version: &Version, template: impl Fn(&Version) -> TemplateState, missing_secrets: Vec<String>) -> Self {
+        let portion = |portion: &Arc<Version>| PortionBody {
+            name: portion.portion.to_string(),
+            trust: portion.rights.trust.name(),
+            runtime: portion.entry.runtime().name(),
+            entry: portion.entry.to_string(),
+            policy: portion.policy.into(),
+            code_bytes: portion.code_bytes,
+            template: template(portion),
+        };
         Self {
             task: version.task.to_string(),
             version: Arc::clone(&version.version),
@@ -167,8 +211,9 @@ impl VersionBody {
             policy: version.policy.into(),
             code_bytes: version.code_bytes,
             created_at: version.created_at,
-            template,
+            template: template(version),
             missing_secrets,
+            portions: version.portions.iter().map(portion).collect(),
         }
     }
 }

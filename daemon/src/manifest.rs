@@ -166,6 +166,10 @@ fn portion(reader: &Reader<'_>, name: PortionName, place: &Place<'_, '_>) -> Res
         }
     };
     let declared = policy.map(|table| Declared::read(reader, table)).transpose()?.unwrap_or_default();
+    if let (Runtime::Exec, Some(line)) = (runtime, declared.reuses()) {
+        let message = "isolation \"task\" is for runtime python: a program of runtime exec ends with its execution, and so does its VM";
+        return Err(ManifestError { line: line as usize, message: message.into() });
+    }
     let rights = Rights::read(reader, trust, policy, place.body, &place.prefix)?;
     Ok(Portion { name, folder, entry, entry_line, declared, rights })
 }

@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use torpor_daemon::engine::{Begin, ErrorKind, Outcome, Progress, RunRequest, TaskVersion, TemplateState};
+use torpor_daemon::engine::{Begin, ErrorKind, Outcome, Progress, Reuse, RunRequest, TaskVersion, TemplateState};
 use torpor_protocol::agent::Runtime;
 
 const PYTHON: &str = r#"
@@ -142,7 +142,8 @@ async fn endless_programs_end(bench: &Bench, task: &TaskVersion) {
     // Nobody reads what the program prints: it is held back, and its timeout holds all the same.
     let (progress, unread) = mpsc::channel(4);
     let begin = Begin::Start { input: r#"["flood"]"#.into() };
-    let request = RunRequest { execution: "ex_flood".into(), task: task.clone(), begin, timeout: short, waits_count: false };
+    let request =
+        RunRequest { execution: "ex_flood".into(), task: task.clone(), begin, timeout: short, waits_count: false, reuse: Reuse::default() };
     let outcome = bench.engine.run(request, progress, no_orders(), CancellationToken::new()).await;
     assert!(matches!(outcome, Outcome::TimedOut), "{outcome:?}");
     assert!(unread.len() <= 4);

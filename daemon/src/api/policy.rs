@@ -100,17 +100,14 @@ fn service(aux: &Aux) -> String {
 }
 
 fn lines(app: &App, portion: &Version) -> Vec<PolicyLine> {
-    let line = |key: &str, value: String, source: String| PolicyLine {
-        portion: portion.portion.to_string(),
-        key: key.to_owned(),
-        value,
-        source,
-    };
+    let line =
+        |key: &str, value: String, source: String| PolicyLine { portion: portion.portion.to_string(), key: key.to_owned(), value, source };
     let rights = &portion.rights;
     let mut lines = vec![line("trust", rights.trust.name().into(), FILE.into())];
     let resolved = app.dispatcher.caps.resolve(&portion.declared);
     lines.extend(resolved.lines().into_iter().map(|(key, value, source)| line(key, value, source.to_string())));
-    let callers = if portion.portion.is_main() { "client, and all of the account that are trusted as far" } else { "portions trusted as far" };
+    let callers =
+        if portion.portion.is_main() { "client, and all of the account that are trusted as far" } else { "portions trusted as far" };
     for (key, (value, source)) in [
         ("callers", said(rights.callers.as_ref(), callers)),
         ("calls", said(rights.calls.as_ref(), "none")),

@@ -5,10 +5,12 @@
 //!                                      +- Resume + Answers --> Running ------------+        |
 //!                                                                                           +-> Parked, End
 //! ```
-//! Invariants: the VM is used for this execution only; when this returns its monitor is dead or being killed by its supervisor; nothing
+//! Invariants: the VM is used for this execution only, unless it is kept for others of its kind ([`kept`]); when this returns its monitor is dead, being
+//! killed by its supervisor, or handed on; nothing
 //! that a guest does or leaves undone makes it wait past the timeout, a full progress channel included; a parked machine that is told not to have been
 //! resumed has not run one instruction.
 
+mod kept;
 mod session;
 
 use super::Engine;
@@ -68,7 +70,7 @@ impl RestoreError {
 
 pub(super) async fn run(
     engine: &Engine,
-    request: RunRequest,
+    mut request: RunRequest,
     progress: &mpsc::Sender<Progress>,
     orders: &mut mpsc::UnboundedReceiver<Order>,
     cancel: &CancellationToken,
@@ -76,7 +78,7 @@ pub(super) async fn run(
     let begun = tokio::select! {
         biased;
         () = cancel.cancelled() => return Outcome::Cancelled,
-        begun = begin(engine, &request, progress) => begun,
+        begun = begin(engine, &mut request, progress) => begun,
     };
     let mut session = match begun {
         Ok(session) => session,
@@ -96,7 +98,11 @@ pub(super) async fn run(
     if answer.drain {
         let _ = tokio::time::timeout(DRAIN_TIMEOUT, session.drain()).await;
     }
-    drop(session);
+    let keep = request.reuse.keep.take().filter(|_| matches!(answer.outcome, Answered::Result(_)));
+    match keep {
+        Some(keep) => kept::keep(session, &request.task, keep).await,
+        None => drop(session),
+    }
     match answer.outcome {
         Answered::Failed(error) => Outcome::Failed(error),
         Answered::Result(json) if json.len() <= LARGE_RESULT => verdict::result(json),
@@ -107,7 +113,11 @@ pub(super) async fn run(
 }
 
 /// Up to the running vCPU.
-async fn begin<'a>(engine: &'a Engine, request: &RunRequest, progress: &'a mpsc::Sender<Progress>) -> Result<Session<'a>, Outcome> {
+async fn begin<'a>(engine: &'a Engine, request: &mut RunRequest, progress: &'a mpsc::Sender<Progress>) -> Result<Session<'a>, Outcome> {
+    if let Some(session) = kept::begin(engine, request, progress).await {
+        return Ok(session);
+    }
+    let request = &*request;
     match &request.begin {
         Begin::Start { input } => {
             start(engine, request, input, progress).await.map_err(|error| Outcome::Failed(engine.interrupted_or(error)))

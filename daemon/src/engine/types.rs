@@ -62,6 +62,20 @@ pub struct RunRequest {
     pub timeout: Duration,
     /// Time in which the guest stands and waits for answers counts as well.
     pub waits_count: bool,
+    /// Its VM, where one is used again.
+    pub reuse: Reuse,
+}
+
+/// A VM that has run an execution and waits for another of the same portion of the same version. Dropped, it ends.
+pub type Kept = Box<dyn std::any::Any + Send + Sync>;
+
+/// How an execution shares its VM with those before and after it.
+#[derive(Debug, Default)]
+pub struct Reuse {
+    /// The VM that it is run in; none: one of its own.
+    pub from: Option<Kept>,
+    /// Gets its VM, where that can be used again.
+    pub keep: Option<tokio::sync::oneshot::Sender<Kept>>,
 }
 
 /// Where an execution begins.
@@ -126,6 +140,11 @@ pub enum Progress {
     /// The task had no template yet: one was made.
     TemplateMade {
         /// How long that took, a runtime template included where that was missing too.
+        micros: u64,
+    },
+    /// It is given the VM of an execution before it.
+    Reused {
+        /// Until its input was in there.
         micros: u64,
     },
     /// The VM is restored, its vCPU runs.

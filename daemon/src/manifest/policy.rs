@@ -273,10 +273,9 @@ impl Declared {
         Resolved { policy, sources: [memory, vcpus, timeout, deadline, parked, retried, logged, parallel, isolated] }
     }
 
-    /// The largest VM that any of its executions could have.
-    #[must_use]
-    pub fn memory_mib(&self) -> u32 {
-        self.memory_mib.map_or(MEMORY_DEFAULT_MIB, |said| said.value)
+    /// The line that wants VMs to be used again.
+    pub(super) fn reuses(&self) -> Option<u32> {
+        self.isolation.filter(|said| said.value == Isolation::Task).map(|said| said.line)
     }
 }
 

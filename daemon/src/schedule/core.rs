@@ -24,6 +24,14 @@ pub enum Job {
     Execution(ExecutionId),
     /// The template of a task version, made ahead of its first execution. A number of its own, since a version may be pushed again.
     Template(u64),
+    /// A VM that is kept for the next execution of its kind.
+    Kept(u64),
+}
+
+impl Job {
+    const fn is_execution(&self) -> bool {
+        matches!(self, Self::Resume(_) | Self::Execution(_))
+    }
 }
 
 /// Those that may hold only so many VMs together: the executions of one portion of a task.
@@ -62,6 +70,8 @@ pub enum Event {
     Withdraw(Job),
     /// A job's VM is gone.
     Release(Job),
+    /// A job is over, and its VM is kept: the second holds it from now on, in no group.
+    Keep(Job, Job),
     /// Nothing new may start.
     Drain,
 }
@@ -130,6 +140,13 @@ impl Core {
                 }
             }
             Event::Release(job) => self.release(&job),
+            Event::Keep(job, kept) => {
+                if let Some(bytes) = self.holding.get(&job).map(|need| need.bytes) {
+                    self.release(&job);
+                    self.used += bytes;
+                    self.holding.insert(kept, Need { bytes, group: None });
+                }
+            }
             Event::Drain => self.draining = true,
         }
         self.admit()
@@ -200,13 +217,13 @@ impl Core {
     /// Executions that wait.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.places.keys().filter(|job| !matches!(job, Job::Template(_))).count()
+        self.places.keys().filter(|job| job.is_execution()).count()
     }
 
     /// Executions that hold a VM.
     #[must_use]
     pub fn holding(&self) -> usize {
-        self.holding.keys().filter(|job| !matches!(job, Job::Template(_))).count()
+        self.holding.keys().filter(|job| job.is_execution()).count()
     }
 
     /// Nothing holds a VM.

@@ -5,6 +5,7 @@
 //!
 //! Invariant: an execution that has not ended is in `live`; it waits in the queue, or a task of [`super::run`] owns it.
 
+mod kept;
 mod waits;
 
 use super::asks::graph::Graph;
@@ -29,6 +30,7 @@ use crate::state::record::{Execution, Happening, Version};
 use crate::state::store::{Store, StoreError};
 use crate::state::time::Timestamp;
 use crate::state::writer::Change;
+use kept::Shelf;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -105,6 +107,7 @@ struct Shared {
     ids: IdSource,
     templates: BTreeMap<u64, Arc<Version>>,
     template: u64,
+    kept: Shelf,
 }
 
 /// What the scheduler works with.
@@ -167,6 +170,7 @@ impl Dispatcher {
             ids: IdSource::after(last),
             templates: BTreeMap::new(),
             template: 0,
+            kept: Shelf::default(),
         };
         let (changed, pressure) = (watch::Sender::default(), watch::Sender::default());
         Arc::new(Self { shared: Mutex::new(shared), graph: Mutex::default(), changed, pressure, history: History::default(), parts })
@@ -312,11 +316,13 @@ impl Dispatcher {
     }
 
     /// A version is gone: its template, if it waits to be made, is not made.
-    pub fn unprepare(&self, gone: &Version) {
+    pub fn unprepare(self: &Arc<Self>, gone: &Version) {
         self.lock().templates.retain(|_, version| version.version != gone.version || version.task != gone.task);
+        self.drop_kept(gone);
     }
 
     fn start(self: &Arc<Self>, jobs: Vec<Job>) {
+        let jobs = self.unkeep(jobs);
         self.press();
         for job in jobs {
             match &job {
@@ -332,6 +338,8 @@ impl Dispatcher {
                         tokio::spawn(run::run(Arc::clone(self), live, None));
                     }
                 }
+                // Kept VMs do not wait.
+                Job::Kept(_) => {}
                 Job::Template(number) => {
                     let version = self.lock().templates.remove(number);
                     let this = Arc::clone(self);
@@ -448,6 +456,7 @@ impl Dispatcher {
     /// Takes no new work, waits for what runs, then stops it. What waits stays queued in the database.
     pub async fn drain(self: &Arc<Self>, wait: Duration) {
         self.step(Event::Drain);
+        self.drop_all_kept();
         if !self.until(wait, |shared| shared.core.holding() == 0).await {
             let running: Vec<_> = self.all_live().into_iter().filter(|live| !rests(live)).collect();
             tracing::warn!(running = running.len(), "the drain timeout passed; what still runs is interrupted");

@@ -15,7 +15,7 @@ use super::dispatch::Dispatcher;
 use super::ending::{Decision, Ending, decide};
 use super::live::{Cause, Live};
 use super::parked::{self, Woken};
-use crate::engine::{Begin, ExecutionError, Outcome, RunRequest};
+use crate::engine::{Begin, ExecutionError, Outcome, Reuse, RunRequest};
 use crate::fault;
 use crate::logs::LogWriter;
 use crate::manifest::Park;
@@ -26,6 +26,7 @@ use crate::state::time::Timestamp;
 use crate::state::waiting::Parked;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// Most bytes of an error's message in a timeline.
 const RETRY_MESSAGE: usize = 512;
@@ -144,12 +145,19 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
             Stage::Vm { job, begin, resumed, tries } => (job, begin, resumed, tries),
         };
         let ran = resumed.as_ref().map_or(0, |parked| parked.ran_micros);
+        let (keep, mut kept) = oneshot::channel();
+        let reuse = if resumed.is_none() && Dispatcher::keeps(live) {
+            Reuse { from: d.take_kept(live), keep: Some(keep) }
+        } else {
+            Reuse::default()
+        };
         let request = RunRequest {
             execution: live.id.to_string(),
             task: live.task(&d.images),
             begin,
             timeout: Duration::from_millis(policy.timeout_ms).saturating_sub(Duration::from_micros(ran)),
             waits_count: policy.park == Park::Never,
+            reuse,
         };
         let outcome = attempt(d, live, request, resumed.clone(), &mut asks, &mut log).await;
         if live.stored().await.is_err() {
@@ -182,7 +190,10 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
         match decide(outcome, &live.view(), &policy, live.cause(), d.draining()) {
             Decision::End(ending) => {
                 // The place is free at once: the commit of the next one's start joins that of this one's end.
-                d.release(job);
+                match kept.try_recv() {
+                    Ok(vm) => d.keep(live, &job, vm),
+                    Err(_) => d.release(job),
+                }
                 return end(d, live, ending, log).await;
             }
             Decision::Again(error) => {

@@ -79,6 +79,26 @@ pub(crate) struct Scripted {
     /// Times that a machine was written down.
     pub(crate) parks: AtomicUsize,
     pub(crate) refused: AtomicUsize,
+    /// Executions that were given the VM of another.
+    pub(crate) reused: AtomicUsize,
+    /// VMs that are kept.
+    pub(crate) kept: Arc<AtomicUsize>,
+}
+
+/// A kept VM.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Scripted {
@@ -229,7 +249,7 @@ impl Scripted {
 impl Runner for Scripted {
     fn run(
         &self,
-        request: RunRequest,
+        mut request: RunRequest,
         progress: mpsc::Sender<Progress>,
         mut orders: mpsc::UnboundedReceiver<Order>,
         cancel: CancellationToken,
@@ -240,6 +260,12 @@ impl Runner for Scripted {
             self.peak.fetch_max(now, Ordering::SeqCst);
             let outcome = self.play(&request, &progress, &mut orders, &cancel).await;
             self.now.fetch_sub(mib, Ordering::SeqCst);
+            if request.reuse.from.is_some() {
+                self.reused.fetch_add(1, Ordering::SeqCst);
+            }
+            if let (Outcome::Succeeded { .. }, Some(keep)) = (&outcome, request.reuse.keep.take()) {
+                drop(keep.send(Box::new(Counted::new(&self.kept))));
+            }
             outcome
         })
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod life;
+mod policy;
 mod queue;
 mod restart;
 mod waits;

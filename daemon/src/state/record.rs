@@ -22,6 +22,8 @@ pub enum Monitor {
     Warm,
     /// Its process was started for this.
     New,
+    /// It had run an execution of the same task before.
+    Kept,
 }
 
 /// Something that happened to an execution, with its figures.

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use torpor_daemon::code::images::Images;
 use torpor_daemon::code::{check, intake};
-use torpor_daemon::engine::{Begin, Engine, EngineConfig, Order, Outcome, Progress, RunRequest, TaskVersion};
+use torpor_daemon::engine::{Begin, Engine, EngineConfig, Order, Outcome, Progress, Reuse, RunRequest, TaskVersion};
 use torpor_protocol::agent::Runtime;
 
 struct Setup {
@@ -185,7 +185,8 @@ impl Bench {
     pub(crate) async fn run_for(&self, task: &TaskVersion, input: &str, timeout: Duration, cancel: CancellationToken) -> Ran {
         let (sender, mut receiver) = mpsc::channel(16);
         let begin = Begin::Start { input: input.into() };
-        let request = RunRequest { execution: "ex_test".into(), task: task.clone(), begin, timeout, waits_count: false };
+        let request =
+            RunRequest { execution: "ex_test".into(), task: task.clone(), begin, timeout, waits_count: false, reuse: Reuse::default() };
         let gather = async {
             let mut all = Vec::new();
             while let Some(progress) = receiver.recv().await {

@@ -276,6 +276,28 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Until the guest that has answered is at the door. False: it says something more, or is gone.
+    pub(super) async fn settle(&mut self) -> bool {
+        while self.vm.state() != VmState::AtDoor {
+            match self.vm.recv().await {
+                Ok(Event::AtDoor) => {}
+                Ok(Event::Vsock { bytes }) => {
+                    self.talk.vsock(&bytes);
+                    while let Ok(Some(Said::Log { stream, bytes })) = self.talk.next_said() {
+                        let _ = self.progress.send(Progress::Log { stream, bytes }).await;
+                    }
+                }
+                _ => return false,
+            }
+        }
+        self.talk.unread().is_empty()
+    }
+
+    /// Its machine, and what that is a difference to.
+    pub(super) fn into_vm(self) -> (Vm, Arc<Ground>) {
+        (self.vm, self.ground)
+    }
+
     /// Output after the answer, as long as there is some and the guest keeps to the rules.
     pub(super) async fn drain(&mut self) -> Result<(), ExecutionError> {
         loop {

@@ -5,6 +5,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).expect("a task of the tests") {
+        let entry = entry.expect("a readable folder");
+        let to = to.join(entry.file_name());
+        let kind = entry.file_type().expect("a type");
+        if kind.is_dir() {
+            fs::create_dir(&to).expect("a folder");
+            copy(&entry.path(), &to);
+        } else if kind.is_file() {
+            fs::copy(entry.path(), to).expect("a copy");
+        }
+    }
+}
+
 /// A task's folder.
 #[derive(Debug)]
 pub struct TaskFolder {
@@ -22,12 +36,7 @@ impl TaskFolder {
     #[must_use]
     pub fn copy(name: &str) -> Self {
         let folder = Self::empty();
-        for entry in fs::read_dir(root().join("tests/tasks").join(name)).expect("a task of the tests") {
-            let entry = entry.expect("a readable folder");
-            if entry.file_type().expect("a type").is_file() {
-                fs::copy(entry.path(), folder.path().join(entry.file_name())).expect("a copy");
-            }
-        }
+        copy(&root().join("tests/tasks").join(name), folder.path());
         folder
     }
 

@@ -3,6 +3,7 @@
 
 mod bad;
 mod good;
+mod mutated;
 mod secrets;
 mod socket;
 mod transfer;

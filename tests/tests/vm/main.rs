@@ -11,6 +11,7 @@ mod input;
 mod isolation;
 mod park;
 mod park_faults;
+mod portions;
 mod transfer;
 mod usage;
 mod user_mode;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         user_mode::TESTS,
         park::TESTS,
         park_faults::TESTS,
+        portions::TESTS,
         transfer::TESTS,
     ])
 }

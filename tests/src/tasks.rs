@@ -40,6 +40,14 @@ impl TaskFolder {
         folder
     }
 
+    /// A copy of `examples/NAME`.
+    #[must_use]
+    pub fn example(name: &str) -> Self {
+        let folder = Self::empty();
+        copy(&root().join("examples").join(name), folder.path());
+        folder
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {

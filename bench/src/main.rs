@@ -66,7 +66,9 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<(), Failed> {
     let mut table = stats::Table::new(cli.json);
-    let paths = vm::Paths { monitor: cli.bin.join("torpor-vmm"), kernel: cli.kernel.clone(), images: cli.images.clone() };
+    let monitor = cli.bin.join("torpor-vmm");
+    let monitors = vm::Monitors::open(&monitor)?;
+    let paths = vm::Paths { monitor, monitors, kernel: cli.kernel.clone(), images: cli.images.clone() };
     let parks = park::machines(&paths, cli.runs, &mut table)?;
     park::executions(&cli.bin, &paths, &mut table)?;
     if cli.park {

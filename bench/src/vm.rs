@@ -4,25 +4,48 @@ use crate::Failed;
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use torpor_protocol::agent::{GuestMessage, HostMessage, Load, Start};
 use torpor_protocol::frame::{Decoder, Frame};
 use torpor_protocol::monitor::{Command, Event};
-use torpor_vmm::client::Client;
+use torpor_seccomp::cgroup::Cgroups;
+use torpor_seccomp::launch::{Confined, Launcher, MONITOR};
+use torpor_vmm::client::{self, Client};
 
 /// Where everything is.
 #[derive(Debug, Clone)]
 pub(crate) struct Paths {
     pub(crate) monitor: PathBuf,
+    /// Starts what is measured.
+    pub(crate) monitors: Monitors,
     pub(crate) kernel: PathBuf,
     pub(crate) images: PathBuf,
+}
+
+/// How monitors are started.
+#[derive(Debug, Clone)]
+pub(crate) struct Monitors {
+    launcher: Arc<Launcher>,
+    arguments: &'static [&'static str],
+}
+
+impl Monitors {
+    /// As torpord starts them.
+    pub(crate) fn open(monitor: &Path) -> Result<Self, Failed> {
+        Self::with(monitor, &MONITOR)
+    }
+
+    /// Another program, or with other arguments.
+    pub(crate) fn with(program: &Path, arguments: &'static [&'static str]) -> Result<Self, Failed> {
+        Ok(Self { launcher: Arc::new(Launcher::open(program, client::ids()?, Cgroups::none())?), arguments })
+    }
 }
 
 /// A monitor with its VM.
 pub(crate) struct Vm {
     pub(crate) client: Client,
-    pub(crate) child: Child,
+    pub(crate) child: Confined,
     stream: Decoder,
 }
 
@@ -56,8 +79,8 @@ pub(crate) fn kvm() -> Result<File, Failed> {
 
 impl Vm {
     /// A warm monitor.
-    pub(crate) fn prepare(monitor: &Path, kvm: &File, memory_mib: u32) -> Result<Self, Failed> {
-        let (client, child) = Client::spawn(monitor)?;
+    pub(crate) fn prepare(monitors: &Monitors, kvm: &File, memory_mib: u32) -> Result<Self, Failed> {
+        let (client, child) = Client::start(&monitors.launcher, monitors.arguments)?;
         client.set_timeout(Duration::from_secs(120))?;
         let vm = Self { client, child, stream: Decoder::default() };
         vm.client.send(&Command::Prepare { memory_mib }, &[kvm.as_fd()])?;
@@ -125,8 +148,8 @@ impl Vm {
     /// Ends the process and waits for it.
     pub(crate) fn kill(mut self) -> Result<Duration, Failed> {
         let start = Instant::now();
-        self.child.kill()?;
-        self.child.wait()?;
+        self.child.process.kill()?;
+        self.child.process.wait()?;
         Ok(start.elapsed())
     }
 }
@@ -134,14 +157,14 @@ impl Vm {
 /// No error leaves a monitor behind.
 impl Drop for Vm {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.child.process.kill();
+        let _ = self.child.process.wait();
     }
 }
 
 /// Boots a runtime and takes its template.
 pub(crate) fn runtime_template(paths: &Paths, kvm: &File, root: &Path, memory_mib: u32, dir: &Path) -> Result<Template, Failed> {
-    let mut vm = Vm::prepare(&paths.monitor, kvm, memory_mib)?;
+    let mut vm = Vm::prepare(&paths.monitors, kvm, memory_mib)?;
     vm.boot(paths, root)?;
     vm.until(|said| matches!(said, Said::AtDoor))?;
     let (state, memory) = vm.save(dir, "runtime")?;
@@ -158,7 +181,7 @@ pub(crate) fn task_template(
     entry: &str,
     dir: &Path,
 ) -> Result<Template, Failed> {
-    let mut vm = Vm::prepare(&paths.monitor, kvm, runtime.memory_mib)?;
+    let mut vm = Vm::prepare(&paths.monitors, kvm, runtime.memory_mib)?;
     let with_code = Template {
         state: runtime.state.try_clone()?,
         memory: runtime.memory.try_clone()?,

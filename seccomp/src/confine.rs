@@ -74,6 +74,7 @@ impl FromStr for Plan {
 pub fn enter(plan: Plan) -> Result<(), SandboxError> {
     let step = SandboxError::step;
     if plan.own_root {
+        no_more_namespaces();
         empty_root()?;
         sethostname("vm").map_err(step("the host name"))?;
     }
@@ -86,6 +87,12 @@ pub fn enter(plan: Plan) -> Result<(), SandboxError> {
     prctl::set_dumpable(false).map_err(step("not dumpable"))?;
     // Last: a change of capabilities takes it back. Who started this process holds the other end of its control socket: without it there is no VM.
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(step("the parent's death signal"))
+}
+
+/// Nobody in this process's user namespace makes another one, in which it would hold capabilities again. Where there is none of its own, or /proc/sys is
+/// read-only, this fails, and the filter alone forbids it.
+fn no_more_namespaces() {
+    let _ = std::fs::write("/proc/sys/user/max_user_namespaces", "0");
 }
 
 /// Makes an empty read-only file system the root, and lets go of the old one.

@@ -2,6 +2,7 @@
 
 use crate::error::VmmError;
 use crate::monitor::{self, Options};
+use nix::sys::signal::{SigHandler, Signal, signal};
 use std::io;
 use std::os::fd::FromRawFd;
 use std::os::unix::net::UnixStream;
@@ -14,6 +15,7 @@ const NAME: &std::ffi::CStr = c"torpor-vmm";
 /// Makes this process ready to be a monitor's, and takes its control socket. To be called once, before anything else was done in it.
 pub fn begin() -> Result<UnixStream, VmmError> {
     let _ = nix::sys::prctl::set_name(NAME);
+    default_faults().map_err(VmmError::io("signals"))?;
     close_inherited().map_err(VmmError::io("closing inherited descriptors"))?;
     // One heap for both threads: less private memory, and a second heap would read /proc when it shrinks, which the sandbox does not allow.
     // SAFETY: called before any other thread exists; it sets a number in malloc's parameters.
@@ -26,6 +28,15 @@ pub fn begin() -> Result<UnixStream, VmmError> {
 /// Serves the daemon that started this process. `plan`: the sandbox that it started it in.
 pub fn serve(plan: Plan) -> Result<(), VmmError> {
     monitor::run(begin()?, Options { console: false, sandbox: Some(plan) })
+}
+
+/// A fault ends the process as what it is: the handlers of Rust's runtime, which look for a full stack, would make system calls that no filter allows.
+fn default_faults() -> io::Result<()> {
+    for fault in [Signal::SIGSEGV, Signal::SIGBUS] {
+        // SAFETY: puts no handler in place, but takes one away.
+        unsafe { signal(fault, SigHandler::SigDfl) }?;
+    }
+    Ok(())
 }
 
 /// Closes whatever the daemon inherited from whoever started it and let through: of descriptors, this process has standard ones and its socket.

@@ -36,7 +36,7 @@ pub(crate) fn once(paths: &Paths, kvm: &File, template: &Template, new: bool, li
     lives.first_frame.add_ms(start.elapsed());
     vm.until(|said| matches!(said, Said::Message(GuestMessage::Result { .. })))?;
     lives.result.add_ms(start.elapsed());
-    lives.private.add(private_mib(vm.child.process.id())?);
+    lives.private.add(private_mib(vm.child.id())?);
     lives.teardown.add_ms(vm.kill()?);
     Ok(())
 }

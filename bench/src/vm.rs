@@ -1,14 +1,18 @@
 //! One VM, driven through its monitor's control socket as the daemon does it.
 
 use crate::Failed;
+use crate::sandbox::BARE;
+use command_fds::{CommandFdExt, FdMapping};
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use torpor_protocol::agent::{GuestMessage, HostMessage, Load, Start};
 use torpor_protocol::frame::{Decoder, Frame};
-use torpor_protocol::monitor::{Command, Event};
+use torpor_protocol::monitor::{CONTROL_FD, Command, Event};
 use torpor_seccomp::cgroup::Cgroups;
 use torpor_seccomp::launch::{Confined, Launcher, MONITOR};
 use torpor_vmm::client::{self, Client};
@@ -25,27 +29,68 @@ pub(crate) struct Paths {
 
 /// How monitors are started.
 #[derive(Debug, Clone)]
-pub(crate) struct Monitors {
-    launcher: Arc<Launcher>,
-    arguments: &'static [&'static str],
+pub(crate) enum Monitors {
+    /// In a sandbox, as torpord starts them.
+    Confined(Arc<Launcher>),
+    /// This program, without.
+    Bare(PathBuf),
+}
+
+/// A monitor's process.
+pub(crate) enum Child {
+    Confined(Confined),
+    Bare(process::Child),
 }
 
 impl Monitors {
     /// As torpord starts them.
     pub(crate) fn open(monitor: &Path) -> Result<Self, Failed> {
-        Self::with(monitor, &MONITOR)
+        Ok(Self::Confined(Arc::new(Launcher::open(monitor, client::ids()?, Cgroups::none())?)))
     }
 
-    /// Another program, or with other arguments.
-    pub(crate) fn with(program: &Path, arguments: &'static [&'static str]) -> Result<Self, Failed> {
-        Ok(Self { launcher: Arc::new(Launcher::open(program, client::ids()?, Cgroups::none())?), arguments })
+    /// Without a sandbox.
+    pub(crate) fn bare(program: &Path) -> Self {
+        Self::Bare(program.to_owned())
+    }
+
+    fn start(&self) -> Result<(Client, Child), Failed> {
+        match self {
+            Self::Confined(launcher) => {
+                let (client, confined) = Client::start(launcher, &MONITOR)?;
+                Ok((client, Child::Confined(confined)))
+            }
+            Self::Bare(program) => {
+                let (ours, theirs) = UnixStream::pair()?;
+                let mut command = process::Command::new(program);
+                command.arg(BARE).env_clear().stdin(process::Stdio::null());
+                command.fd_mappings(vec![FdMapping { parent_fd: theirs.into(), child_fd: CONTROL_FD }])?;
+                Ok((Client::new(ours), Child::Bare(command.spawn()?)))
+            }
+        }
+    }
+}
+
+impl Child {
+    pub(crate) fn id(&self) -> u32 {
+        match self {
+            Self::Confined(confined) => confined.process.id(),
+            Self::Bare(child) => child.id(),
+        }
+    }
+
+    fn end(&mut self) -> std::io::Result<()> {
+        match self {
+            Self::Confined(confined) => confined.process.kill().and_then(|()| confined.process.wait()),
+            Self::Bare(child) => child.kill().and_then(|()| child.wait()),
+        }
+        .map(drop)
     }
 }
 
 /// A monitor with its VM.
 pub(crate) struct Vm {
     pub(crate) client: Client,
-    pub(crate) child: Confined,
+    pub(crate) child: Child,
     stream: Decoder,
 }
 
@@ -80,7 +125,7 @@ pub(crate) fn kvm() -> Result<File, Failed> {
 impl Vm {
     /// A warm monitor.
     pub(crate) fn prepare(monitors: &Monitors, kvm: &File, memory_mib: u32) -> Result<Self, Failed> {
-        let (client, child) = Client::start(&monitors.launcher, monitors.arguments)?;
+        let (client, child) = monitors.start()?;
         client.set_timeout(Duration::from_secs(120))?;
         let vm = Self { client, child, stream: Decoder::default() };
         vm.client.send(&Command::Prepare { memory_mib }, &[kvm.as_fd()])?;
@@ -148,8 +193,7 @@ impl Vm {
     /// Ends the process and waits for it.
     pub(crate) fn kill(mut self) -> Result<Duration, Failed> {
         let start = Instant::now();
-        self.child.process.kill()?;
-        self.child.process.wait()?;
+        self.child.end()?;
         Ok(start.elapsed())
     }
 }
@@ -157,8 +201,7 @@ impl Vm {
 /// No error leaves a monitor behind.
 impl Drop for Vm {
     fn drop(&mut self) {
-        let _ = self.child.process.kill();
-        let _ = self.child.process.wait();
+        let _ = self.child.end();
     }
 }
 

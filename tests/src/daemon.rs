@@ -96,6 +96,12 @@ impl Daemon {
         assert!(status.expect("cp can be started").success(), "the templates can't be copied");
     }
 
+    /// One that is not started: for a start that is to fail.
+    #[must_use]
+    pub fn unstarted(options: Options) -> Self {
+        Self::new(options)
+    }
+
     fn new(options: Options) -> Self {
         let folder = tempfile::Builder::new().prefix("torpor-").tempdir().expect("a temporary folder");
         Self { folder: Some(folder), options, child: None }

@@ -57,6 +57,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Engine {
     launcher: Arc<Launcher>,
     layers: Vec<Layer>,
+    cgroups: Arc<Cgroups>,
     pool: Arc<Pool>,
     templates: Arc<Templates>,
     stats: Arc<Stats>,
@@ -69,18 +70,18 @@ impl Engine {
         let (stats, closing, wake) = (Arc::new(Stats::default()), CancellationToken::new(), Arc::new(Notify::new()));
         let (counters, token, warm) = (stats.clone(), closing.clone(), config.warm);
         let opened = tokio::task::spawn_blocking(move || {
-            let (monitors, layers) = sandbox(&config)?;
+            let (monitors, layers, cgroups) = sandbox(&config)?;
             let launcher = Launcher::new(monitors, counters.clone(), token, wake.clone());
             let launcher = Arc::new(launcher.map_err(|error| EngineError::Broken(error.to_string()))?);
             let host = Arc::new(Host::open(&config)?);
             let pool = Pool::new(launcher.clone(), host.kvm.clone(), counters.clone(), warm, wake);
             let templates = Templates::open(&config.templates, host, pool.clone(), counters, &config.needed)
                 .map_err(|source| EngineError::Templates { path: config.templates, source })?;
-            Ok((launcher, layers, pool, Arc::new(templates)))
+            Ok((launcher, layers, cgroups, pool, Arc::new(templates)))
         });
-        let (launcher, layers, pool, templates) = opened.await.map_err(|error| EngineError::Broken(error.to_string()))??;
+        let (launcher, layers, cgroups, pool, templates) = opened.await.map_err(|error| EngineError::Broken(error.to_string()))??;
         tokio::spawn(pool.clone().keep(closing.clone()));
-        Ok(Arc::new(Self { launcher, layers, pool, templates, stats, closing }))
+        Ok(Arc::new(Self { launcher, layers, cgroups, pool, templates, stats, closing }))
     }
 
     /// Runs one execution to its end, or until it is parked. The timeout counts from the start of the vCPU; the VM is dead or dying when this returns.
@@ -177,6 +178,7 @@ impl Engine {
         if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.launcher.join()).await.is_err() {
             tracing::error!("monitors are still there {SHUTDOWN_TIMEOUT:?} after they were killed");
         }
+        self.cgroups.close();
     }
 
     /// A failure while everything is being ended is not the execution's own.
@@ -186,7 +188,7 @@ impl Engine {
 }
 
 /// Finds out what this host has to lock monitors in, and says so. Blocks.
-fn sandbox(config: &EngineConfig) -> Result<(launch::Launcher, Vec<Layer>), EngineError> {
+fn sandbox(config: &EngineConfig) -> Result<(launch::Launcher, Vec<Layer>, Arc<Cgroups>), EngineError> {
     if let Err(source) = std::fs::File::open(&config.monitor) {
         return Err(EngineError::Monitor { path: config.monitor.clone(), source });
     }
@@ -201,7 +203,7 @@ fn sandbox(config: &EngineConfig) -> Result<(launch::Launcher, Vec<Layer>), Engi
             Status::Missing => tracing::warn!("sandbox: this host has no {layer}: {detail}"),
         }
     }
-    Ok((launcher, layers))
+    Ok((launcher, layers, cgroups))
 }
 
 impl Drop for Engine {

@@ -142,6 +142,15 @@ impl Cgroups {
         Ok(())
     }
 
+    /// Removes all of it, at an orderly end: no VM lives any more.
+    pub fn close(&self) {
+        self.retry();
+        for (_, _, folder) in self.folders() {
+            below(folder).iter().for_each(|group| drop(remove(group)));
+            let _ = remove(folder);
+        }
+    }
+
     fn retry(&self) {
         self.left.lock().unwrap_or_else(PoisonError::into_inner).retain(|folder| remove(folder).is_err());
     }
@@ -149,10 +158,7 @@ impl Cgroups {
 
 impl Drop for Cgroups {
     fn drop(&mut self) {
-        self.retry();
-        for (_, _, folder) in self.folders() {
-            let _ = remove(folder);
-        }
+        self.close();
     }
 }
 

@@ -4,6 +4,7 @@ mod recorded;
 mod unprivileged;
 
 use nix::unistd::Pid;
+use recorded::every_allowed_call_is_used;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,6 +13,7 @@ use std::process::Command;
 use std::time::Duration;
 use torpor_tests::daemon::{Daemon, Options, shared};
 use torpor_tests::{Test, process, setup, tests, until};
+use unprivileged::an_unprivileged_torpord_runs_a_task;
 
 pub(crate) const TESTS: &[Test] = tests![
     each_monitor_is_alone,
@@ -20,8 +22,8 @@ pub(crate) const TESTS: &[Test] = tests![
     rare_calls_are_allowed,
     limits_and_leftovers,
     missing_controllers_are_said_and_can_be_required,
-    recorded::every_allowed_call_is_used,
-    unprivileged::an_unprivileged_torpord_runs_a_task,
+    every_allowed_call_is_used,
+    an_unprivileged_torpord_runs_a_task,
 ];
 
 /// The part of a `/proc/PID/status` after a name.
@@ -148,6 +150,14 @@ fn rare_calls_are_allowed() {
     }
 }
 
+/// How a check of `torpor doctor` comes out.
+fn doctor(daemon: &Daemon, check: &str) -> String {
+    let told = daemon.cli(&["doctor"]).json();
+    let checks = told["checks"].as_array().unwrap();
+    let check = checks.iter().find(|known| known["check"] == check).unwrap_or_else(|| panic!("no {check} in {told:#}"));
+    check["verdict"].as_str().unwrap().to_owned()
+}
+
 /// The folders of a monitor's control groups.
 fn groups(pid: Pid) -> Vec<(String, PathBuf)> {
     let own = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
@@ -209,14 +219,12 @@ fn missing_controllers_are_said_and_can_be_required() {
     let missing: Vec<&Value> = host["sandbox"].as_array().unwrap().iter().filter(|layer| layer["status"] == "missing").collect();
     assert_eq!(missing.iter().map(|layer| &layer["layer"]).collect::<Vec<_>>(), ["cgroup memory", "cgroup cpu", "cgroup pids"]);
     assert!(daemon.log().contains("this host has no cgroup memory"), "{}", daemon.log());
-    let doctor = daemon.cli(&["doctor"]);
-    doctor.says(&["cgroup memory", "note"]);
-    let refused = daemon.command(&daemon.folder().join("x.sock")).arg("--require-cgroups").arg("--state-dir").arg("x").output();
-    drop(refused);
-    let mut command = daemon.command(&daemon.folder().join("other.sock"));
-    let other = daemon.folder().join("other");
-    let output =
-        command.env("TORPOR_REQUIRE_CGROUPS", "true").arg("--log-format").arg("text").env("TORPOR_OTHER", &other).output().unwrap();
-    assert!(!output.status.success());
+    assert_eq!(doctor(&daemon, "cgroup memory"), "note");
+    assert_eq!(doctor(&daemon, "landlock"), "ok");
     drop(daemon);
+    let wrapper: Vec<_> = ["unshare", "--mount", "sh", "-c", hide, "sh"].map(str::to_owned).to_vec();
+    let refused = Daemon::unstarted(Options { wrapper, arguments: vec!["--require-cgroups".into()], ..Options::default() });
+    let output = refused.command(&refused.socket()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("--require-cgroups") && said.contains("memory"), "{said}");
 }

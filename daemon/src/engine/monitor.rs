@@ -12,7 +12,8 @@ use super::stats::Stats;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitStatus;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, Interest};
@@ -57,7 +58,8 @@ struct Request {
 /// Starts monitors.
 #[derive(Debug)]
 pub(super) struct Launcher {
-    requests: mpsc::Sender<Request>,
+    requests: Mutex<Option<mpsc::Sender<Request>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
     stats: Arc<Stats>,
     supervisors: TaskTracker,
     closing: CancellationToken,
@@ -98,8 +100,8 @@ impl Launcher {
                 let _ = reply.send(monitors.start(&start));
             }
         };
-        std::thread::Builder::new().name("launcher".into()).spawn(body)?;
-        Ok(Self { requests, stats, supervisors: TaskTracker::new(), closing, ended })
+        let thread = Mutex::new(Some(std::thread::Builder::new().name("launcher".into()).spawn(body)?));
+        Ok(Self { requests: Mutex::new(Some(requests)), thread, stats, supervisors: TaskTracker::new(), closing, ended })
     }
 
     /// Starts a process that may take so many bytes of memory.
@@ -111,7 +113,8 @@ impl Launcher {
         let (words, stderr) = io::pipe()?;
         let (reply, started) = oneshot::channel();
         let request = Request { control, stderr: stderr.into(), memory, reply };
-        self.requests.send(request).map_err(|_| StartError::Closing)?;
+        let sent = lock(&self.requests).as_ref().map(|requests| requests.send(request).is_ok());
+        sent.filter(|sent| *sent).ok_or(StartError::Closing)?;
         let confined = started.await.map_err(|_| StartError::Closing)??;
         let words = pipe::Receiver::from_owned_fd(words.into())?;
         self.stats.monitor_started();
@@ -130,6 +133,11 @@ impl Launcher {
 
     /// Waits until all monitors are gone; they go once `closing` is cancelled.
     pub(super) async fn join(&self) {
+        // What is just being started has nobody who waits for it: its thread kills it.
+        drop(lock(&self.requests).take());
+        if let Some(thread) = lock(&self.thread).take() {
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
         self.supervisors.close();
         self.supervisors.wait().await;
     }
@@ -164,6 +172,10 @@ impl Monitor {
     }
 }
 
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 async fn supervise(mut confined: Confined, stderr: pipe::Receiver, kill: CancellationToken, closing: CancellationToken) -> String {
     let words = Arc::new(Mutex::new(String::new()));
     let mut relay = tokio::spawn(relay(stderr, confined.process.id(), words.clone()));
@@ -171,7 +183,7 @@ async fn supervise(mut confined: Confined, stderr: pipe::Receiver, kill: Cancell
     if tokio::time::timeout(STDERR_LINGER, &mut relay).await.is_err() {
         relay.abort();
     }
-    let words = std::mem::take(&mut *words.lock().unwrap_or_else(PoisonError::into_inner));
+    let words = std::mem::take(&mut *lock(&words));
     describe(&status, &words)
 }
 
@@ -216,7 +228,7 @@ async fn relay(mut stderr: pipe::Receiver, pid: u32, words: Arc<Mutex<String>>) 
                 tracing::warn!(pid, "monitor: {line}");
             }
         }
-        let mut words = words.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut words = lock(&words);
         words.push_str(&text);
         let surplus = words.len().saturating_sub(LAST_WORDS);
         let cut = words.ceil_char_boundary(surplus);

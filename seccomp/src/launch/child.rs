@@ -20,6 +20,8 @@ pub(super) enum Ids {
 pub(super) struct Child {
     /// The sockets' end that says when to go on, and takes the error.
     pub(super) sync: RawFd,
+    /// The parent's end of it, which a copy of the parent has too: closed, so that a parent that dies is seen.
+    pub(super) parents: RawFd,
     /// For descriptors 0 and 1.
     pub(super) null: RawFd,
     /// For descriptor 2.
@@ -112,6 +114,7 @@ impl Child {
         let mut go = 0u8;
         // SAFETY: system calls on numbers, on descriptors that this process has, and on memory that lives here; none of them takes a lock in this process.
         unsafe {
+            libc::close(self.parents);
             libc::setsid();
             // Signals that the parent had blocked are not blocked in the program.
             let none: u64 = 0;

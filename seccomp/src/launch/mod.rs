@@ -157,6 +157,7 @@ impl Launcher {
         let program = program.map(|program| lift(program.as_fd())).transpose()?;
         let child = Child {
             sync: sync.as_raw_fd(),
+            parents: ours.as_raw_fd(),
             null: null.as_raw_fd(),
             stderr: stderr.as_raw_fd(),
             control: control.as_raw_fd(),

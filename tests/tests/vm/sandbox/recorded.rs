@@ -20,7 +20,7 @@ fn lives(daemon: &Daemon) {
     // Output that the guest sends faster than it is read, and large messages both ways.
     let noisy = "head -c 8000000 /dev/zero | tr '\\0' x; head -c 3000000 /dev/zero | tr '\\0' y >&2";
     drop(daemon.execute("shell", &json!(noisy)));
-    let large = json!("z".repeat(6 << 20));
+    let large = json!("z".repeat(5 << 20));
     assert_eq!(daemon.result("probe", &large), large);
     // Parks and resumes, with memory of its own that is mapped from where it was parked.
     let steps = json!([["fill", 8, 7], ["sleep", 1], ["sum"], ["sleep", 1], ["sum"], ["call", "probe", "z".repeat(2 << 20)], ["count"]]);

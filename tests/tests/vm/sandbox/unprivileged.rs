@@ -22,7 +22,10 @@ chown $USER:$USER \"$at\" \"$state\"
 mount --make-rprivate /
 mount --bind \"$(dirname \"$torpord\")\" \"$at/bin\"
 mount --bind \"$kernel\" \"$at/vmlinux\"
-mount --bind \"$images\" \"$at/images\"
+for runtime in python exec; do
+    touch \"$at/images/$runtime.erofs\"
+    mount --bind \"$(readlink -f \"$images/$runtime.erofs\")\" \"$at/images/$runtime.erofs\"
+done
 mkdir \"$at/dev\"
 mount -t tmpfs -o mode=755,dev none \"$at/dev\"
 mknod \"$at/dev/kvm\" c $(stat -c '%Hr %Lr' /dev/kvm)

@@ -11,7 +11,7 @@ use torpor_protocol::agent::GuestMessage;
 /// One boot, the monitor's start included.
 pub(crate) fn once(paths: &Paths, kvm: &File, root: &Path, memory_mib: u32) -> Result<Duration, Failed> {
     let start = Instant::now();
-    let mut vm = Vm::prepare(&paths.monitor, kvm, memory_mib)?;
+    let mut vm = Vm::prepare(&paths.monitors, kvm, memory_mib)?;
     vm.boot(paths, root)?;
     vm.until(|said| matches!(said, Said::Message(GuestMessage::Hello(_))))?;
     let took = start.elapsed();

@@ -8,6 +8,7 @@ mod http;
 mod park;
 mod peer;
 mod restore;
+mod sandbox;
 mod stats;
 mod vm;
 
@@ -44,6 +45,9 @@ struct Cli {
     /// Only these runtimes.
     #[arg(long, default_values = ["exec", "python"])]
     runtime: Vec<String>,
+    /// Only what the sandbox costs.
+    #[arg(long)]
+    sandbox: bool,
     /// Only parks and resumes.
     #[arg(long)]
     park: bool,
@@ -55,7 +59,8 @@ pub(crate) fn scratch() -> PathBuf {
 }
 
 fn main() -> ExitCode {
-    match run(&Cli::parse()) {
+    let done = sandbox::as_monitor().unwrap_or_else(|| run(&Cli::parse()));
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("torpor-bench: {error}");
@@ -66,7 +71,15 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<(), Failed> {
     let mut table = stats::Table::new(cli.json);
-    let paths = vm::Paths { monitor: cli.bin.join("torpor-vmm"), kernel: cli.kernel.clone(), images: cli.images.clone() };
+    let monitor = cli.bin.join("torpor-vmm");
+    let monitors = vm::Monitors::open(&monitor)?;
+    let paths = vm::Paths { monitor, monitors, kernel: cli.kernel.clone(), images: cli.images.clone() };
+    if cli.sandbox {
+        for runtime in &cli.runtime {
+            sandbox::run(&paths, runtime, 128, cli.runs, &mut table)?;
+        }
+        return Ok(table.finish()?);
+    }
     let parks = park::machines(&paths, cli.runs, &mut table)?;
     park::executions(&cli.bin, &paths, &mut table)?;
     if cli.park {
@@ -79,6 +92,7 @@ fn run(cli: &Cli) -> Result<(), Failed> {
     for runtime in &cli.runtime {
         boot::run(&paths, runtime, 128, cli.boots, &mut table)?;
         restore::run(&paths, runtime, 128, cli.runs, &mut table)?;
+        sandbox::run(&paths, runtime, 128, cli.runs, &mut table)?;
     }
     api::run(&cli.bin, &paths, &cli.runtime, cli.runs, &mut table)?;
     let peers = peer::Setup { paths: &paths, bin: &cli.bin, runtimes: &cli.runtime, memory_mib: 128, boots: cli.boots, runs: cli.runs };

@@ -78,7 +78,7 @@ struct Bench<'a> {
 impl Bench<'_> {
     fn machine(&self, new: bool) -> Result<(Vm, Instant), Failed> {
         let start = Instant::now();
-        let vm = Vm::prepare(&self.paths.monitor, &self.kvm, self.template.memory_mib)?;
+        let vm = Vm::prepare(&self.paths.monitors, &self.kvm, self.template.memory_mib)?;
         if new {
             return Ok((vm, start));
         }

@@ -22,7 +22,7 @@ pub(crate) struct Lives {
 pub(crate) fn once(paths: &Paths, kvm: &File, template: &Template, new: bool, lives: &mut Lives) -> Result<(), Failed> {
     let frame = vm::start_frame(b"null")?;
     let mut start = Instant::now();
-    let mut vm = Vm::prepare(&paths.monitor, kvm, template.memory_mib)?;
+    let mut vm = Vm::prepare(&paths.monitors, kvm, template.memory_mib)?;
     if !new {
         vm.prepared()?;
         // A warm monitor has been idle for a while.
@@ -43,7 +43,7 @@ pub(crate) fn once(paths: &Paths, kvm: &File, template: &Template, new: bool, li
 
 /// Restores in a new monitor, to the first frame and no further.
 pub(crate) fn to_first_frame(paths: &Paths, kvm: &File, template: &Template) -> Result<(), Failed> {
-    let mut vm = Vm::prepare(&paths.monitor, kvm, template.memory_mib)?;
+    let mut vm = Vm::prepare(&paths.monitors, kvm, template.memory_mib)?;
     vm.restore(template, Some(vm::start_frame(b"null")?))?;
     vm.until(|said| matches!(said, Said::Message(GuestMessage::Started)))?;
     vm.kill().map(drop)

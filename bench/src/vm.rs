@@ -1,22 +1,90 @@
 //! One VM, driven through its monitor's control socket as the daemon does it.
 
 use crate::Failed;
+use crate::sandbox::BARE;
+use command_fds::{CommandFdExt, FdMapping};
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use torpor_protocol::agent::{GuestMessage, HostMessage, Load, Start};
 use torpor_protocol::frame::{Decoder, Frame};
-use torpor_protocol::monitor::{Command, Event};
-use torpor_vmm::client::Client;
+use torpor_protocol::monitor::{CONTROL_FD, Command, Event};
+use torpor_seccomp::cgroup::Cgroups;
+use torpor_seccomp::launch::{Confined, Launcher, MONITOR};
+use torpor_vmm::client::{self, Client};
 
 /// Where everything is.
 #[derive(Debug, Clone)]
 pub(crate) struct Paths {
     pub(crate) monitor: PathBuf,
+    /// Starts what is measured.
+    pub(crate) monitors: Monitors,
     pub(crate) kernel: PathBuf,
     pub(crate) images: PathBuf,
+}
+
+/// How monitors are started.
+#[derive(Debug, Clone)]
+pub(crate) enum Monitors {
+    /// In a sandbox, as torpord starts them.
+    Confined(Arc<Launcher>),
+    /// This program, without.
+    Bare(PathBuf),
+}
+
+/// A monitor's process.
+pub(crate) enum Child {
+    Confined(Confined),
+    Bare(process::Child),
+}
+
+impl Monitors {
+    /// As torpord starts them.
+    pub(crate) fn open(monitor: &Path) -> Result<Self, Failed> {
+        Ok(Self::Confined(Arc::new(Launcher::open(monitor, client::ids()?, Cgroups::none())?)))
+    }
+
+    /// Without a sandbox.
+    pub(crate) fn bare(program: &Path) -> Self {
+        Self::Bare(program.to_owned())
+    }
+
+    fn start(&self) -> Result<(Client, Child), Failed> {
+        match self {
+            Self::Confined(launcher) => {
+                let (client, confined) = Client::start(launcher, &MONITOR)?;
+                Ok((client, Child::Confined(confined)))
+            }
+            Self::Bare(program) => {
+                let (ours, theirs) = UnixStream::pair()?;
+                let mut command = process::Command::new(program);
+                command.arg(BARE).env_clear().stdin(process::Stdio::null());
+                command.fd_mappings(vec![FdMapping { parent_fd: theirs.into(), child_fd: CONTROL_FD }])?;
+                Ok((Client::new(ours), Child::Bare(command.spawn()?)))
+            }
+        }
+    }
+}
+
+impl Child {
+    pub(crate) fn id(&self) -> u32 {
+        match self {
+            Self::Confined(confined) => confined.process.id(),
+            Self::Bare(child) => child.id(),
+        }
+    }
+
+    fn end(&mut self) -> std::io::Result<()> {
+        match self {
+            Self::Confined(confined) => confined.process.kill().and_then(|()| confined.process.wait()),
+            Self::Bare(child) => child.kill().and_then(|()| child.wait()),
+        }
+        .map(drop)
+    }
 }
 
 /// A monitor with its VM.
@@ -56,8 +124,8 @@ pub(crate) fn kvm() -> Result<File, Failed> {
 
 impl Vm {
     /// A warm monitor.
-    pub(crate) fn prepare(monitor: &Path, kvm: &File, memory_mib: u32) -> Result<Self, Failed> {
-        let (client, child) = Client::spawn(monitor)?;
+    pub(crate) fn prepare(monitors: &Monitors, kvm: &File, memory_mib: u32) -> Result<Self, Failed> {
+        let (client, child) = monitors.start()?;
         client.set_timeout(Duration::from_secs(120))?;
         let vm = Self { client, child, stream: Decoder::default() };
         vm.client.send(&Command::Prepare { memory_mib }, &[kvm.as_fd()])?;
@@ -125,8 +193,7 @@ impl Vm {
     /// Ends the process and waits for it.
     pub(crate) fn kill(mut self) -> Result<Duration, Failed> {
         let start = Instant::now();
-        self.child.kill()?;
-        self.child.wait()?;
+        self.child.end()?;
         Ok(start.elapsed())
     }
 }
@@ -134,14 +201,13 @@ impl Vm {
 /// No error leaves a monitor behind.
 impl Drop for Vm {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.child.end();
     }
 }
 
 /// Boots a runtime and takes its template.
 pub(crate) fn runtime_template(paths: &Paths, kvm: &File, root: &Path, memory_mib: u32, dir: &Path) -> Result<Template, Failed> {
-    let mut vm = Vm::prepare(&paths.monitor, kvm, memory_mib)?;
+    let mut vm = Vm::prepare(&paths.monitors, kvm, memory_mib)?;
     vm.boot(paths, root)?;
     vm.until(|said| matches!(said, Said::AtDoor))?;
     let (state, memory) = vm.save(dir, "runtime")?;
@@ -158,7 +224,7 @@ pub(crate) fn task_template(
     entry: &str,
     dir: &Path,
 ) -> Result<Template, Failed> {
-    let mut vm = Vm::prepare(&paths.monitor, kvm, runtime.memory_mib)?;
+    let mut vm = Vm::prepare(&paths.monitors, kvm, runtime.memory_mib)?;
     let with_code = Template {
         state: runtime.state.try_clone()?,
         memory: runtime.memory.try_clone()?,

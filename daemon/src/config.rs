@@ -5,6 +5,7 @@ use crate::secrets::key::KeyPlace;
 use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
+use torpor_seccomp::uids::Range;
 
 /// How the daemon writes its own log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -80,6 +81,12 @@ pub struct Config {
     /// Monitors kept ready, each with a VM made
     #[arg(long, env = "TORPOR_WARM", default_value_t = 4, value_name = "N")]
     pub warm: usize,
+    /// User ids that VMs run under, one each, where torpord may change ids; no account, container or `/etc/subuid` may have them
+    #[arg(long, env = "TORPOR_VM_UIDS", default_value_t = Range::DEFAULT, value_name = "FIRST+COUNT")]
+    pub vm_uids: Range,
+    /// Do not start where a control group controller (memory, cpu, pids) can't be used for VMs
+    #[arg(long, env = "TORPOR_REQUIRE_CGROUPS")]
+    pub require_cgroups: bool,
     /// How long running executions may go on after SIGTERM
     #[arg(long, env = "TORPOR_DRAIN_TIMEOUT", default_value = "30s", value_parser = duration, value_name = "TIME")]
     pub drain_timeout: Duration,

@@ -10,7 +10,7 @@ use crate::api::{App, router};
 use crate::catalog::Catalog;
 use crate::code::images::Images;
 use crate::config::Config;
-use crate::engine::{Engine, EngineConfig, EngineError};
+use crate::engine::{Engine, EngineConfig, EngineError, SandboxConfig};
 use crate::lock::{LockError, StateLock};
 use crate::logs::Logs;
 use crate::manifest::host::HostPolicy;
@@ -28,7 +28,7 @@ use crate::state::record::Version;
 use crate::state::store::{Store, StoreError};
 use sd_notify::NotifyState;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
@@ -162,6 +162,12 @@ fn host_policy(config: &Config) -> Result<HostPolicy, DaemonError> {
     }
 }
 
+/// Name of the control group of the torpord that has this state folder: the next one with it finds what this one leaves.
+fn group(state: &Path) -> String {
+    let hash = blake3::hash(state.as_os_str().as_encoded_bytes()).to_hex();
+    format!("torpor-{}", &hash[..16])
+}
+
 async fn open(config: &Config, budget_bytes: u64) -> Result<Opened, DaemonError> {
     let folder = &config.state_dir;
     let metrics = Arc::new(Metrics::default());
@@ -197,6 +203,7 @@ async fn open(config: &Config, budget_bytes: u64) -> Result<Opened, DaemonError>
         templates: folder.join("templates"),
         warm: config.warm,
         needed: needed.clone(),
+        sandbox: SandboxConfig { ids: config.vm_uids, group: group(folder), require_cgroups: config.require_cgroups },
     });
     let engine = engine.await?;
     let versions: Vec<_> = catalog.all().into_iter().flat_map(|(_, task)| task.versions).collect();

@@ -30,6 +30,8 @@ pub struct Options {
     pub images: Option<PathBuf>,
     /// It runs in a network namespace of its own.
     pub own_network: bool,
+    /// A program that is started in its place, with torpord and its arguments as more arguments.
+    pub wrapper: Vec<String>,
     /// More of its environment.
     pub environment: Vec<(String, String)>,
 }
@@ -94,6 +96,12 @@ impl Daemon {
         assert!(status.expect("cp can be started").success(), "the templates can't be copied");
     }
 
+    /// One that is not started: for a start that is to fail.
+    #[must_use]
+    pub fn unstarted(options: Options) -> Self {
+        Self::new(options)
+    }
+
     fn new(options: Options) -> Self {
         let folder = tempfile::Builder::new().prefix("torpor-").tempdir().expect("a temporary folder");
         Self { folder: Some(folder), options, child: None }
@@ -127,13 +135,12 @@ impl Daemon {
     #[must_use]
     pub fn command(&self, socket: &Path) -> Command {
         let setup = setup::get();
-        let mut command = if self.options.own_network {
-            let mut command = Command::new("unshare");
-            command.arg("--net").arg("--").arg(setup.bin.join("torpord"));
-            command
-        } else {
-            Command::new(setup.bin.join("torpord"))
-        };
+        let network = ["unshare", "--net", "--"].map(str::to_owned);
+        let network = if self.options.own_network { &network[..] } else { &[] };
+        let torpord = setup.bin.join("torpord").display().to_string();
+        let mut words = network.iter().chain(&self.options.wrapper).chain([&torpord]);
+        let mut command = Command::new(words.next().expect("torpord at least"));
+        command.args(words);
         command
             .arg("--state-dir")
             .arg(self.state())

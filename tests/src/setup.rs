@@ -56,6 +56,20 @@ fn build() -> PathBuf {
     target().join("release")
 }
 
+/// A monitor that turns on its host, see vmm/src/hostile. It is no part of Torpor, so that no build but this one makes it.
+pub fn hostile() -> PathBuf {
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    let make = || {
+        let status = Command::new("cargo")
+            .args(["build", "--release", "--quiet", "-p", "torpor-vmm", "--features", "hostile", "--bin", "torpor-vmm-hostile"])
+            .current_dir(root())
+            .status();
+        assert!(status.expect("cargo can be started").success(), "the hostile monitor does not build");
+        target().join("release/torpor-vmm-hostile")
+    };
+    MADE.get_or_init(make).clone()
+}
+
 fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }

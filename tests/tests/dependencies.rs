@@ -18,7 +18,7 @@ const MAY_USE: [(&str, &[&str]); 9] = [
     ("torpor-cli", &[]),
     ("torpor-tests", &[]),
     // Measures monitors by themselves, and the daemon over HTTP.
-    ("torpor-bench", &["torpor-protocol", "torpor-vmm"]),
+    ("torpor-bench", &["torpor-protocol", "torpor-seccomp", "torpor-vmm"]),
 ];
 
 /// What a crate must not reach, even through others.

@@ -2,14 +2,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal};
-use std::os::fd::{AsFd, FromRawFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 use torpor_protocol::agent::GuestMessage;
 use torpor_protocol::frame::{Decoder, Frame};
-use torpor_protocol::monitor::{CONTROL_FD, Command, Event, StopReason};
+use torpor_protocol::monitor::{Command, Event, StopReason};
 use torpor_vmm::client::Client;
 use torpor_vmm::monitor::{self, Options};
 
@@ -42,29 +42,6 @@ fn mebibytes(text: &str) -> Result<u32, String> {
     text.trim_end_matches("MiB").parse().map_err(|_| format!("{text:?} is not a size like 128MiB"))
 }
 
-/// Serves the daemon that started this process.
-pub(crate) fn serve() -> Result<ExitCode, Failed> {
-    close_inherited()?;
-    // One heap for both threads: less private memory, and a second heap would read /proc when it shrinks, which the sandbox does not allow.
-    // SAFETY: called before any other thread exists; it sets a number in malloc's parameters.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
-    // SAFETY: the daemon starts monitors with the control socket as this descriptor, and nothing else here owns it. Where it is not open or no
-    // socket, the first read of it fails and the process ends.
-    let socket = unsafe { UnixStream::from_raw_fd(CONTROL_FD) };
-    monitor::run(socket, Options { console: false, sandbox: true })?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Closes whatever the daemon inherited from whoever started it and let through: of descriptors, this process has standard ones and its socket.
-fn close_inherited() -> Result<(), Failed> {
-    const FIRST: libc::c_uint = CONTROL_FD.cast_unsigned() + 1;
-    // SAFETY: called before this process has opened anything, so nothing in it owns one of these descriptors; no memory is touched.
-    match unsafe { libc::close_range(FIRST, libc::c_uint::MAX, 0) } {
-        0 => Ok(()),
-        _ => Err(format!("can't close inherited descriptors: {}", io::Error::last_os_error()).into()),
-    }
-}
-
 fn open(path: &Path) -> Result<File, Failed> {
     Ok(File::open(path).map_err(|e| format!("{}: {e}", path.display()))?)
 }
@@ -75,7 +52,7 @@ impl Boot {
         let kvm = kvm.map_err(|e| format!("/dev/kvm: {e}: a VM needs a host with KVM and access to it"))?;
         let (kernel, rootfs) = (open(&self.kernel)?, open(&self.rootfs)?);
         let (ours, theirs) = UnixStream::pair()?;
-        let options = Options { console: self.console, sandbox: false };
+        let options = Options { console: self.console, sandbox: None };
         std::thread::spawn(move || {
             if let Err(error) = monitor::run(theirs, options) {
                 eprintln!("torpor-vmm: {error}");

@@ -2,16 +2,25 @@
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use std::io::{self, IoSlice, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Stdio};
-use torpor_protocol::monitor::{CONTROL_FD, Command, ControlError, Event, body_len, decode, encode};
+use std::sync::Arc;
+use torpor_protocol::monitor::{Command, ControlError, Event, body_len, decode, encode};
+use torpor_seccomp::LaunchError;
+use torpor_seccomp::cgroup::Cgroups;
+use torpor_seccomp::host::may_use_ids;
+use torpor_seccomp::launch::{Confined, Launcher, MONITOR, Start};
+use torpor_seccomp::uids::{LOCK, Range, Uids};
 
 /// A connection to a monitor.
 #[derive(Debug)]
 pub struct Client(UnixStream);
+
+/// User ids for monitors, where this process may give them some.
+pub fn ids() -> Result<Option<Arc<Uids>>, LaunchError> {
+    may_use_ids(Range::DEFAULT).then(|| Uids::open(Range::DEFAULT, Path::new(LOCK))).transpose()
+}
 
 fn invalid(error: ControlError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
@@ -24,24 +33,19 @@ impl Client {
         Self(socket)
     }
 
-    /// Starts `torpor-vmm monitor` and connects to it.
-    pub fn spawn(monitor: &Path) -> io::Result<(Self, Child)> {
-        let (ours, theirs) = UnixStream::pair()?;
-        let theirs = theirs.into_raw_fd();
-        let mut command = std::process::Command::new(monitor);
-        command.arg("monitor").stdin(Stdio::null());
-        // SAFETY: between fork and exec the child calls only dup2 and fcntl, which are async-signal-safe, on descriptors that it has.
-        #[expect(clippy::multiple_unsafe_ops_per_block, reason = "one argument covers the closure and its calls")]
-        unsafe {
-            command.pre_exec(move || {
-                let done = if theirs == CONTROL_FD { libc::fcntl(CONTROL_FD, libc::F_SETFD, 0) } else { libc::dup2(theirs, CONTROL_FD) };
-                if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-            });
-        }
-        let child = command.spawn();
-        // SAFETY: `into_raw_fd` gave this descriptor up to us, and it is closed once.
-        unsafe { libc::close(theirs) };
-        Ok((Self(ours), child?))
+    /// Starts `torpor-vmm monitor` in a sandbox of its own, without limits, and connects to it. It is killed when the calling thread ends.
+    pub fn spawn(monitor: &Path) -> Result<(Self, Confined), LaunchError> {
+        let launcher = Launcher::open(monitor, ids()?, Cgroups::none())?;
+        Self::start(&launcher, &MONITOR)
+    }
+
+    /// Starts a monitor with these arguments and connects to it.
+    pub fn start(launcher: &Launcher, arguments: &[&str]) -> Result<(Self, Confined), LaunchError> {
+        let failed = |source| LaunchError::Step { step: "its control socket", source };
+        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+        let stderr = io::stderr();
+        let start = Start { control: theirs.as_fd(), stderr: stderr.as_fd(), arguments, memory: None };
+        Ok((Self(ours), launcher.start(&start)?))
     }
 
     /// Sends a command with its descriptors.

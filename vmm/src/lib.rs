@@ -1,6 +1,6 @@
 //! Torpor's monitor: one process is one microVM.
 //!
-//! - [`monitor`], [`control`]: the event loop and its socket to the daemon
+//! - [`process`], [`monitor`], [`control`]: how its process begins, the event loop and its socket to the daemon
 //! - [`vcpu`]: the thread that runs the guest
 //! - [`machine`]: a VM from making to saving
 //! - [`park`], [`changed`]: what a VM changed in its template, written down and laid over it again
@@ -25,5 +25,6 @@ pub mod memory;
 pub mod monitor;
 pub mod paging;
 pub mod park;
+pub mod process;
 pub mod vcpu;
 pub mod virtio;

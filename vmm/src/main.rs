@@ -17,14 +17,18 @@ struct Cli {
 enum Action {
     /// Serve one VM for a daemon, over the socket that is descriptor 3.
     #[command(hide = true)]
-    Monitor,
+    Monitor {
+        /// What the daemon started it in, and so what it has to reach.
+        #[arg(long, default_value = "none")]
+        sandbox: torpor_seccomp::Plan,
+    },
     /// Boot one VM by hand and say how it ended.
     Boot(by_hand::Boot),
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Action::Monitor => by_hand::serve(),
+        Action::Monitor { sandbox } => torpor_vmm::process::serve(sandbox).map(|()| ExitCode::SUCCESS).map_err(Into::into),
         Action::Boot(boot) => boot.run(),
     };
     match done {

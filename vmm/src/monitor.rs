@@ -8,34 +8,31 @@ use crate::changed::PageMap;
 use crate::control::{self, Descriptors, Reader, Writer};
 use crate::error::VmmError;
 use crate::machine::{Machine, SharedDevices, lock};
-use crate::vcpu::{self, Bell, Order};
+use crate::vcpu::{Bell, Order, Vcpu};
 use kvm_ioctls::VmFd;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
-use std::thread::JoinHandle;
 use std::time::Instant;
 use torpor_protocol::limits::MAX_CONTROL;
 use torpor_protocol::monitor::{Command, Event, StopReason};
+use torpor_seccomp::{Plan, Role};
 
 const CONTROL: Token = Token(0);
 const BELL: Token = Token(1);
 const STDIN: Token = Token(2);
 /// Held back for the guest before the daemon has to wait.
 const MAX_PENDING: usize = 2 * MAX_CONTROL;
-/// The vCPU thread's stack: it recurses nowhere, its largest frame holds a few copies of the vector state.
-const STACK: usize = 256 << 10;
 
 /// What a monitor is started with.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
     /// Copy the guest's console to standard output and standard input to it.
     pub console: bool,
-    /// Close the sandbox before the first command is read. Not for a monitor that shares its process.
-    pub sandbox: bool,
+    /// Lock the process in before the first command is read. Not for a monitor that shares its process.
+    pub sandbox: Option<Plan>,
 }
 
 enum Phase {
@@ -45,14 +42,13 @@ enum Phase {
 }
 
 struct Vm {
-    orders: Sender<Order>,
     devices: SharedDevices,
     lines: Arc<VmFd>,
-    thread: JoinHandle<()>,
 }
 
 struct Monitor {
     phase: Phase,
+    vcpu: Vcpu,
     writer: Writer,
     bell: Bell,
     options: Options,
@@ -62,11 +58,12 @@ struct Monitor {
     pages: Option<PageMap>,
 }
 
-/// Serves one VM over a control socket until it is over.
+/// Serves one VM over a control socket until it is over. The vCPU thread is there before any command is read: so each thread has the system calls of
+/// its own role only, and no call that starts threads.
 pub fn run(socket: UnixStream, options: Options) -> Result<(), VmmError> {
     let pages = PageMap::open().ok();
-    if options.sandbox {
-        torpor_seccomp::enter()?;
+    if let Some(plan) = options.sandbox {
+        torpor_seccomp::enter(plan)?;
     }
     let (mut reader, writer) = control::split(socket)?;
     let failed = VmmError::io;
@@ -77,7 +74,12 @@ pub fn run(socket: UnixStream, options: Options) -> Result<(), VmmError> {
         // Standard input that can't be polled (a file, /dev/null) is no console.
         let _ = poll.registry().register(&mut SourceFd(&0), STDIN, Interest::READABLE);
     }
-    let mut monitor = Monitor { phase: Phase::Empty, writer, bell: Bell::new(waker), options, pending: Vec::new(), pages };
+    let bell = Bell::new(waker);
+    let vcpu = Vcpu::start(writer.clone(), bell.clone(), options.sandbox.is_some())?;
+    if options.sandbox.is_some() {
+        torpor_seccomp::narrow(Role::EventLoop)?;
+    }
+    let mut monitor = Monitor { phase: Phase::Empty, vcpu, writer, bell, options, pending: Vec::new(), pages };
     let result = monitor.events(&mut poll, &mut reader);
     if let Err(error) = &result
         && !matches!(error, VmmError::DaemonGone)
@@ -179,14 +181,8 @@ impl Monitor {
         }
         let machine = Machine::new(kvm, memory_mib, self.options.console, self.pages.take())?;
         let (devices, lines) = (Arc::clone(&machine.devices), Arc::clone(&machine.vm));
-        let (orders, inbox) = channel();
-        let (writer, bell, sandbox) = (self.writer.clone(), self.bell.clone(), self.options.sandbox);
-        let thread = std::thread::Builder::new()
-            .name("vcpu".into())
-            .stack_size(STACK)
-            .spawn(move || vcpu::thread(machine, &inbox, &writer, &bell, sandbox))
-            .map_err(VmmError::io("starting the vCPU thread"))?;
-        self.phase = Phase::Prepared(Vm { orders, devices, lines, thread });
+        self.vcpu.give(machine);
+        self.phase = Phase::Prepared(Vm { devices, lines });
         self.writer.send(&Event::Prepared)
     }
 
@@ -210,8 +206,8 @@ impl Monitor {
     }
 
     fn order(&self, order: Order) -> Result<(), VmmError> {
-        // A vCPU thread that is gone has said why, and rings the bell.
-        let _ = self.live()?.orders.send(order);
+        self.live()?;
+        self.vcpu.order(order);
         Ok(())
     }
 
@@ -247,7 +243,7 @@ impl Monitor {
 
     fn guest_is_over(&self) -> bool {
         match &self.phase {
-            Phase::Live(vm) | Phase::Prepared(vm) => vm.thread.is_finished() || Arc::strong_count(&vm.devices) == 1,
+            Phase::Live(vm) | Phase::Prepared(vm) => self.vcpu.is_over() || Arc::strong_count(&vm.devices) == 1,
             Phase::Empty => false,
         }
     }

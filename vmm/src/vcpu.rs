@@ -19,10 +19,14 @@ use kvm_ioctls::VcpuExit;
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::Instant;
 use torpor_protocol::monitor::{Event, Packing, StopReason};
 use torpor_snapshot::parked::Written;
+
+/// The thread's stack: it recurses nowhere, its largest frame holds a few copies of the vector state.
+const STACK: usize = 256 << 10;
 
 /// What the event loop tells the vCPU thread.
 pub enum Order {
@@ -144,10 +148,54 @@ enum Next {
     Stop(StopReason),
 }
 
-/// The thread's body: from the first order to the machine's end. `sandbox`: narrow the thread's system calls first.
-pub fn thread(mut machine: Machine, orders: &Receiver<Order>, writer: &Writer, bell: &Bell, sandbox: bool) {
-    let narrowed = if sandbox { torpor_seccomp::narrow(torpor_seccomp::Role::Vcpu).map_err(VmmError::from) } else { Ok(()) };
-    let reason = match narrowed.and_then(|()| live(&mut machine, orders, writer, bell)) {
+/// The thread as the event loop has it.
+pub struct Vcpu {
+    machines: Sender<Machine>,
+    orders: Sender<Order>,
+    thread: JoinHandle<()>,
+}
+
+impl Vcpu {
+    /// Starts the thread and waits until it has no more system calls than it needs. `sandbox`: narrow them.
+    pub fn start(writer: Writer, bell: Bell, sandbox: bool) -> Result<Self, VmmError> {
+        let (machines, machine) = channel();
+        let (orders, inbox) = channel();
+        let (ready, narrowed) = channel();
+        let body = move || {
+            let narrow = if sandbox { torpor_seccomp::narrow(torpor_seccomp::Role::Vcpu) } else { Ok(()) };
+            let closed = narrow.is_ok();
+            let _ = ready.send(narrow);
+            if closed && let Ok(machine) = machine.recv() {
+                thread(machine, &inbox, &writer, &bell);
+            }
+        };
+        let failed = VmmError::io("starting the vCPU thread");
+        let thread = std::thread::Builder::new().name("vcpu".into()).stack_size(STACK).spawn(body).map_err(failed)?;
+        narrowed.recv().map_err(|_| VmmError::Command("the vCPU thread ended before it began"))??;
+        Ok(Self { machines, orders, thread })
+    }
+
+    /// Gives it its one machine.
+    pub fn give(&self, machine: Machine) {
+        // A thread that is gone has said why, and rang the bell; so below.
+        let _ = self.machines.send(machine);
+    }
+
+    /// Gives it an order.
+    pub fn order(&self, order: Order) {
+        let _ = self.orders.send(order);
+    }
+
+    /// Whether it has ended.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.thread.is_finished()
+    }
+}
+
+/// The thread's body: from the first order to the machine's end.
+fn thread(mut machine: Machine, orders: &Receiver<Order>, writer: &Writer, bell: &Bell) {
+    let reason = match live(&mut machine, orders, writer, bell) {
         Ok(reason) => reason,
         Err(VmmError::DaemonGone) => StopReason::Asked,
         Err(error) => StopReason::Failed(error.to_string()),

@@ -6,11 +6,12 @@ use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 use torpor_protocol::agent::{FailureKind, GuestMessage, HostMessage, Load, Runtime, Start, Stream};
 use torpor_protocol::frame::{Decoder, Frame};
 use torpor_protocol::monitor::{Command, Event, Packing};
+use torpor_seccomp::launch::Confined;
 use torpor_snapshot::parked::Parked;
 use torpor_vmm::client::Client;
 
@@ -54,7 +55,7 @@ struct Snapshot {
 /// A monitor's process and what its guest has said.
 struct Monitor {
     client: Client,
-    child: Child,
+    child: Confined,
     decoder: Decoder,
     /// How often the agent's connection was opened.
     opened: u32,
@@ -62,8 +63,8 @@ struct Monitor {
 
 impl Drop for Monitor {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.child.process.kill();
+        let _ = self.child.process.wait();
     }
 }
 

@@ -71,6 +71,7 @@ pub(super) async fn doctor(client: &Client, output: Output, args: DoctorArgs) ->
     let mut checks =
         vec![told.and_then(kvm_told).unwrap_or_else(kvm), processor(), file("kernel", &kernel, "--kernel", "scripts/build-kernel")];
     checks.extend(image_checks(&images));
+    checks.extend(told.map(sandbox).unwrap_or_default());
     checks.extend([disk(&state_dir), memory(), files(), maps(), daemon(client, &host)]);
 
     let wrong = checks.iter().any(|check| check.verdict == Verdict::Wrong);
@@ -130,6 +131,22 @@ fn kvm() -> Check {
             Check::not(Verdict::Wrong, what, format!("{KVM}: {error}"), todo)
         }
     }
+}
+
+/// Layers of the sandbox of VMs, as the daemon has found them on this host. A host may lack some: VMs run, less apart from it and from each other.
+fn sandbox(host: &Value) -> Vec<Check> {
+    const LAYERS: [&str; 7] = ["user ids", "user namespaces", "namespaces", "landlock", "cgroup memory", "cgroup cpu", "cgroup pids"];
+    let text = |layer: &Value, field: &str| layer.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let check = |layer: &Value| {
+        let name = text(layer, "layer");
+        let what = LAYERS.into_iter().find(|known| *known == name).unwrap_or("sandbox");
+        if text(layer, "status") == "on" {
+            return Check::ok(what, text(layer, "detail"));
+        }
+        let todo = "VMs run without this layer of their sandbox; docs/sandbox.md says what it holds off";
+        Check::not(Verdict::Note, what, format!("missing: {}", text(layer, "detail")), todo)
+    };
+    host.get("sandbox").and_then(Value::as_array).into_iter().flatten().map(check).collect()
 }
 
 fn processor() -> Check {
@@ -273,6 +290,18 @@ mod tests {
         assert_eq!((not.verdict, not.found.as_str()), (Verdict::Wrong, "torpord can't open /dev/kvm"));
         assert!(not.todo.is_some());
         assert!(kvm_told(&json!({"version": "0.0.1"})).is_none());
+    }
+
+    #[test]
+    fn what_the_host_lacks_for_the_sandbox_is_a_note() {
+        let layer = |layer: &str, status: &str| json!({"layer": layer, "status": status, "detail": "so and so"});
+        let checks = sandbox(&json!({"sandbox": [layer("landlock", "on"), layer("cgroup cpu", "missing")]}));
+        assert_eq!(
+            checks.iter().map(|check| (check.what, check.verdict)).collect::<Vec<_>>(),
+            [("landlock", Verdict::Ok), ("cgroup cpu", Verdict::Note)]
+        );
+        assert!(checks[1].found.contains("so and so") && checks[1].todo.is_some());
+        assert!(sandbox(&json!({})).is_empty());
     }
 
     #[test]

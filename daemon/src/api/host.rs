@@ -2,14 +2,16 @@
 
 use super::App;
 use super::error::{ApiError, ErrorCode};
-use super::types::{HealthBody, HostBody, KvmBody, LimitsBody};
+use super::types::{HealthBody, HostBody, KvmBody, LayerBody, LimitsBody};
 use crate::code::MAX_ENTRIES;
+use crate::engine::Engine;
 use axum::Json;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
 use torpor_protocol::limits::{MAX_CODE, MAX_INPUT, MAX_MEMORY_MIB, MAX_RESULT, MIN_MEMORY_MIB};
+use torpor_seccomp::host::{Layer, Status};
 
 const KVM: &str = "/dev/kvm";
 
@@ -31,6 +33,7 @@ pub(super) async fn host(State(app): State<Arc<App>>) -> Json<HostBody> {
         parked_bytes: app.dispatcher.parked.used(),
         parked_quota_bytes: app.dispatcher.parked.quota(),
         templates: app.runner().stats().templates,
+        sandbox: app.runner().engine().map_or(&[][..], Engine::layers).iter().map(layer).collect(),
         state_dir: config.state_dir.display().to_string(),
         disk_free_bytes: free,
         limits: LimitsBody {
@@ -43,6 +46,14 @@ pub(super) async fn host(State(app): State<Arc<App>>) -> Json<HostBody> {
             vms: load.budget.vms,
         },
     })
+}
+
+fn layer(layer: &Layer) -> LayerBody {
+    let status = match layer.status {
+        Status::On => "on",
+        Status::Missing => "missing",
+    };
+    LayerBody { layer: layer.layer, status, detail: layer.detail.clone() }
 }
 
 /// Figures in Prometheus' text format.

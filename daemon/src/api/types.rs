@@ -315,6 +315,17 @@ pub struct LimitsBody {
     pub vms: Option<usize>,
 }
 
+/// A layer of the sandbox of VMs.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LayerBody {
+    /// Its name.
+    pub layer: &'static str,
+    /// `on`: it holds for every VM. `missing`: the host lacks what it takes.
+    pub status: &'static str,
+    /// How it holds; or what is missing, and what to do.
+    pub detail: String,
+}
+
 /// What this host has and does.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct HostBody {
@@ -342,6 +353,8 @@ pub struct HostBody {
     pub parked_quota_bytes: u64,
     /// Templates that this daemon has used.
     pub templates: Vec<TemplateInfo>,
+    /// Layers of the sandbox of VMs, as this host has them.
+    pub sandbox: Vec<LayerBody>,
     /// The state folder.
     pub state_dir: String,
     /// Free bytes of its disk.

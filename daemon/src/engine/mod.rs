@@ -25,13 +25,14 @@ mod vm;
 
 pub use types::{
     Base, Begin, EngineConfig, EngineError, EngineStats, ErrorKind, ExecutionError, Kept, Order, Outcome, Packing, Parked, Progress, Reply,
-    Reuse, RunRequest, TaskVersion, TemplateInfo, TemplateState,
+    Reuse, RunRequest, SandboxConfig, TaskVersion, TemplateInfo, TemplateState,
 };
 
 use host::{Host, Spec};
 use monitor::Launcher;
 use pool::Pool;
 use stats::Stats;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use template::Templates;
@@ -40,6 +41,10 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use torpor_protocol::agent::Runtime;
 use torpor_protocol::door::WINDOW_SIZE;
+use torpor_seccomp::cgroup::Cgroups;
+use torpor_seccomp::host::{Layer, Status, layers, may_use_ids};
+use torpor_seccomp::launch;
+use torpor_seccomp::uids::{LOCK, Uids};
 use torpor_snapshot::parked::Origin;
 
 /// What a monitor costs beside the memory of its guest.
@@ -51,6 +56,8 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Engine {
     launcher: Arc<Launcher>,
+    layers: Vec<Layer>,
+    cgroups: Arc<Cgroups>,
     pool: Arc<Pool>,
     templates: Arc<Templates>,
     stats: Arc<Stats>,
@@ -61,18 +68,20 @@ impl Engine {
     /// Checks that everything is there that a VM needs, removes half-made templates, and begins to make warm monitors.
     pub async fn start(config: EngineConfig) -> Result<Arc<Self>, EngineError> {
         let (stats, closing, wake) = (Arc::new(Stats::default()), CancellationToken::new(), Arc::new(Notify::new()));
-        let launcher = Arc::new(Launcher::new(config.monitor.clone(), stats.clone(), closing.clone(), wake.clone()));
-        let (counters, starter, warm) = (stats.clone(), launcher.clone(), config.warm);
+        let (counters, token, warm) = (stats.clone(), closing.clone(), config.warm);
         let opened = tokio::task::spawn_blocking(move || {
+            let (monitors, layers, cgroups) = sandbox(&config)?;
+            let launcher = Launcher::new(monitors, counters.clone(), token, wake.clone());
+            let launcher = Arc::new(launcher.map_err(|error| EngineError::Broken(error.to_string()))?);
             let host = Arc::new(Host::open(&config)?);
-            let pool = Pool::new(starter, host.kvm.clone(), counters.clone(), warm, wake);
+            let pool = Pool::new(launcher.clone(), host.kvm.clone(), counters.clone(), warm, wake);
             let templates = Templates::open(&config.templates, host, pool.clone(), counters, &config.needed)
                 .map_err(|source| EngineError::Templates { path: config.templates, source })?;
-            Ok((pool, Arc::new(templates)))
+            Ok((launcher, layers, cgroups, pool, Arc::new(templates)))
         });
-        let (pool, templates) = opened.await.map_err(|error| EngineError::Broken(error.to_string()))??;
+        let (launcher, layers, cgroups, pool, templates) = opened.await.map_err(|error| EngineError::Broken(error.to_string()))??;
         tokio::spawn(pool.clone().keep(closing.clone()));
-        Ok(Arc::new(Self { launcher, pool, templates, stats, closing }))
+        Ok(Arc::new(Self { launcher, layers, cgroups, pool, templates, stats, closing }))
     }
 
     /// Runs one execution to its end, or until it is parked. The timeout counts from the start of the vCPU; the VM is dead or dying when this returns.
@@ -151,6 +160,12 @@ impl Engine {
         (u64::from(memory_mib) << 20) + WINDOW_SIZE + MONITOR_OVERHEAD
     }
 
+    /// Layers of the sandbox of monitors, as this host has them.
+    #[must_use]
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
     /// Counters and gauges as they are now.
     #[must_use]
     pub fn stats(&self) -> EngineStats {
@@ -163,12 +178,32 @@ impl Engine {
         if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.launcher.join()).await.is_err() {
             tracing::error!("monitors are still there {SHUTDOWN_TIMEOUT:?} after they were killed");
         }
+        self.cgroups.close();
     }
 
     /// A failure while everything is being ended is not the execution's own.
     fn interrupted_or(&self, error: ExecutionError) -> ExecutionError {
         if self.closing.is_cancelled() && error.kind == ErrorKind::Host { verdict::interrupted() } else { error }
     }
+}
+
+/// Finds out what this host has to lock monitors in, and says so. Blocks.
+fn sandbox(config: &EngineConfig) -> Result<(launch::Launcher, Vec<Layer>, Arc<Cgroups>), EngineError> {
+    if let Err(source) = std::fs::File::open(&config.monitor) {
+        return Err(EngineError::Monitor { path: config.monitor.clone(), source });
+    }
+    let SandboxConfig { ids, group, require_cgroups } = &config.sandbox;
+    let cgroups = Cgroups::open(group, *require_cgroups).map_err(|error| EngineError::Sandbox(error.into()))?;
+    let uids = may_use_ids(*ids).then(|| Uids::open(*ids, Path::new(LOCK))).transpose().map_err(EngineError::Sandbox)?;
+    let launcher = launch::Launcher::open(&config.monitor, uids, Arc::clone(&cgroups)).map_err(EngineError::Sandbox)?;
+    let layers = layers(&launcher, &cgroups);
+    for Layer { layer, status, detail } in &layers {
+        match status {
+            Status::On => tracing::info!("sandbox: {layer}: {detail}"),
+            Status::Missing => tracing::warn!("sandbox: this host has no {layer}: {detail}"),
+        }
+    }
+    Ok((launcher, layers, cgroups))
 }
 
 impl Drop for Engine {

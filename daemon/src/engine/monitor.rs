@@ -1,26 +1,30 @@
-//! Monitor processes: started with a control socket as descriptor 3 and nothing else (what torpord itself inherited, they close), watched, and reaped off everyone's path.
+//! Monitor processes: started in a sandbox of their own (see torpor-seccomp) with a control socket as descriptor 3, watched, and reaped off everyone's path.
 //!
 //! ```text
 //! launch -> [process, supervised by one task] -> exits by itself, or its Monitor is dropped, or the engine shuts down
 //!                                                 -> killed where needed -> reaped -> counted out
 //! ```
-//! Invariant: a process has exactly one supervisor, which alone kills and reaps it; so no signal ever goes to a reused process id, and a
-//! `Monitor` that is dropped anywhere is a process that is killed.
+//! Invariant: a process has exactly one supervisor, which alone kills and reaps it, by its pidfd; a `Monitor` that is dropped anywhere is a process that is
+//! killed. All processes are started by one thread that lives as long as the launcher: they die with it, whatever ends torpord.
 
 use super::link::Link;
 use super::stats::Stats;
-use command_fds::{CommandFdExt, FdMapping, FdMappingCollision};
 use std::io;
-use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
-use tokio::process::{Child, ChildStderr, Command};
-use tokio::sync::{Notify, watch};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, Interest};
+use tokio::net::unix::pipe;
+use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
-use torpor_protocol::monitor::CONTROL_FD;
+use torpor_seccomp::cgroup::Cgroup;
+use torpor_seccomp::launch::{self, Confined, MONITOR, Start};
+use torpor_seccomp::process::Process;
+use torpor_seccomp::{CgroupError, LaunchError};
 
 /// Most bytes of a monitor's standard error that are logged; the rest is read and dropped.
 const STDERR_LOGGED: usize = 64 << 10;
@@ -29,10 +33,33 @@ const LAST_WORDS: usize = 1 << 10;
 /// How long standard error may outlive its process.
 const STDERR_LINGER: Duration = Duration::from_millis(100);
 
+/// Why no monitor was started.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    /// Its process or its sandbox.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// Its socket or its pipe.
+    #[error("its descriptors: {0}")]
+    Io(#[from] io::Error),
+    /// No more are started.
+    #[error("torpord is shutting down")]
+    Closing,
+}
+
+/// A process that is to be started.
+struct Request {
+    control: OwnedFd,
+    stderr: OwnedFd,
+    memory: u64,
+    reply: oneshot::Sender<Result<Confined, LaunchError>>,
+}
+
 /// Starts monitors.
 #[derive(Debug)]
 pub(super) struct Launcher {
-    binary: PathBuf,
+    requests: Mutex<Option<mpsc::Sender<Request>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
     stats: Arc<Stats>,
     supervisors: TaskTracker,
     closing: CancellationToken,
@@ -46,46 +73,71 @@ pub(super) struct Monitor {
     pub(super) link: Link,
     /// Its process id, for logs.
     pub(super) pid: u32,
+    cgroup: Option<Arc<Cgroup>>,
     end: watch::Receiver<Option<String>>,
     _kill: DropGuard,
 }
 
 impl Launcher {
     /// `closing` kills all monitors; `ended` is told whenever one is gone.
-    pub(super) fn new(binary: PathBuf, stats: Arc<Stats>, closing: CancellationToken, ended: Arc<Notify>) -> Self {
-        Self { binary, stats, supervisors: TaskTracker::new(), closing, ended }
+    pub(super) fn new(monitors: launch::Launcher, stats: Arc<Stats>, closing: CancellationToken, ended: Arc<Notify>) -> io::Result<Self> {
+        Self::with(monitors, &MONITOR, stats, closing, ended)
     }
 
-    /// Starts a process. Takes as long as fork and exec do; needs a runtime around it.
-    pub(super) fn launch(&self) -> io::Result<Monitor> {
+    fn with(
+        monitors: launch::Launcher,
+        arguments: &'static [&'static str],
+        stats: Arc<Stats>,
+        closing: CancellationToken,
+        ended: Arc<Notify>,
+    ) -> io::Result<Self> {
+        let (requests, inbox) = mpsc::channel::<Request>();
+        // A monitor dies with the thread that started it: a thread of the runtime may end at any time, this one ends with the launcher.
+        let body = move || {
+            for Request { control, stderr, memory, reply } in inbox {
+                let start = Start { control: control.as_fd(), stderr: stderr.as_fd(), arguments, memory: Some(memory) };
+                // Where nobody waits any more, the process is killed by its drop.
+                let _ = reply.send(monitors.start(&start));
+            }
+        };
+        let thread = Mutex::new(Some(std::thread::Builder::new().name("launcher".into()).spawn(body)?));
+        Ok(Self { requests: Mutex::new(Some(requests)), thread, stats, supervisors: TaskTracker::new(), closing, ended })
+    }
+
+    /// Starts a process that may take so many bytes of memory.
+    pub(super) async fn launch(&self, memory: u64) -> Result<Monitor, StartError> {
         if self.closing.is_cancelled() {
-            return Err(io::Error::other("torpord is shutting down"));
+            return Err(StartError::Closing);
         }
-        let (link, theirs) = Link::pair()?;
-        let mut command = Command::new(&self.binary);
-        command.arg("monitor").env_clear().current_dir("/").process_group(0).kill_on_drop(true);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        command
-            .fd_mappings(vec![FdMapping { parent_fd: theirs, child_fd: CONTROL_FD }])
-            .map_err(|FdMappingCollision| io::Error::other("descriptor 3 mapped twice"))?;
-        let child = command.spawn()?;
-        drop(command);
+        let (link, control) = Link::pair()?;
+        let (words, stderr) = io::pipe()?;
+        let (reply, started) = oneshot::channel();
+        let request = Request { control, stderr: stderr.into(), memory, reply };
+        let sent = lock(&self.requests).as_ref().map(|requests| requests.send(request).is_ok());
+        sent.filter(|sent| *sent).ok_or(StartError::Closing)?;
+        let confined = started.await.map_err(|_| StartError::Closing)??;
+        let words = pipe::Receiver::from_owned_fd(words.into())?;
         self.stats.monitor_started();
-        let pid = child.id().unwrap_or_default();
+        let (pid, cgroup) = (confined.process.id(), Some(Arc::clone(&confined.cgroup)));
         let kill = CancellationToken::new();
         let (told, end) = watch::channel(None);
         let (guard, stats, closing, ended) = (kill.clone().drop_guard(), self.stats.clone(), self.closing.clone(), self.ended.clone());
         self.supervisors.spawn(async move {
-            let end = supervise(child, pid, kill, closing).await;
+            let end = supervise(confined, words, kill, closing).await;
             stats.monitor_ended();
             told.send_replace(Some(end));
             ended.notify_one();
         });
-        Ok(Monitor { link, pid, end, _kill: guard })
+        Ok(Monitor { link, pid, cgroup, end, _kill: guard })
     }
 
     /// Waits until all monitors are gone; they go once `closing` is cancelled.
     pub(super) async fn join(&self) {
+        // What is just being started has nobody who waits for it: its thread kills it.
+        drop(lock(&self.requests).take());
+        if let Some(thread) = lock(&self.thread).take() {
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
         self.supervisors.close();
         self.supervisors.wait().await;
     }
@@ -97,12 +149,17 @@ impl Monitor {
     pub(super) fn scripted() -> io::Result<(Self, std::os::unix::net::UnixStream)> {
         let (link, theirs) = Link::pair()?;
         let (_, end) = watch::channel(Some("as scripted".to_owned()));
-        Ok((Self { link, pid: 0, end, _kill: CancellationToken::new().drop_guard() }, theirs.into()))
+        Ok((Self { link, pid: 0, cgroup: None, end, _kill: CancellationToken::new().drop_guard() }, theirs.into()))
     }
 
     /// Whether the process is gone.
     pub(super) fn is_gone(&self) -> bool {
         self.end.borrow().is_some() || self.link.is_closed()
+    }
+
+    /// Limits it to thousandths of one processor's time, where the host can.
+    pub(super) fn limit_cpu(&self, permille: u32) -> Result<(), CgroupError> {
+        self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.cpu(permille))
     }
 
     /// How the process ended and what it said last. Waits a moment for the end.
@@ -115,27 +172,41 @@ impl Monitor {
     }
 }
 
-async fn supervise(mut child: Child, pid: u32, kill: CancellationToken, closing: CancellationToken) -> String {
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn supervise(mut confined: Confined, stderr: pipe::Receiver, kill: CancellationToken, closing: CancellationToken) -> String {
     let words = Arc::new(Mutex::new(String::new()));
-    let relay = child.stderr.take().map(|stderr| tokio::spawn(relay(stderr, pid, words.clone())));
-    let status = tokio::select! {
-        biased;
-        () = kill.cancelled() => end(&mut child).await,
-        () = closing.cancelled() => end(&mut child).await,
-        status = child.wait() => status,
-    };
-    if let Some(mut relay) = relay
-        && tokio::time::timeout(STDERR_LINGER, &mut relay).await.is_err()
-    {
+    let mut relay = tokio::spawn(relay(stderr, confined.process.id(), words.clone()));
+    let status = end(&mut confined.process, &kill, &closing).await;
+    if tokio::time::timeout(STDERR_LINGER, &mut relay).await.is_err() {
         relay.abort();
     }
-    let words = std::mem::take(&mut *words.lock().unwrap_or_else(PoisonError::into_inner));
+    let words = std::mem::take(&mut *lock(&words));
     describe(&status, &words)
 }
 
-async fn end(child: &mut Child) -> io::Result<ExitStatus> {
-    child.start_kill()?;
-    child.wait().await
+/// Waits for a process's end, brings that about where it is asked for, and reaps it.
+async fn end(process: &mut Process, kill: &CancellationToken, closing: &CancellationToken) -> io::Result<ExitStatus> {
+    #[expect(
+        deprecated,
+        reason = "what it warns of is an owner that changes its descriptor: an OwnedFd does not, and this crate has no unsafe code"
+    )]
+    let ended = AsyncFd::with_interest(process.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
+    tokio::select! {
+        biased;
+        () = kill.cancelled() => process.kill()?,
+        () = closing.cancelled() => process.kill()?,
+        ready = ended.readable() => ready?.retain_ready(),
+    }
+    loop {
+        let mut ready = ended.readable().await?;
+        if let Some(status) = process.try_wait()? {
+            return Ok(status);
+        }
+        ready.clear_ready();
+    }
 }
 
 fn describe(status: &io::Result<ExitStatus>, words: &str) -> String {
@@ -147,7 +218,7 @@ fn describe(status: &io::Result<ExitStatus>, words: &str) -> String {
 }
 
 /// Logs what a monitor says on standard error, up to a cap, and keeps its end.
-async fn relay(mut stderr: ChildStderr, pid: u32, words: Arc<Mutex<String>>) {
+async fn relay(mut stderr: pipe::Receiver, pid: u32, words: Arc<Mutex<String>>) {
     let (mut buffer, mut logged) = ([0; 1024], 0);
     while let Ok(read @ 1..) = stderr.read(&mut buffer).await {
         let text = String::from_utf8_lossy(&buffer[..read]);
@@ -157,7 +228,7 @@ async fn relay(mut stderr: ChildStderr, pid: u32, words: Arc<Mutex<String>>) {
                 tracing::warn!(pid, "monitor: {line}");
             }
         }
-        let mut words = words.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut words = lock(&words);
         words.push_str(&text);
         let surplus = words.len().saturating_sub(LAST_WORDS);
         let cut = words.ceil_char_boundary(surplus);
@@ -170,17 +241,20 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::link::LinkError;
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
     use std::time::Instant;
+    use torpor_seccomp::cgroup::Cgroups;
 
-    fn launcher(script: &str) -> (tempfile::TempDir, Launcher, CancellationToken) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("monitor");
-        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let closing = CancellationToken::new();
-        let launcher = Launcher::new(path, Arc::new(Stats::default()), closing.clone(), Arc::new(Notify::new()));
-        (dir, launcher, closing)
+    const MEMORY: u64 = 64 << 20;
+
+    /// Starts a shell in place of a monitor.
+    fn launcher(script: &'static str) -> (Launcher, CancellationToken) {
+        let arguments = Box::leak(Box::new(["-c", script, "sh", "monitor"]));
+        let (closing, cgroups) = (CancellationToken::new(), Cgroups::none());
+        let monitors = launch::Launcher::open(Path::new("/bin/sh"), None, cgroups).unwrap();
+        let ended = Arc::new(Notify::new());
+        let launcher = Launcher::with(monitors, arguments, Arc::new(Stats::default()), closing.clone(), ended).unwrap();
+        (launcher, closing)
     }
 
     async fn eventually(mut check: impl FnMut() -> bool) {
@@ -197,10 +271,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_process_gets_its_socket_as_descriptor_3_and_little_else() {
-        let (_dir, launcher, _) = launcher(
-            "test -S /proc/self/fd/3 || exit 9; test \"$1\" = monitor || exit 8; test -z \"$HOME\" || exit 7; ls /proc/$$/fd >&2; exit 5",
+        let (launcher, _closing) = launcher(
+            "test -S /proc/self/fd/3 || exit 9; test \"$1\" = monitor || exit 8; test -z \"$HOME\" || exit 7; ls /proc/self/fd >&2; exit 5",
         );
-        let mut monitor = launcher.launch().unwrap();
+        let mut monitor = launcher.launch(MEMORY).await.unwrap();
         let words = monitor.last_words().await;
         assert!(words.starts_with("exit status: 5") && words.contains('3') && !words.contains("\n4"), "{words}");
         assert!(monitor.is_gone() && matches!(monitor.link.recv().await, Err(LinkError::Closed)));
@@ -208,8 +282,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_dropped_monitor_is_killed_and_reaped() {
-        let (_dir, launcher, _) = launcher("exec sleep 100");
-        let monitor = launcher.launch().unwrap();
+        let (launcher, _closing) = launcher("exec sleep 100");
+        let monitor = launcher.launch(MEMORY).await.unwrap();
         let pid = monitor.pid;
         assert!(exists(pid));
         drop(monitor);
@@ -219,19 +293,22 @@ mod tests {
 
     #[tokio::test]
     async fn closing_ends_all() {
-        let (_dir, launcher, closing) = launcher("exec sleep 100");
-        let monitors: Vec<_> = (0..3).map(|_| launcher.launch().unwrap()).collect();
+        let (launcher, closing) = launcher("exec sleep 100");
+        let mut monitors = Vec::new();
+        for _ in 0..3 {
+            monitors.push(launcher.launch(MEMORY).await.unwrap());
+        }
         closing.cancel();
         tokio::time::timeout(Duration::from_secs(5), launcher.join()).await.unwrap();
         assert!(monitors.iter().all(|monitor| monitor.is_gone() && !exists(monitor.pid)));
-        assert!(launcher.launch().is_err());
+        assert!(launcher.launch(MEMORY).await.is_err());
     }
 
     #[tokio::test]
     async fn endless_words_are_bounded() {
-        let (_dir, launcher, _) =
+        let (launcher, _closing) =
             launcher("i=0; while test $i -lt 3000; do echo 0123456789012345678901234567890123456789 >&2; i=$((i+1)); done");
-        let words = launcher.launch().unwrap().last_words().await;
+        let words = launcher.launch(MEMORY).await.unwrap().last_words().await;
         assert!(words.len() < LAST_WORDS + 200, "{}", words.len());
     }
 }

@@ -9,12 +9,11 @@
 
 mod demand;
 
-use super::monitor::Launcher;
+use super::monitor::{Launcher, StartError};
 use super::stats::Stats;
 use super::vm::{Vm, VmError, VmState};
 use demand::Demand;
 use std::collections::BTreeMap;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,7 +34,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::fro
 pub(super) enum PoolError {
     /// The process did not start.
     #[error("can't start the monitor: {0}; check --monitor and the limits on processes and open files")]
-    Launch(#[from] io::Error),
+    Launch(#[from] StartError),
     /// It started, but no VM came of it.
     #[error("the monitor can't make a VM: {0}")]
     Vm(#[from] VmError),
@@ -45,6 +44,12 @@ pub(super) enum PoolError {
     /// It said something else.
     #[error("the monitor can't make a VM: {0}")]
     Refused(String),
+}
+
+/// What a monitor may take: what its VM is charged, and as much again as its RAM for the page cache of what it writes and maps, which the kernel takes
+/// back when it needs it.
+fn memory_limit(memory_mib: u32) -> u64 {
+    super::Engine::vm_bytes(memory_mib) + (u64::from(memory_mib) << 20)
 }
 
 /// See the module.
@@ -87,7 +92,7 @@ impl Pool {
 
     /// A VM in a new process. The command that makes it is sent, not waited for: a restore may follow at once.
     pub(super) async fn fresh(&self, memory_mib: u32) -> Result<Vm, PoolError> {
-        let mut vm = Vm::new(self.launcher.launch()?, memory_mib);
+        let mut vm = Vm::new(self.launcher.launch(memory_limit(memory_mib)).await?, memory_mib);
         vm.send(&Command::Prepare { memory_mib }, &[self.kvm.as_fd()]).await?;
         Ok(vm)
     }
@@ -129,20 +134,16 @@ impl Pool {
         let mut backoff = BACKOFF.0;
         loop {
             while let Some(memory_mib) = self.tidy() {
-                // fork and exec take a while: not on a thread that drives executions.
-                let (pool, runtime) = (self.clone(), tokio::runtime::Handle::current());
-                let made = tokio::task::spawn_blocking(move || runtime.block_on(pool.prepared(memory_mib))).await;
-                match made {
-                    Ok(Ok(vm)) => {
+                match self.prepared(memory_mib).await {
+                    Ok(vm) => {
                         backoff = BACKOFF.0;
                         self.shelve(vm);
                     }
-                    Ok(Err(error)) => {
+                    Err(error) => {
                         tracing::warn!(memory_mib, "no warm monitor: {error}; next attempt in {backoff:?}");
                         tokio::time::sleep(backoff).await;
                         backoff = (backoff * 2).min(BACKOFF.1);
                     }
-                    Err(stopped) => tracing::error!("no warm monitor: {stopped}"),
                 }
             }
             self.wake.notified().await;

@@ -19,7 +19,7 @@ use super::host::Spec;
 use super::pool::PoolError;
 use super::stats::micros;
 use super::template::Template;
-use super::types::{Begin, ErrorKind, ExecutionError, Order, Outcome, Progress, Reply, RunRequest};
+use super::types::{Begin, ErrorKind, ExecutionError, Order, Outcome, Progress, Reply, RunRequest, TaskVersion};
 use super::verdict;
 use super::vm::{Vm, VmError};
 use session::{Answered, Clock, End, Session};
@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use torpor_protocol::agent::{HostMessage, Start};
 use torpor_protocol::ask::Answers;
 use torpor_protocol::monitor::{Command, Event, StopReason};
+use torpor_seccomp::CgroupError;
 
 /// For output that a guest still has after its answer: long enough for one that hardly gets a processor, as an orderly guest ends it sooner.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,6 +50,8 @@ enum RestoreError {
     Pool(#[from] PoolError),
     #[error(transparent)]
     Vm(#[from] VmError),
+    #[error("its VM can't be limited as its policy says: {0}")]
+    Limit(#[from] CgroupError),
     #[error("the monitor refused the snapshot: {0}")]
     Refused(StopReason),
     #[error("the snapshot did not run within {} s; is the host overloaded?", RESTORE_TIMEOUT.as_secs())]
@@ -144,7 +147,7 @@ async fn start<'a>(
     }
     let command = Command::Restore { code: true, inbox: Some(start_frame(request, input)?) };
     let since = Instant::now();
-    let restored = tokio::time::timeout(RESTORE_TIMEOUT, restore(engine, &template.task_fds(), &command, request.task.memory_mib)).await;
+    let restored = tokio::time::timeout(RESTORE_TIMEOUT, restore(engine, &template.task_fds(), &command, &request.task)).await;
     let vm = restored.unwrap_or(Err(RestoreError::Slow)).map_err(|error| {
         if matches!(error, RestoreError::Refused(_)) {
             engine.templates.suspect(&template);
@@ -174,7 +177,7 @@ async fn resume<'a>(
     let command = Command::Resume { inbox: answers_frame(answers, true).map_err(host)? };
     let since = Instant::now();
     let fds = template.parked_fds(file);
-    let resumed = tokio::time::timeout(RESTORE_TIMEOUT, restore(engine, &fds, &command, request.task.memory_mib)).await;
+    let resumed = tokio::time::timeout(RESTORE_TIMEOUT, restore(engine, &fds, &command, &request.task)).await;
     let vm = resumed.unwrap_or(Err(RestoreError::Slow)).map_err(|error| {
         tracing::error!(execution = request.execution, template = template.id, "not resumed: {error}");
         let told = ExecutionError::new(ErrorKind::Host, format!("its parked machine can't be resumed: {error}"));
@@ -193,10 +196,10 @@ async fn resume<'a>(
     Ok(if answers.answers.is_empty() { session.hollow() } else { session })
 }
 
-async fn restore(engine: &Engine, fds: &[BorrowedFd<'_>], command: &Command, memory_mib: u32) -> Result<Vm, RestoreError> {
+async fn restore(engine: &Engine, fds: &[BorrowedFd<'_>], command: &Command, task: &TaskVersion) -> Result<Vm, RestoreError> {
     for _ in 0..WARM_ATTEMPTS {
-        let Some(vm) = engine.pool.take(memory_mib) else { break };
-        match begun(vm, fds, command).await {
+        let Some(vm) = engine.pool.take(task.memory_mib) else { break };
+        match begun(limited(vm, task)?, fds, command).await {
             Err(RestoreError::Vm(VmError::Ended(why))) => {
                 tracing::warn!("a warm monitor was gone when it was needed: {why}");
                 engine.stats.warm_lost();
@@ -204,7 +207,15 @@ async fn restore(engine: &Engine, fds: &[BorrowedFd<'_>], command: &Command, mem
             other => return other,
         }
     }
-    begun(engine.pool.fresh(memory_mib).await?, fds, command).await
+    begun(limited(engine.pool.fresh(task.memory_mib).await?, task)?, fds, command).await
+}
+
+/// A VM that is a task's from here on: before its guest runs, it has no more of the host than the task may.
+fn limited(vm: Vm, task: &TaskVersion) -> Result<Vm, RestoreError> {
+    if let Some(permille) = task.cpu_permille {
+        vm.limit_cpu(permille)?;
+    }
+    Ok(vm)
 }
 
 async fn begun(mut vm: Vm, fds: &[BorrowedFd<'_>], command: &Command) -> Result<Vm, RestoreError> {

@@ -10,6 +10,8 @@ use std::time::Duration;
 use torpor_protocol::agent::{AuxPlace, Runtime, Stream};
 use torpor_protocol::ask::{Answer, Ask};
 pub use torpor_protocol::monitor::Packing;
+use torpor_seccomp::LaunchError;
+use torpor_seccomp::uids::Range;
 
 /// Where the engine finds what it needs, and how much it keeps ready.
 #[derive(Debug, Clone)]
@@ -26,6 +28,19 @@ pub struct EngineConfig {
     pub warm: usize,
     /// Templates that parked machines need.
     pub needed: Vec<String>,
+    /// What monitors are locked into.
+    pub sandbox: SandboxConfig,
+}
+
+/// What monitors are locked into, as far as a host's owner has a say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxConfig {
+    /// User ids for VMs, where torpord may give them some.
+    pub ids: Range,
+    /// Name of torpord's control group, no other torpord's.
+    pub group: String,
+    /// Every control group controller has to be there.
+    pub require_cgroups: bool,
 }
 
 /// One immutable version of a task, as far as a VM is concerned.
@@ -45,6 +60,8 @@ pub struct TaskVersion {
     pub entry: String,
     /// RAM of its VMs.
     pub memory_mib: u32,
+    /// Thousandths of one processor's time that a VM may take at most.
+    pub cpu_permille: Option<u32>,
     /// Image of its code; read-only and never changed once the version exists.
     pub code: PathBuf,
 }
@@ -415,6 +432,9 @@ pub enum EngineError {
         /// Why not.
         source: std::io::Error,
     },
+    /// Monitors can't be locked in, or not as far as is required.
+    #[error(transparent)]
+    Sandbox(LaunchError),
     /// The guest kernel is not there, or is none.
     #[error("can't use the guest kernel {path}: {source}; make it with `scripts/build-kernel` or name it with --kernel")]
     Kernel {

@@ -19,6 +19,7 @@ use super::link::LinkError;
 use super::monitor::Monitor;
 use std::os::fd::BorrowedFd;
 use torpor_protocol::monitor::{Command, Event};
+use torpor_seccomp::CgroupError;
 
 /// Where a VM is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,6 +160,11 @@ impl Vm {
     /// Its monitor's process id, for logs.
     pub(super) fn pid(&self) -> u32 {
         self.monitor.pid
+    }
+
+    /// Limits it to thousandths of one processor's time, where the host can.
+    pub(super) fn limit_cpu(&self, permille: u32) -> Result<(), CgroupError> {
+        self.monitor.limit_cpu(permille)
     }
 
     /// Whether its process has ended.

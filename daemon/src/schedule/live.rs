@@ -265,6 +265,8 @@ pub fn task_version(version: &Version, images: &Images) -> TaskVersion {
         runtime: version.entry.runtime(),
         entry: version.entry.to_string(),
         memory_mib: version.policy.memory_mib,
+        // A VM has one processor: all of it is no limit.
+        cpu_permille: Some(version.policy.vcpus_permille).filter(|permille| *permille < 1000),
         code: images.path(&version.code),
     }
 }

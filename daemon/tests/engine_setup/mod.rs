@@ -9,8 +9,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use torpor_daemon::code::images::Images;
 use torpor_daemon::code::{check, intake};
-use torpor_daemon::engine::{Begin, Engine, EngineConfig, Order, Outcome, Progress, Reuse, RunRequest, TaskVersion};
+use torpor_daemon::engine::{Begin, Engine, EngineConfig, Order, Outcome, Progress, Reuse, RunRequest, SandboxConfig, TaskVersion};
 use torpor_protocol::agent::Runtime;
+use torpor_seccomp::uids::Range;
 
 struct Setup {
     monitor: PathBuf,
@@ -139,6 +140,7 @@ impl Bench {
             templates: dir.path().join("templates"),
             warm,
             needed: Vec::new(),
+            sandbox: SandboxConfig { ids: Range::DEFAULT, group: format!("torpor-test-{}", std::process::id()), require_cgroups: false },
         };
         let engine = Engine::start(config.clone()).await.unwrap();
         Self { engine, config, code: Images::open(dir.path()).unwrap(), _dir: dir }
@@ -173,6 +175,7 @@ impl Bench {
             aux: Vec::new(),
             runtime,
             entry: entry.into(),
+            cpu_permille: None,
             memory_mib,
             code,
         }

@@ -12,6 +12,7 @@ mod isolation;
 mod park;
 mod park_faults;
 mod portions;
+mod sandbox;
 mod transfer;
 mod usage;
 mod user_mode;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         failures::TESTS,
         crashes::TESTS,
         isolation::TESTS,
+        sandbox::TESTS,
         host::TESTS,
         user_mode::TESTS,
         park::TESTS,

@@ -302,7 +302,7 @@ fn a_locked_in_monitor_parks_and_resumes() {
         assert_eq!(sees(&client), SEEN);
         at_door(&client);
         parked(&client, &tempfile::tempfile().unwrap(), packing);
-        child.kill().unwrap();
-        child.wait().unwrap();
+        child.process.kill().unwrap();
+        child.process.wait().unwrap();
     }
 }

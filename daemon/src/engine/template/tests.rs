@@ -3,7 +3,6 @@
 
 use super::*;
 use crate::engine::monitor::Launcher;
-use std::os::unix::fs::PermissionsExt;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use torpor_protocol::agent::Runtime;
@@ -19,16 +18,25 @@ impl Fixture {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (monitor, code) = (dir.path().join("monitor"), dir.path().join("code"));
-        std::fs::write(&monitor, "#!/bin/sh\nexec sleep 100\n").unwrap();
-        std::fs::set_permissions(&monitor, PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::write(&monitor, "").unwrap();
         std::fs::write(&code, "code").unwrap();
         let (stats, wake, host) = (Arc::new(Stats::default()), Arc::new(Notify::new()), Host::scripted().unwrap());
-        let launcher = Arc::new(Launcher::new(monitor, stats.clone(), CancellationToken::new(), wake.clone()));
+        let monitors = torpor_seccomp::launch::Launcher::open(&monitor, None, torpor_seccomp::cgroup::Cgroups::none()).unwrap();
+        let launcher = Arc::new(Launcher::new(monitors, stats.clone(), CancellationToken::new(), wake.clone()).unwrap());
         let pool = Pool::new(launcher, host.kvm.clone(), stats.clone(), 0, wake);
         let templates = Arc::new(Templates::open(&dir.path().join("templates"), host, pool, stats.clone(), &[]).unwrap());
         let (task, version, entry) = ("t".into(), "0".repeat(64), "main:f".into());
-        let task =
-            TaskVersion { task, version, portion: "main".into(), aux: Vec::new(), runtime: Runtime::Python, entry, memory_mib: 128, code };
+        let task = TaskVersion {
+            task,
+            version,
+            portion: "main".into(),
+            aux: Vec::new(),
+            runtime: Runtime::Python,
+            entry,
+            memory_mib: 128,
+            cpu_permille: None,
+            code,
+        };
         let fixture = Self { dir, templates, stats, task };
         fixture.has_runtime();
         fixture

@@ -5,6 +5,7 @@ use super::core::Budget;
 use super::dispatch::{Dispatcher, Parts};
 use super::recover::{Recovered, recover};
 use super::runner::Runner;
+use crate::aux::Outside;
 use crate::catalog::Catalog;
 use crate::code::images::Images;
 use crate::engine::{
@@ -321,9 +322,10 @@ impl Daemon {
         let files: Vec<_> = machines.iter().map(|parked| (parked.file.clone(), parked.stored_bytes)).collect();
         let parked = ParkedFiles::open(folder, 1 << 20, &files).unwrap();
         let catalog = Arc::new(Catalog::load(store.tasks().await.unwrap(), &HostPolicy::default()));
+        let secrets = Secrets::open(&store, KeyPlace::find(None, None, folder)).await.unwrap();
         let parts = Parts {
             store: store.clone(),
-            secrets: Secrets::open(&store, KeyPlace::find(None, None, folder)).await.unwrap(),
+            secrets,
             images,
             logs: logs.clone(),
             parked,
@@ -331,6 +333,7 @@ impl Daemon {
             catalog: Arc::clone(&catalog),
             caps: Arc::default(),
             runner: Arc::clone(&runner) as Arc<dyn Runner>,
+            outside: Outside::new(Arc::default(), Arc::new(secrets.clone()), Arc::clone(&metrics)),
             metrics,
         };
         let dispatcher = Dispatcher::new(budget, last.as_ref(), parts.clone());

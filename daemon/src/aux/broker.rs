@@ -297,7 +297,7 @@ impl Broker {
     }
 
     fn with(&self, what: OnPark) -> impl Iterator<Item = (u32, &Arc<Aux>)> {
-        let aux = |conn: &Conn| self.services.get(conn.service).filter(|aux| aux.on_park == what);
+        let aux = move |conn: &Conn| self.services.get(conn.service).filter(|aux| aux.on_park == what);
         self.table.iter().filter_map(move |(id, conn)| Some((*id, aux(conn)?)))
     }
 
@@ -327,6 +327,11 @@ impl Broker {
         names
     }
 
+    /// It begins in a machine that another execution has used.
+    pub fn reused(&mut self) {
+        self.greets = !self.services.is_empty();
+    }
+
     /// It goes on after a park, with these services' connections held then. `inherited`: by another broker.
     pub fn resumed(&mut self, held: &[String], inherited: bool) {
         self.greets = self.last > 0 || (inherited && !self.services.is_empty());
@@ -335,7 +340,6 @@ impl Broker {
                 self.outside.metrics.aux_ended(Why::Lost.word());
                 self.say.line(name, &Why::Lost);
             }
-            // Whatever the guest numbered before, it goes on from there.
         }
     }
 }

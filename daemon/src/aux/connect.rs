@@ -5,6 +5,8 @@ use super::pipe::{GuestStream, Pipe};
 use super::why::Why;
 use super::{Outside, http};
 use crate::manifest::aux::{Aux, Target};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::KeepAlive;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -16,8 +18,6 @@ use tokio::net::{TcpStream, UnixStream};
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// For what a guest had sent when it ended.
 const GRACE: Duration = Duration::from_secs(5);
-/// After so long without a byte the kernel asks whether the other side is still there.
-const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// Within [`CONNECT_TIMEOUT`].
 pub(super) async fn timely<T>(to: &Target, connecting: impl Future<Output = io::Result<T>>) -> Result<T, Why> {
@@ -30,9 +30,8 @@ pub(super) async fn timely<T>(to: &Target, connecting: impl Future<Output = io::
 pub(super) async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     let stream = TcpStream::connect((host.trim_start_matches('[').trim_end_matches(']'), port)).await?;
     stream.set_nodelay(true)?;
-    nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::KeepAlive, &true)?;
-    let seconds = u32::try_from(KEEP_ALIVE.as_secs()).unwrap_or(60);
-    nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::TcpKeepIdle, &seconds)?;
+    // One that is held for days may lose its other side without a word.
+    setsockopt(&stream, KeepAlive, &true)?;
     Ok(stream)
 }
 

@@ -15,7 +15,6 @@ use super::Outside;
 use super::broker::Say;
 use super::connect::{tcp, timely};
 use super::pipe::GuestStream;
-use super::secret::SecretSource;
 use super::why::Why;
 use crate::manifest::aux::{Aux, Http};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -141,9 +140,9 @@ impl Proxy<'_> {
         let response = sent.map_err(|error| Failed::Sending(error.into_error()))?;
         *upstream = Some(sender);
         drop(upstream);
-        headers::inward(response).map(|response| response.map(|body| body.boxed_unsync())).ok_or_else(|| {
-            Failed::Why(Why::Broken(format!("{} changes the protocol, which is not supported", self.aux.target)))
-        })
+        headers::inward(response)
+            .map(|response| response.map(|body| body.boxed_unsync()))
+            .ok_or_else(|| Failed::Why(Why::Broken(format!("{} changes the protocol, which is not supported", self.aux.target))))
     }
 
     async fn connect(&self) -> Result<Sender, Failed> {

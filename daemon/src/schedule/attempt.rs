@@ -182,7 +182,11 @@ impl Watch<'_> {
     async fn progress(&mut self, progress: Progress) {
         match progress {
             Progress::TemplateMade { micros } => self.live.happened(Happening::Template { ms: micros / 1000 }),
-            Progress::Reused { micros } => self.live.happened(Happening::Restored { micros, monitor: Monitor::Kept }),
+            Progress::Reused { micros } => {
+                self.runs = true;
+                self.aux.reused();
+                self.live.happened(Happening::Restored { micros, monitor: Monitor::Kept });
+            }
             Progress::Restored { micros, warm } => {
                 let monitor = if warm { Monitor::Warm } else { Monitor::New };
                 self.runs = true;

@@ -84,12 +84,7 @@ async fn held(live: &Live, holder: Holder) -> bool {
 }
 
 /// Sleeps until it can go on.
-pub(super) async fn wait(
-    d: &Arc<Dispatcher>,
-    live: &Arc<Live>,
-    (asks, aux): (&mut Asks, &mut Broker),
-    parked: &Arc<Parked>,
-) -> Woken {
+pub(super) async fn wait(d: &Arc<Dispatcher>, live: &Arc<Live>, (asks, aux): (&mut Asks, &mut Broker), parked: &Arc<Parked>) -> Woken {
     let mut holders = Vec::new();
     let mut wanted = told(live, asks, &mut holders);
     while !wanted && !asks.any_ready() {

@@ -237,6 +237,7 @@ impl Scripted {
                         let parked = Parked { base, changed_bytes: 4096, stored_bytes, micros: 1, unread, ran: Duration::from_millis(1) };
                         progress.send(Progress::Parked(parked)).await.unwrap();
                     }
+                    Some(Order::Aux(_)) => {}
                     Some(Order::End) => return Outcome::Parked,
                     None => return Outcome::Failed(ExecutionError::new(ErrorKind::Host, "no more orders")),
                 }
@@ -325,7 +326,7 @@ impl Daemon {
         let secrets = Secrets::open(&store, KeyPlace::find(None, None, folder)).await.unwrap();
         let parts = Parts {
             store: store.clone(),
-            secrets,
+            secrets: secrets.clone(),
             images,
             logs: logs.clone(),
             parked,
@@ -333,7 +334,7 @@ impl Daemon {
             catalog: Arc::clone(&catalog),
             caps: Arc::default(),
             runner: Arc::clone(&runner) as Arc<dyn Runner>,
-            outside: Outside::new(Arc::default(), Arc::new(secrets.clone()), Arc::clone(&metrics)),
+            outside: Outside::new(Arc::default(), Arc::new(secrets), Arc::clone(&metrics)),
             metrics,
         };
         let dispatcher = Dispatcher::new(budget, last.as_ref(), parts.clone());

@@ -4,6 +4,7 @@
 
 use std::process::ExitCode;
 
+mod aux;
 mod crashes;
 mod failures;
 mod host;
@@ -29,5 +30,6 @@ fn main() -> ExitCode {
         park_faults::TESTS,
         portions::TESTS,
         transfer::TESTS,
+        aux::TESTS,
     ])
 }

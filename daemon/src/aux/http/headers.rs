@@ -39,7 +39,11 @@ fn strip(headers: &mut HeaderMap) {
 
 /// Servers that hand headers to programs as variables take these for the same.
 fn same(left: &str, right: &str) -> bool {
-    left.len() == right.len() && left.bytes().zip(right.bytes()).all(|(left, right)| left == right || (left == b'_' && right == b'-') || (left == b'-' && right == b'_'))
+    left.len() == right.len()
+        && left
+            .bytes()
+            .zip(right.bytes())
+            .all(|(left, right)| left == right || (left == b'_' && right == b'-') || (left == b'-' && right == b'_'))
 }
 
 fn value(template: &Template, secret: &impl Fn(&SecretName) -> Result<Zeroizing<String>, String>) -> Result<Zeroizing<String>, String> {

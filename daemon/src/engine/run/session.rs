@@ -123,7 +123,20 @@ impl<'a> Session<'a> {
         progress: &'a mpsc::Sender<Progress>,
         since: Instant,
     ) -> Self {
-        Self { vm, talk, ground, stats, clock, progress, since, standing: false, hollow: false, reply: None, behind: Vec::new(), park: None }
+        Self {
+            vm,
+            talk,
+            ground,
+            stats,
+            clock,
+            progress,
+            since,
+            standing: false,
+            hollow: false,
+            reply: None,
+            behind: Vec::new(),
+            park: None,
+        }
     }
 
     /// It was resumed without an answer.

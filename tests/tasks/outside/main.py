@@ -140,6 +140,17 @@ def do_receive(which, count):
     return answer.decode()
 
 
+def do_echo(which, text):
+    do_send(which, text)
+    return do_receive(which, len(text))
+
+
+def do_refused(place, port):
+    """Where the connection is reset depends on who is faster."""
+    with socket.create_connection((place, port), timeout=20) as connection:
+        return connection.recv(1).decode()
+
+
 def do_bulk(which, count):
     """So many bytes there and back, with a thread that sends; how long that took, and whether they came back as they were."""
     sockets[which].settimeout(None)

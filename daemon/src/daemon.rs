@@ -7,6 +7,7 @@
 
 use crate::api::serve::{ListenError, adopt, listen, serve};
 use crate::api::{App, router};
+use crate::aux::Outside;
 use crate::catalog::Catalog;
 use crate::code::images::Images;
 use crate::config::Config;
@@ -213,6 +214,7 @@ async fn open(config: &Config, budget_bytes: u64) -> Result<Opened, DaemonError>
     let budget = Budget { bytes: budget_bytes, vms: config.max_vms.map(|vms| usize::try_from(vms).unwrap_or(usize::MAX)) };
     let last = store.last_id().await.map_err(store_error)?;
     let (packing, runner_of) = (config.parked_packing.into(), Arc::clone(&runner));
+    let outside = Outside::new(Arc::clone(&caps), Arc::new(secrets.clone()), Arc::clone(&metrics));
     let parts = Parts {
         store: store.clone(),
         secrets,
@@ -223,6 +225,7 @@ async fn open(config: &Config, budget_bytes: u64) -> Result<Opened, DaemonError>
         catalog: Arc::clone(&catalog),
         caps,
         runner: runner_of,
+        outside,
         metrics,
     };
     let dispatcher = Dispatcher::new(budget, last.as_ref(), parts.clone());

@@ -6,6 +6,7 @@
 //! - [`state`]: what outlives the daemon; the state machine of an execution
 //! - [`schedule`]: who runs next, and the life of an execution from submission to its end
 //! - [`secrets`]: what programs get and nobody reads back
+//! - [`aux`]: auxiliary services, as programs reach them
 //! - [`logs`]: what programs print
 //! - [`transfer`]: a parked execution on its way to another host
 //! - [`retention`]: how long executions that ended are known
@@ -14,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod aux;
 pub mod catalog;
 pub mod code;
 pub mod config;

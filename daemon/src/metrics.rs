@@ -28,6 +28,11 @@ struct End {
     kind: Word,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct How {
+    how: Word,
+}
+
 /// Everything that is counted.
 #[derive(Debug)]
 pub struct Metrics {
@@ -41,6 +46,10 @@ pub struct Metrics {
     log_dropped: Counter,
     removed: Counter,
     orphans: Counter,
+    aux_opened: Counter,
+    aux_ended: Family<How, Counter>,
+    aux_requests: Family<How, Counter>,
+    aux_bytes: Counter,
 }
 
 impl Default for Metrics {
@@ -57,6 +66,10 @@ impl Default for Metrics {
             log_dropped: Counter::default(),
             removed: Counter::default(),
             orphans: Counter::default(),
+            aux_opened: Counter::default(),
+            aux_ended: Family::default(),
+            aux_requests: Family::default(),
+            aux_bytes: Counter::default(),
             registry: Registry::default(),
         };
         registry.register("executions_submitted", "Executions accepted", this.submitted.clone());
@@ -68,6 +81,10 @@ impl Default for Metrics {
         registry.register("log_dropped_bytes", "Program output over log caps", this.log_dropped.clone());
         registry.register("executions_removed", "Executions that were kept long enough", this.removed.clone());
         registry.register("logs_orphaned", "Logs of unknown executions, removed after a start", this.orphans.clone());
+        registry.register("aux_connections", "Connections to auxiliary services that were allowed", this.aux_opened.clone());
+        registry.register("aux_connections_ended", "Connections that ended or were refused, by how", this.aux_ended.clone());
+        registry.register("aux_requests", "Requests to auxiliary services over HTTP, by how they ended", this.aux_requests.clone());
+        registry.register("aux_bytes", "Bytes exchanged with auxiliary services, both ways", this.aux_bytes.clone());
         Self { registry, ..this }
     }
 }
@@ -108,6 +125,26 @@ impl Metrics {
     /// Logs that belonged to no execution were removed.
     pub fn orphans(&self, logs: usize) {
         self.orphans.inc_by(logs as u64);
+    }
+
+    /// A connection to an auxiliary service was allowed.
+    pub fn aux_opened(&self) {
+        self.aux_opened.inc();
+    }
+
+    /// One ended, or was refused.
+    pub fn aux_ended(&self, how: &'static str) {
+        self.aux_ended.get_or_create(&How { how: Word(how) }).inc();
+    }
+
+    /// A request was passed on, denied, or failed.
+    pub fn aux_request(&self, how: &'static str) {
+        self.aux_requests.get_or_create(&How { how: Word(how) }).inc();
+    }
+
+    /// So many bytes were exchanged.
+    pub fn aux_bytes(&self, bytes: usize) {
+        self.aux_bytes.inc_by(bytes as u64);
     }
 
     /// All of it in Prometheus' text format.

@@ -17,6 +17,7 @@
 //! Invariant: what a client does harms its own answers only, and holds no more memory than is fixed: [`MAX_CLIENTS`] short lines, one long one, and
 //! [`MAX_UNSENT`] of answers beyond the last.
 
+use crate::aux::{self, Aux};
 use crate::clients::{Client, Input};
 use crate::door::{self, Door};
 use crate::error::AgentError;
@@ -31,7 +32,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::time::Instant;
-use torpor_protocol::agent::{GuestMessage, HostMessage};
+use torpor_protocol::agent::{AuxPlace, GuestMessage, HostMessage};
 use torpor_protocol::ask::{AGENT_SEQ, Answers, Ask, Blocked, MAX_ASKS, Refusal, What};
 
 /// Where the socket is.
@@ -86,6 +87,7 @@ pub(crate) struct Broker {
     parks: u64,
     idle: Idle,
     delay: u16,
+    aux: Aux,
 }
 
 fn sys(what: &'static str) -> impl FnOnce(Errno) -> AgentError {
@@ -118,7 +120,20 @@ impl Broker {
             parks: 0,
             idle,
             delay: FIRST_LOOK,
+            aux: Aux::default(),
         })
+    }
+
+    /// Makes the places of auxiliary services.
+    pub(crate) fn aux(&mut self, places: &[AuxPlace], door: &Door) -> Result<(), AgentError> {
+        self.aux = Aux::make(places, door, &self.epoll)?;
+        Ok(())
+    }
+
+    /// Passes on what the program, which has ended, sent to auxiliary services; true where it had to do with any.
+    pub(crate) fn finish(&mut self, door: &Door, link: &mut Link) -> Result<bool, AgentError> {
+        self.aux.finish(door, link)?;
+        Ok(self.aux.used())
     }
 
     /// From here on there is an execution that asks.
@@ -164,7 +179,7 @@ impl Broker {
     /// are asleep in system calls.
     pub(crate) fn stand(&mut self, door: &mut Door, link: &mut Link) -> Result<(), AgentError> {
         door.take_over();
-        door.send(&GuestMessage::Blocked(Blocked { seqs: self.asks.keys().copied().collect() }))?;
+        door.send(&GuestMessage::Blocked(Blocked { seqs: self.asks.keys().copied().collect(), aux: self.aux.heard() }))?;
         door.wait();
         match door.message()? {
             HostMessage::Answers { answers, payload } => self.answers(&answers, &payload, door, link),
@@ -186,6 +201,7 @@ impl Broker {
             match event.data() {
                 LISTENER => self.accept()?,
                 HOST => {}
+                mine if mine & aux::MINE != 0 => self.aux.event(mine, event.events(), door, link)?,
                 id => self.client(id, event.events(), link)?,
             }
         }
@@ -206,6 +222,7 @@ impl Broker {
                     }
                 }
                 Some(HostMessage::Answers { answers, payload }) => self.answers(&answers, &payload, door, link)?,
+                Some(HostMessage::Aux(said)) => self.aux.hear(said, link)?,
                 Some(other) => return Err(AgentError::Order { got: door::name(&other), want: "Answers" }),
             }
         }
@@ -224,7 +241,8 @@ impl Broker {
                 self.epoll.modify(client, &mut EpollEvent::new(want, *id)).map_err(sys("watch a client"))?;
             }
         }
-        if self.host.is_some() || !self.asks.is_empty() {
+        self.aux.watch(&self.epoll)?;
+        if self.host.is_some() || !self.asks.is_empty() || self.aux.used() {
             let want = if self.full() { EpollFlags::empty() } else { EpollFlags::EPOLLIN };
             match self.host.replace(want) {
                 None => self.epoll.add(link, EpollEvent::new(want, HOST)),

@@ -43,6 +43,7 @@ pub(crate) const fn name(message: &HostMessage) -> &'static str {
         HostMessage::Start { .. } => "Start",
         HostMessage::Taken(_) => "Taken",
         HostMessage::Answers { .. } => "Answers",
+        HostMessage::Aux(_) => "Aux",
     }
 }
 
@@ -63,9 +64,9 @@ impl Prefix {
         Self::of(&GuestMessage::Log { stream, bytes: Vec::new() })
     }
 
-    /// Of a `Result` after which nothing needs to be waited for.
-    pub(crate) fn result() -> Result<Self, AgentError> {
-        Self::of(&GuestMessage::Result { drain: false, json: Vec::new() })
+    /// Of a `Result`; `drain`: a `Drained` follows.
+    pub(crate) fn result(drain: bool) -> Result<Self, AgentError> {
+        Self::of(&GuestMessage::Result { drain, json: Vec::new() })
     }
 
     fn with_len(self, payload: usize) -> [u8; PREFIX_LEN] {
@@ -115,7 +116,8 @@ impl Door {
         unsafe { AtomicU64::from_ptr(field.cast().as_ptr()) }
     }
 
-    fn sequence(&self) -> u64 {
+    /// How many messages have been in the inbox.
+    pub(crate) fn sequence(&self) -> u64 {
         self.word(layout::INBOX_SEQ).load(Ordering::Acquire)
     }
 

@@ -47,14 +47,15 @@ pub(crate) fn serve(mut door: Door, mut link: Link, place: &Place) -> Result<Inf
     let children = Children::watch()?;
     // A shell that is refused memory only says so and ends like after any other error; one that the kernel ends for it is told apart.
     let _ = std::fs::write("/proc/sys/vm/overcommit_memory", "1");
-    let prefixes = Prefixes { stderr: Prefix::log(Stream::Stderr)?, result: Prefix::result()? };
+    let prefixes = Prefixes { stderr: Prefix::log(Stream::Stderr)?, result: Prefix::result(false)?, result_drain: Prefix::result(true)? };
     warm_up(place, &children)?;
-    let broker = Broker::listen(SOCKET)?;
+    let mut broker = Broker::listen(SOCKET)?;
     settle();
     door.wait();
     let HostMessage::Load(load) = door.message()? else { return Err(AgentError::Order { got: "Start", want: "Load" }) };
     door.sync_clock()?;
     mount_code()?;
+    broker.aux(&load.aux, &door)?;
     let loaded = match prepare(&load, place)? {
         Ok(loaded) => loaded,
         Err(failure) => {
@@ -177,6 +178,7 @@ fn prepare(load: &Load, place: &Place) -> Result<Result<Loaded, Failure>, AgentE
 struct Prefixes {
     stderr: Prefix,
     result: Prefix,
+    result_drain: Prefix,
 }
 
 /// What a read of a pipe found.
@@ -352,16 +354,17 @@ impl Running {
     }
 
     /// The last message.
-    fn tell(&mut self, ended: Option<Ended>) -> Result<(), AgentError> {
+    fn tell(&mut self, ended: Option<Ended>, drain: bool) -> Result<(), AgentError> {
         let failed = match ended {
             _ if self.too_large() => Some(verdict::too_large()),
             None | Some(Ended::Exit(0)) => None,
             Some(ended) => Some(verdict::ended(ended, self.log.ran_out(), "the program")),
         };
         if let Some(failure) = failed {
-            return self.door.send(&GuestMessage::Failed(failure));
+            return self.door.send(&GuestMessage::Failed(Failure { drain, ..failure }));
         }
-        let (collected, prefix) = (self.collected, self.prefixes.result);
+        let prefix = if drain { self.prefixes.result_drain } else { self.prefixes.result };
+        let collected = self.collected;
         let outbox = self.door.outbox();
         match verdict::result(&outbox[STAGE..STAGE + collected]) {
             Ok(Some(json)) => {
@@ -369,8 +372,8 @@ impl Running {
                 self.door.send_in_place(prefix, json.len());
                 Ok(())
             }
-            Ok(None) => self.door.send(&GuestMessage::Result { drain: false, json: b"null".to_vec() }),
-            Err(failure) => self.door.send(&GuestMessage::Failed(failure)),
+            Ok(None) => self.door.send(&GuestMessage::Result { drain, json: b"null".to_vec() }),
+            Err(failure) => self.door.send(&GuestMessage::Failed(Failure { drain, ..failure })),
         }
     }
 }
@@ -395,7 +398,13 @@ fn run(mut door: Door, link: Link, mut broker: Broker, loaded: Loaded, children:
             break ended;
         }
     };
-    running.tell(ended)?;
+    let aux = running.broker.finish(&running.door, &mut running.link)?;
+    running.tell(ended, aux)?;
+    if aux {
+        running.link.send(&GuestMessage::Drained)?;
+        // The door would stop the kernel's threads, which send it.
+        settle();
+    }
     Ok(running.door)
 }
 

@@ -19,6 +19,7 @@
 //! - [`stopped`]: that stopped program: its memory, and letting it go
 //! - [`verdict`]: from the way a program ended to the message about it; pure
 //! - [`broker`]: the socket at which programs ask for what they wait for; [`clients`], [`request`]: its connections and its lines
+//! - [`aux`]: auxiliary services, and a program's connections to them
 //! - [`idle`]: whether nothing can run but those waits
 //! - [`command`]: the same program as the command `torpor`, a client of that socket
 //! - [`memory`]: whether the kernel ended something because memory was short
@@ -26,6 +27,7 @@
 //! Invariant: nothing that a program does makes the agent panic, wait for ever on that program's goodwill or hold more than a fixed amount of
 //! memory. What the agent itself can't repair ends the machine, with the reason on its console.
 
+mod aux;
 mod broker;
 mod children;
 mod clients;

@@ -71,6 +71,7 @@ pub(crate) fn serve(door: Door, link: Link, place: &Place) -> Result<Infallible,
     let HostMessage::Load(load) = session.door.message()? else { return Err(AgentError::Order { got: "Start", want: "Load" }) };
     session.door.sync_clock()?;
     mount_code()?;
+    session.broker.aux(&load.aux, &session.door)?;
     session.tell(&ToHost::Load(load));
     if let Err(failure) = session.load()? {
         session.link.send(&GuestMessage::LoadFailed(failure))?;
@@ -279,6 +280,7 @@ impl Session {
             match self.next()? {
                 Event::Said(FromHost::Drain) => {
                     self.drain()?;
+                    self.broker.finish(&self.door, &mut self.link)?;
                     self.link.send(&GuestMessage::Drained)?;
                     self.tell(&ToHost::Drained);
                 }

@@ -140,6 +140,12 @@ fn stay_in_memory() -> Result<(), AgentError> {
     Errno::result(answer).map(drop).map_err(AgentError::sys("keep the agent in memory"))
 }
 
+/// Puts a file in the place of another.
+pub(crate) fn lay_over(file: &str, over: &str) -> Result<(), AgentError> {
+    let bound = mount(Some(file), over, None::<&str>, MsFlags::MS_BIND, None::<&str>);
+    bound.map_err(|errno| AgentError::io("put a file over", over, errno.into()))
+}
+
 /// Gives back the memory of files that were read once and are mapped by nobody.
 pub(crate) fn drop_caches() {
     let _ = fs::write("/proc/sys/vm/drop_caches", "1");

@@ -14,11 +14,13 @@
 //!                     <-  Started               (door)
 //!                     <-  Log *                 (door or vsock)
 //!                     <-> Ask, Answers *        (door or vsock, see [`crate::ask`])
+//!                     <-> Aux *                 (vsock, see [`crate::aux`])
 //!                     <-  Result | Failed       (door, or vsock when the program's host is gone)
 //!                     <-  Drained               (vsock, after a Result or Failed that said so)
 //! ```
 
 use crate::ask::{Answers, Ask, Blocked, MAX_ASKS, Taken, What};
+use crate::aux::{FromGuest, ToGuest};
 use crate::frame::{Frame, FrameError};
 use crate::limits::{MAX_FAILURE_TEXT, MAX_INPUT, MAX_LOG_CHUNK, MAX_RESULT};
 use serde::{Deserialize, Serialize};
@@ -32,6 +34,7 @@ const LOAD: u8 = 1;
 const START: u8 = 2;
 const TAKEN: u8 = 3;
 const ANSWERS: u8 = 4;
+const AUX: u8 = 5;
 const HELLO: u8 = 64;
 const LOADED: u8 = 65;
 const LOAD_FAILED: u8 = 66;
@@ -42,6 +45,7 @@ const FAILED: u8 = 70;
 const DRAINED: u8 = 71;
 const ASK: u8 = 72;
 const BLOCKED: u8 = 73;
+const AUX_FROM: u8 = 74;
 
 /// A program's language host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -193,6 +197,8 @@ pub enum HostMessage {
         /// Payloads of the answers, one after the other.
         payload: Vec<u8>,
     },
+    /// To the agent, over vsock: of a connection to an auxiliary service.
+    Aux(ToGuest),
 }
 
 /// Body of [`GuestMessage::Hello`].
@@ -246,6 +252,8 @@ pub enum GuestMessage {
     },
     /// Nothing can run here but what waits for answers; the agent stands at the door.
     Blocked(Blocked),
+    /// Of a connection to an auxiliary service.
+    Aux(FromGuest),
 }
 
 /// Why a frame is not a message.
@@ -318,6 +326,7 @@ impl HostMessage {
             Self::Start { start, input } => headed(START, "Start", start, input),
             Self::Taken(taken) => json(TAKEN, "Taken", taken),
             Self::Answers { answers, payload } => headed(ANSWERS, "Answers", answers, payload),
+            Self::Aux(aux) => Ok(Frame { kind: AUX, body: aux.encode() }),
         }
     }
 
@@ -341,6 +350,7 @@ impl HostMessage {
                 }
                 Ok(Self::Answers { answers, payload: payload.to_vec() })
             }
+            AUX => Ok(Self::Aux(ToGuest::decode(&frame.body)?)),
             kind => Err(MessageError::Kind(kind)),
         }
     }
@@ -369,6 +379,7 @@ impl GuestMessage {
             Self::Drained => bare(DRAINED),
             Self::Ask { ask, payload } => headed(ASK, "Ask", ask, payload),
             Self::Blocked(blocked) => json(BLOCKED, "Blocked", blocked),
+            Self::Aux(aux) => Ok(Frame { kind: AUX_FROM, body: aux.encode() }),
         }
     }
 
@@ -421,6 +432,7 @@ impl GuestMessage {
                 }
                 Ok(Self::Blocked(blocked))
             }
+            AUX_FROM => Ok(Self::Aux(FromGuest::decode(body)?)),
             kind => Err(MessageError::Kind(kind)),
         }
     }
@@ -459,7 +471,8 @@ mod tests {
                 payload: b"{}".to_vec(),
             },
             GuestMessage::Ask { ask: Ask { seq: 2, standing: false, what: What::Event {} }, payload: Vec::new() },
-            GuestMessage::Blocked(Blocked { seqs: vec![1, 1 << 33] }),
+            GuestMessage::Blocked(Blocked { seqs: vec![1, 1 << 33], aux: 7 }),
+            GuestMessage::Aux(FromGuest::Open { conn: 1, service: 0 }),
         ] {
             assert_eq!(GuestMessage::from_frame(message.to_frame().unwrap()).unwrap(), message);
         }
@@ -486,6 +499,7 @@ mod tests {
             HostMessage::Start { start, input: b"[1]".to_vec() },
             HostMessage::Taken(Taken { seq: 7 }),
             HostMessage::Answers { answers, payload: b"12{}".to_vec() },
+            HostMessage::Aux(ToGuest::Held { base: 1, conns: vec![2] }),
         ] {
             assert_eq!(HostMessage::from_frame(message.to_frame().unwrap()).unwrap(), message);
         }

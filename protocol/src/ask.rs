@@ -94,6 +94,9 @@ pub enum What {
 pub struct Blocked {
     /// All asks that the guest has no answer to.
     pub seqs: Vec<u64>,
+    /// How many messages about connections the agent has heard (see [`crate::aux`]).
+    #[serde(default)]
+    pub aux: u64,
 }
 
 /// Body of [`crate::agent::HostMessage::Taken`].

@@ -4,6 +4,7 @@
 //! - [`daemon`]: one torpord, its state folder and its end
 //! - [`cli`]: runs of `torpor`; [`http`]: requests that no well-behaved client would send
 //! - [`tasks`]: folders to push
+//! - [`services`]: what programs talk to outside
 //! - [`process`]: which monitors are alive; [`guest`]: faults put into running guests
 //!
 //! A helper that can't do its work panics: that is how a test fails.
@@ -15,6 +16,7 @@ pub mod daemon;
 pub mod guest;
 pub mod http;
 pub mod process;
+pub mod services;
 pub mod setup;
 pub mod tasks;
 

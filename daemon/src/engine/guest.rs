@@ -3,13 +3,14 @@
 //! ```text
 //!   Fresh --Started--> Started --Result | Failed--> Answered --Drained--> (over)
 //!     |                                               ^
-//!     +--------------------Failed---------------------+         Log: anywhere before the end; Ask, Blocked: while Started
+//!     +--------------------Failed---------------------+         Log, Aux: anywhere; Ask, Blocked: while Started
 //! ```
 //! A guest that says anything else broke the protocol. Invariant: what is buffered is at most one frame and what one event brought.
 
 use super::types::{ErrorKind, ExecutionError};
 use torpor_protocol::agent::{Failure, GuestMessage, MessageError, Stream};
 use torpor_protocol::ask::{Ask, Blocked};
+use torpor_protocol::aux::FromGuest;
 use torpor_protocol::frame::{Decoder, Frame};
 use torpor_protocol::monitor::Event;
 
@@ -62,8 +63,10 @@ pub(super) enum Said {
         /// It came over the agent's connection.
         vsock: bool,
     },
-    /// The agent stands at the door, because of these asks.
-    Blocked(Vec<u64>),
+    /// The agent stands at the door, because of these asks; and how many messages about connections it has heard.
+    Blocked(Vec<u64>, u64),
+    /// Of a connection to an auxiliary service.
+    Aux(FromGuest),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +131,9 @@ impl Conversation {
             (Phase::Started, GuestMessage::Ask { ask, payload }) if ask.standing != vsock => {
                 (Said::Ask { ask, payload, vsock }, self.phase)
             }
-            (Phase::Started, GuestMessage::Blocked(Blocked { seqs })) if !vsock => (Said::Blocked(seqs), self.phase),
+            (Phase::Started, GuestMessage::Blocked(Blocked { seqs, aux })) if !vsock => (Said::Blocked(seqs, aux), self.phase),
+            // The agent does not know of all phases.
+            (phase, GuestMessage::Aux(aux)) if vsock => (Said::Aux(aux), phase),
             (_, other) => return Err(Broken::Turn(message_name(&other))),
         };
         self.phase = phase;
@@ -149,6 +154,7 @@ pub(super) const fn message_name(message: &GuestMessage) -> &'static str {
         GuestMessage::Drained => "Drained",
         GuestMessage::Ask { .. } => "Ask",
         GuestMessage::Blocked(_) => "Blocked",
+        GuestMessage::Aux(_) => "Aux",
     }
 }
 

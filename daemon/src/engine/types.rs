@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use torpor_protocol::agent::{AuxPlace, Runtime, Stream};
 use torpor_protocol::ask::{Answer, Ask};
+use torpor_protocol::aux::{FromGuest, ToGuest};
 pub use torpor_protocol::monitor::Packing;
 use torpor_seccomp::LaunchError;
 use torpor_seccomp::uids::Range;
@@ -139,6 +140,8 @@ pub struct Reply {
 pub enum Order {
     /// Give these answers to the guest.
     Answer(Reply),
+    /// Tell the agent of a connection. A guest that stands and waits goes on for it.
+    Aux(ToGuest),
     /// Write the machine down, if the guest stands and waits. Ends with [`Progress::Parked`] or [`Progress::NotParked`]; the guest stands
     /// still until then, and on until it gets answers or [`Self::End`].
     Park {
@@ -194,7 +197,11 @@ pub enum Progress {
     Blocked {
         /// Numbers of the asks.
         seqs: Vec<u64>,
+        /// How many messages about connections its agent has heard, where it says so.
+        aux: Option<u64>,
     },
+    /// The agent says something of a connection to an auxiliary service.
+    Aux(FromGuest),
     /// The machine is written down and synced.
     Parked(Parked),
     /// It could not be.

@@ -14,6 +14,7 @@ use super::asks::{Asks, Started, Taken};
 use super::dispatch::Dispatcher;
 use super::live::{Live, Note};
 use super::until;
+use crate::aux::broker::{Broker, Next};
 use crate::engine::{Begin, ErrorKind, ExecutionError, Order, Outcome, Parked, Progress, Reply, RunRequest};
 use crate::fault;
 use crate::logs::LogWriter;
@@ -27,6 +28,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
+use torpor_protocol::agent::Stream;
 
 /// Pieces of progress between engine and here. Each is at most 64 KiB of output, so this bounds memory; when it is full the guest waits.
 const PROGRESS: usize = 16;
@@ -66,6 +68,7 @@ struct Watch<'a> {
     live: &'a Arc<Live>,
     log: &'a mut LogWriter,
     asks: &'a mut Asks,
+    aux: &'a mut Broker,
     /// Not bounded by itself: each order follows from an ask, or from a machine that stands.
     orders: mpsc::UnboundedSender<Order>,
     starting: mpsc::UnboundedSender<Started>,
@@ -82,16 +85,20 @@ pub(super) async fn attempt(
     live: &Arc<Live>,
     request: RunRequest,
     resumed: Option<Arc<waiting::Parked>>,
-    asks: &mut Asks,
+    (asks, aux): (&mut Asks, &mut Broker),
     log: &mut LogWriter,
 ) -> Outcome {
     let (progress, happened) = mpsc::channel(PROGRESS);
     let (orders, ordered) = mpsc::unbounded_channel();
     let (starting, started) = mpsc::unbounded_channel();
-    // Who is brought back without an answer is so because somebody wants it to have its VM.
-    let kept = matches!(&request.begin, Begin::Resume { answers, .. } if answers.answers.is_empty());
+    // Who is brought back without an answer, and not for a connection, is so because somebody wants it to have its VM.
+    let woken = std::mem::take(&mut aux.woken);
+    let kept = matches!(&request.begin, Begin::Resume { answers, .. } if answers.answers.is_empty() && !woken);
+    if let Some(parked) = &resumed {
+        aux.resumed(&parked.aux, live.inherited);
+    }
     let standing = Standing { kept, ..Standing::default() };
-    let watch = Watch { d, live, log, asks, orders, starting, standing, resumed: resumed.clone(), runs: false };
+    let watch = Watch { d, live, log, asks, aux, orders, starting, standing, resumed: resumed.clone(), runs: false };
     // A fault of the engine must not keep the place in the queue for ever.
     let running = AssertUnwindSafe(d.runner.run(request, progress, ordered, live.cancel.clone())).catch_unwind();
     let (outcome, ran) = tokio::join!(running, watch.watch(happened, started));
@@ -131,6 +138,7 @@ impl Watch<'_> {
                     self.look().await;
                     self.decide();
                 }
+                next = self.aux.next(), if idle && self.runs => self.next(next),
                 () = self.live.noted(), if !self.standing.over => {
                     self.notes();
                     self.look().await;
@@ -142,7 +150,25 @@ impl Watch<'_> {
             self.show();
         }
         self.granted(&Err("it ended".to_owned()));
+        self.aux_lines();
         self.runs
+    }
+
+    /// What there is of its connections.
+    fn next(&mut self, next: Next) {
+        match next {
+            Next::Log(line) => self.log.push(Stream::Stderr, line.as_bytes(), &self.live.log),
+            Next::Tell(told) => {
+                let _ = self.orders.send(Order::Aux(told));
+                self.goes_on();
+            }
+        }
+    }
+
+    fn aux_lines(&mut self) {
+        if let Some(lines) = self.aux.last_lines() {
+            self.log.push(Stream::Stderr, lines.as_bytes(), &self.live.log);
+        }
     }
 
     fn granted(&mut self, how: &Result<(), String>) {
@@ -156,7 +182,11 @@ impl Watch<'_> {
     async fn progress(&mut self, progress: Progress) {
         match progress {
             Progress::TemplateMade { micros } => self.live.happened(Happening::Template { ms: micros / 1000 }),
-            Progress::Reused { micros } => self.live.happened(Happening::Restored { micros, monitor: Monitor::Kept }),
+            Progress::Reused { micros } => {
+                self.runs = true;
+                self.aux.reused();
+                self.live.happened(Happening::Restored { micros, monitor: Monitor::Kept });
+            }
             Progress::Restored { micros, warm } => {
                 let monitor = if warm { Monitor::Warm } else { Monitor::New };
                 self.runs = true;
@@ -190,13 +220,14 @@ impl Watch<'_> {
                 }
                 self.decide();
             }
-            Progress::Blocked { seqs } => {
+            Progress::Aux(said) => self.aux.hear(said),
+            Progress::Blocked { seqs, aux } => {
                 self.standing.stands = true;
-                if self.asks.knows(&seqs) {
+                if self.asks.knows(&seqs) && aux.is_none_or(|heard| heard == self.aux.sent()) {
                     self.look().await;
                     self.decide();
                 } else {
-                    // An answer is on its way to it.
+                    // Something is on its way to it.
                     self.answer(Reply::default());
                 }
             }
@@ -209,6 +240,7 @@ impl Watch<'_> {
         for note in self.live.notes() {
             self.asks.note(&note);
             match note {
+                Note::Park(wish) if let Some(why) = self.aux.refuses() => drop(wish.send(Err(why))),
                 Note::Park(wish) if self.standing.stands && self.asks.settled() => {
                     self.standing.wished.push(wish);
                     self.standing.park_at = Some(Instant::now());
@@ -226,10 +258,14 @@ impl Watch<'_> {
     }
 
     fn answer(&mut self, reply: Reply) {
+        self.goes_on();
+        let _ = self.orders.send(Order::Answer(reply));
+    }
+
+    fn goes_on(&mut self) {
         self.standing.waits_longer = false;
         self.standing.stands = false;
         self.standing.park_at = None;
-        let _ = self.orders.send(Order::Answer(reply));
     }
 
     /// Answers what can be answered, unless the machine is being written down: then it is looked at afterwards.
@@ -252,7 +288,8 @@ impl Watch<'_> {
     /// Decides when it is parked.
     fn decide(&mut self) {
         self.standing.waits_longer = false;
-        if !self.standing.stands || !self.asks.settled() || self.standing.kept || self.standing.parking.is_some() {
+        let free = self.standing.stands && self.asks.settled() && !self.standing.kept && self.standing.parking.is_none();
+        if !free || self.aux.refuses().is_some() {
             return;
         }
         let park = self.live.version.policy.park;
@@ -273,8 +310,11 @@ impl Watch<'_> {
     async fn park(&mut self) {
         self.standing.park_at = None;
         self.standing.waits_longer = false;
-        if !self.standing.stands || !self.asks.settled() || self.asks.any_ready() {
+        if !self.standing.stands || !self.asks.settled() || self.asks.any_ready() || self.aux.calls() {
             return self.look().await;
+        }
+        if let Some(why) = self.aux.refuses() {
+            return self.granted(&Err(why));
         }
         let since = Instant::now();
         let begun = async {
@@ -299,14 +339,20 @@ impl Watch<'_> {
     async fn written(&mut self, parked: Parked) {
         let Some(Parking { draft, since }) = self.standing.parking.take() else { return };
         self.notes();
-        if self.asks.any_ready() {
+        if self.asks.any_ready() || self.aux.calls() {
             drop(draft);
             return self.look().await;
+        }
+        if let Some(why) = self.aux.refuses() {
+            drop(draft);
+            return self.not_parked(why);
         }
         match self.commit(draft, &parked, since).await {
             Ok(()) => {
                 let _ = fault::at("park.committed").await;
                 let _ = self.orders.send(Order::End);
+                self.aux.parked();
+                self.aux_lines();
                 self.d.history.parked(since.elapsed());
                 self.standing.stands = false;
                 self.standing.over = true;
@@ -363,6 +409,7 @@ impl Watch<'_> {
             ran_micros: before.saturating_add(u64::try_from(parked.ran.as_micros()).unwrap_or(u64::MAX)),
             children: self.asks.children,
             asks: self.asks.saved(),
+            aux: self.aux.held(),
         }));
         let execution = Arc::new(execution);
         self.d.store.commit_accepted(|| self.live.change(&execution)).await.map_err(|error| failed(&error))?;

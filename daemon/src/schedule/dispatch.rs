@@ -15,6 +15,7 @@ use super::ending::Ending;
 use super::live::{Cause, Live, Stored, need, task_version};
 use super::run;
 use super::runner::Runner;
+use crate::aux::Outside;
 use crate::catalog::Catalog;
 use crate::code::images::Images;
 use crate::engine::Packing;
@@ -131,6 +132,8 @@ pub struct Parts {
     pub caps: Arc<HostPolicy>,
     /// Who runs VMs.
     pub runner: Arc<dyn Runner>,
+    /// Auxiliary services.
+    pub outside: Arc<Outside>,
     /// Figures.
     pub metrics: Arc<Metrics>,
 }

@@ -17,6 +17,7 @@ use super::ending::Ending;
 use super::live::{Cause, Live, Note};
 use super::run::persist;
 use super::until;
+use crate::aux::broker::Broker;
 use crate::engine::{Begin, ErrorKind, ExecutionError};
 use crate::fault;
 use crate::state::record::Happening;
@@ -83,7 +84,7 @@ async fn held(live: &Live, holder: Holder) -> bool {
 }
 
 /// Sleeps until it can go on.
-pub(super) async fn wait(d: &Arc<Dispatcher>, live: &Arc<Live>, asks: &mut Asks, parked: &Arc<Parked>) -> Woken {
+pub(super) async fn wait(d: &Arc<Dispatcher>, live: &Arc<Live>, (asks, aux): (&mut Asks, &mut Broker), parked: &Arc<Parked>) -> Woken {
     let mut holders = Vec::new();
     let mut wanted = told(live, asks, &mut holders);
     while !wanted && !asks.any_ready() {
@@ -98,6 +99,10 @@ pub(super) async fn wait(d: &Arc<Dispatcher>, live: &Arc<Live>, asks: &mut Asks,
             () = live.cancel.cancelled() => return stopped(d, live, parked),
             () = live.noted() => wanted = told(live, asks, &mut holders),
             () = until(asks.next_due()) => {}
+            () = aux.called() => {
+                aux.woken = true;
+                wanted = true;
+            }
         }
     }
     refuse(&mut holders);

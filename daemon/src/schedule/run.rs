@@ -15,6 +15,7 @@ use super::dispatch::Dispatcher;
 use super::ending::{Decision, Ending, decide};
 use super::live::{Cause, Live};
 use super::parked::{self, Woken};
+use crate::aux::broker::Broker;
 use crate::engine::{Begin, ExecutionError, Outcome, Reuse, RunRequest};
 use crate::fault;
 use crate::logs::LogWriter;
@@ -124,9 +125,11 @@ fn drop_unstored(d: &Arc<Dispatcher>, live: &Live, job: Job) {
 async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut asks: Asks, mut input: Option<Arc<[u8]>>) {
     let policy = live.version.policy;
     let mut log = d.logs.writer(&live.id, policy.log_cap);
+    let broker = || Broker::new(&d.outside, &live.version.rights.aux, &live.id.to_string());
+    let mut aux = broker();
     loop {
         let (job, begin, resumed, tries) = match stage {
-            Stage::Parked(parked, tries) => match parked::wait(d, live, &mut asks, &parked).await {
+            Stage::Parked(parked, tries) => match parked::wait(d, live, (&mut asks, &mut aux), &parked).await {
                 Woken::Resume(begin) => {
                     stage = Stage::Vm { job: Job::Resume(live.id.clone()), begin, resumed: Some(parked), tries };
                     continue;
@@ -159,7 +162,7 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
             waits_count: policy.park == Park::Never,
             reuse,
         };
-        let outcome = attempt(d, live, request, resumed.clone(), &mut asks, &mut log).await;
+        let outcome = attempt(d, live, request, resumed.clone(), (&mut asks, &mut aux), &mut log).await;
         if live.stored().await.is_err() {
             return drop_unstored(d, live, job);
         }
@@ -203,7 +206,7 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
                 if !persist(d, live, live.view()).await {
                     return drop_it(d, live, job);
                 }
-                asks = Asks::default();
+                (asks, aux) = (Asks::default(), broker());
                 let again = match input.take() {
                     Some(input) => Ok(input),
                     None => d.store.input(&live.id).await.map(Arc::from),

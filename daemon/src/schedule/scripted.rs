@@ -5,6 +5,7 @@ use super::core::Budget;
 use super::dispatch::{Dispatcher, Parts};
 use super::recover::{Recovered, recover};
 use super::runner::Runner;
+use crate::aux::Outside;
 use crate::catalog::Catalog;
 use crate::code::images::Images;
 use crate::engine::{
@@ -236,6 +237,7 @@ impl Scripted {
                         let parked = Parked { base, changed_bytes: 4096, stored_bytes, micros: 1, unread, ran: Duration::from_millis(1) };
                         progress.send(Progress::Parked(parked)).await.unwrap();
                     }
+                    Some(Order::Aux(_)) => {}
                     Some(Order::End) => return Outcome::Parked,
                     None => return Outcome::Failed(ExecutionError::new(ErrorKind::Host, "no more orders")),
                 }
@@ -321,9 +323,10 @@ impl Daemon {
         let files: Vec<_> = machines.iter().map(|parked| (parked.file.clone(), parked.stored_bytes)).collect();
         let parked = ParkedFiles::open(folder, 1 << 20, &files).unwrap();
         let catalog = Arc::new(Catalog::load(store.tasks().await.unwrap(), &HostPolicy::default()));
+        let secrets = Secrets::open(&store, KeyPlace::find(None, None, folder)).await.unwrap();
         let parts = Parts {
             store: store.clone(),
-            secrets: Secrets::open(&store, KeyPlace::find(None, None, folder)).await.unwrap(),
+            secrets: secrets.clone(),
             images,
             logs: logs.clone(),
             parked,
@@ -331,6 +334,7 @@ impl Daemon {
             catalog: Arc::clone(&catalog),
             caps: Arc::default(),
             runner: Arc::clone(&runner) as Arc<dyn Runner>,
+            outside: Outside::new(Arc::default(), Arc::new(secrets), Arc::clone(&metrics)),
             metrics,
         };
         let dispatcher = Dispatcher::new(budget, last.as_ref(), parts.clone());

@@ -73,6 +73,9 @@ pub struct Parked {
     pub children: u32,
     /// Its asks without an answer.
     pub asks: Vec<Waiting>,
+    /// Auxiliary services whose connections are held for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aux: Vec<String>,
 }
 
 /// What an execution waits for, as people see it.

@@ -41,7 +41,7 @@ fn messages_come_in_by_the_inbox() {
     door.wait();
     assert_eq!(door.message().unwrap(), load);
     let input = vec![b'7'; torpor_protocol::limits::MAX_INPUT];
-    let start = HostMessage::Start { start: Start { execution: "ex_1".into(), seed: "00".repeat(32) }, input };
+    let start = HostMessage::Start { start: Start { execution: "ex_1".into(), seed: "00".repeat(32), secrets: Vec::new() }, input };
     put(&door, &start);
     door.wait();
     assert_eq!(door.message().unwrap(), start);
@@ -72,7 +72,7 @@ fn messages_written_in_place_are_those_of_the_protocol() {
     }
     let json = vec![b'1'; torpor_protocol::limits::MAX_RESULT];
     door.outbox()[PREFIX_LEN..PREFIX_LEN + json.len()].copy_from_slice(&json);
-    door.send_in_place(Prefix::result().unwrap(), json.len());
+    door.send_in_place(Prefix::result(false).unwrap(), json.len());
     assert_eq!(sent(&mut door), GuestMessage::Result { drain: false, json });
     door.send(&GuestMessage::Started).unwrap();
     assert_eq!(sent(&mut door), GuestMessage::Started);

@@ -16,7 +16,7 @@ from test_host import Recorder
 
 import torpor
 from torpor import _socket, _wait
-from torpor._host import alone, rng, warm, wire
+from torpor._host import alone, rng, sockets, warm, wire
 from torpor._host import door as layout
 from torpor._host.stand import Speaker
 from torpor._host.streams import Streams
@@ -78,6 +78,12 @@ class AtTheDoor(unittest.TestCase):
         _wait.use(speaker)
         self.addCleanup(_wait.use, None)
         return door
+
+    def test_sockets_are_counted(self):
+        text = b"sockets: used 5\nTCP: inuse 3 orphan 0 tw 1 alloc 5 mem 0\nUDP: inuse 0 mem 0\n"
+        self.assertEqual(sockets.count(text), (5, 3))
+        with self.assertRaises(LookupError):
+            sockets.count(b"")
 
     def test_call_gives_the_result(self):
         door = self.stand(reply(b'{"a":"\xc3\xa4"}', answer="waited", executions=[ended(result=10)], timed_out=False))

@@ -4,6 +4,7 @@
 
 use std::process::ExitCode;
 
+mod aux;
 mod crashes;
 mod failures;
 mod host;
@@ -31,5 +32,6 @@ fn main() -> ExitCode {
         park_faults::TESTS,
         portions::TESTS,
         transfer::TESTS,
+        aux::TESTS,
     ])
 }

@@ -102,6 +102,8 @@ pub(super) struct Session<'a> {
     hollow: bool,
     /// For the door, when it is there.
     reply: Option<Reply>,
+    /// For the agent, after that.
+    behind: Vec<u8>,
     /// To be carried out at the door.
     park: Option<(std::fs::File, torpor_protocol::monitor::Packing)>,
 }
@@ -121,7 +123,20 @@ impl<'a> Session<'a> {
         progress: &'a mpsc::Sender<Progress>,
         since: Instant,
     ) -> Self {
-        Self { vm, talk, ground, stats, clock, progress, since, standing: false, hollow: false, reply: None, park: None }
+        Self {
+            vm,
+            talk,
+            ground,
+            stats,
+            clock,
+            progress,
+            since,
+            standing: false,
+            hollow: false,
+            reply: None,
+            behind: Vec::new(),
+            park: None,
+        }
     }
 
     /// It was resumed without an answer.
@@ -177,7 +192,7 @@ impl<'a> Session<'a> {
                 }
                 Event::AtDoor if self.hollow && !self.standing => {
                     self.stand()?;
-                    let _ = self.progress.send(Progress::Blocked { seqs: Vec::new() }).await;
+                    let _ = self.progress.send(Progress::Blocked { seqs: Vec::new(), aux: None }).await;
                 }
                 Event::AtDoor | Event::VsockOpen | Event::Prepared | Event::Running { .. } | Event::Saved { .. } => {}
             }
@@ -211,10 +226,11 @@ impl<'a> Session<'a> {
                 }
                 Progress::Asked { ask, payload }
             }
-            Said::Blocked(seqs) => {
+            Said::Blocked(seqs, aux) => {
                 self.stand()?;
-                Progress::Blocked { seqs }
+                Progress::Blocked { seqs, aux: Some(aux) }
             }
+            Said::Aux(aux) => Progress::Aux(aux),
         };
         Ok(if self.tell(progress).await { Heard::Nothing } else { Heard::Late })
     }
@@ -249,6 +265,16 @@ impl<'a> Session<'a> {
                 let bytes = answers_frame(&reply, false)?;
                 self.vm.send(&Command::Vsock { bytes }, &[]).await?;
             }
+            Order::Aux(aux) => {
+                let bytes = super::frame(&HostMessage::Aux(aux), "a message about a connection")?;
+                if self.standing {
+                    self.park = None;
+                    self.reply.get_or_insert_default();
+                    self.behind.extend(bytes);
+                } else {
+                    self.vm.send(&Command::Vsock { bytes }, &[]).await?;
+                }
+            }
             Order::Park { file, packing } if self.standing && self.reply.is_none() => self.park = Some((file, packing)),
             Order::Park { .. } => {
                 let _ = self.progress.send(Progress::NotParked { reason: "it runs again".into() }).await;
@@ -269,6 +295,10 @@ impl<'a> Session<'a> {
             self.clock.run();
             let frame = answers_frame(&reply, false)?;
             self.vm.send(&Command::Inbox { frame }, &[]).await?;
+            if !self.behind.is_empty() {
+                let bytes = std::mem::take(&mut self.behind);
+                self.vm.send(&Command::Vsock { bytes }, &[]).await?;
+            }
         } else if let Some((file, packing)) = self.park.take() {
             let origin = self.ground.origin.clone();
             self.vm.send(&Command::Park { origin, packing }, &[std::os::fd::AsFd::as_fd(&file)]).await?;
@@ -321,11 +351,13 @@ impl<'a> Session<'a> {
     }
 
     async fn drained(&mut self, said: Said) -> bool {
-        if let Said::Log { stream, bytes } = said {
-            let _ = self.progress.send(Progress::Log { stream, bytes }).await;
-            return false;
+        match said {
+            Said::Log { stream, bytes } => drop(self.progress.send(Progress::Log { stream, bytes }).await),
+            Said::Aux(aux) => drop(self.progress.send(Progress::Aux(aux)).await),
+            Said::Drained => return true,
+            _ => {}
         }
-        said == Said::Drained
+        false
     }
 }
 

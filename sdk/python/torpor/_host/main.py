@@ -21,6 +21,7 @@ import sys
 from torpor import _wait
 from torpor._host import failure, rng, task, warm, wire
 from torpor._host.door import Door
+from torpor._host.sockets import Sockets
 from torpor._host.stand import Speaker
 from torpor._host.streams import Streams
 
@@ -52,9 +53,12 @@ class Host:
         packet = self.control.recv(_MAX_LOAD)
         if packet[:1] != b"L":
             return
-        loaded = self.load(json.loads(packet[1:]))
+        message = json.loads(packet[1:])
+        loaded = self.load(message)
         if loaded is None:
             return
+        if message.get("aux"):
+            self.speaker.sockets = Sockets()
         # A second rehearsal: the task's imports may have replaced what the first one used.
         warm.rehearse(self.speaker)
         self.speaker.alone.look()
@@ -94,7 +98,7 @@ class Host:
         """One execution, from the ``Start`` in the inbox to its last frame."""
         before = self.door.raw_output()
         kind, body = loaded.run(self.door, self.streams)
-        drain = self._raw_output_left(before) and self._agent_hears()
+        drain = (self._raw_output_left(before) or self.speaker.connected()) and self._agent_hears()
         if kind == wire.RESULT:
             self.door.send_tagged(kind, int(drain), body)
         else:

@@ -24,6 +24,8 @@ class Speaker:
         # In a rehearsal it stands at the door whoever else is there.
         self.rehearsing = False
         self.seq = 0
+        # Of a task that has auxiliary services.
+        self.sockets = None
         _socket.on_resume = rng.resume
         os.register_at_fork(after_in_child=lambda: _wait.use(None))
 
@@ -31,7 +33,7 @@ class Speaker:
         """The answer, and the values that came with it by execution (``None`` for a signal's). ``None`` for both: others are there, ask the agent."""
         # Logs are out before the machine may be parked, whoever asks.
         self.streams.flush()
-        if not self.alone.sure() and not self.rehearsing:
+        if not self.rehearsing and (not self.alone.sure() or self.connected()):
             return None
         self.seq = seq = self.seq + 1
         body = wire.ask(_encode({"seq": seq, "standing": True, **what}).encode(), payload)
@@ -49,6 +51,10 @@ class Speaker:
                 return answer
             # Something is on its way to the agent: it gets its turn.
             time.sleep(_TURN)
+
+    def connected(self):
+        """Something is on its way to or from an auxiliary service, or may come."""
+        return self.sockets is not None and self.sockets.open()
 
     def resumed(self, entropy):
         """The machine was parked."""

@@ -95,7 +95,7 @@ impl Bench<'_> {
         let Said::Message(GuestMessage::Ask { ask, .. }) = asked else { return Err("no ask".into()) };
         vm.until(|said| matches!(said, Said::AtDoor))?;
         let start = Instant::now();
-        vm.client.send(&Command::Park { origin: Vec::new(), packing }, &[self.file.as_fd()])?;
+        vm.client.send(&Command::Park { origin: Vec::new(), packing, key: None }, &[self.file.as_fd()])?;
         let parked = vm.until(|said| matches!(said, Said::Parked { .. }))?;
         cycle.still.add_ms(start.elapsed());
         vm.kill()?;
@@ -111,7 +111,7 @@ impl Bench<'_> {
             let (mut vm, start) = self.machine(new)?;
             let code = self.template.code.as_ref().ok_or("no code")?;
             let fds = [file.as_fd(), self.template.memory.as_fd(), self.template.root.as_fd(), code.as_fd()];
-            vm.client.send(&Command::Resume { inbox }, &fds)?;
+            vm.client.send(&Command::Resume { inbox, key: None }, &fds)?;
             vm.until(|said| matches!(said, Said::Running))?;
             samples.add_ms(start.elapsed());
             let Said::Message(GuestMessage::Result { json, .. }) =

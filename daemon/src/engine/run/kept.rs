@@ -42,12 +42,12 @@ pub(super) async fn keep(mut session: Session<'_>, task: &TaskVersion, keep: one
 /// A session in the VM that the request brings; none where it brings none, or that is gone: then the execution gets one of its own.
 pub(super) async fn begin<'a>(engine: &Engine, request: &mut RunRequest, progress: &'a mpsc::Sender<Progress>) -> Option<Session<'a>> {
     let KeptVm { mut vm, ground, task } = *request.reuse.from.take()?.downcast::<KeptVm>().ok()?;
-    let Begin::Start { input } = &request.begin else { return None };
+    let Begin::Start { input, secrets } = &request.begin else { return None };
     if task != request.task || vm.is_gone() {
         return None;
     }
     let since = Instant::now();
-    let frame = start_frame(request, input).ok()?;
+    let frame = start_frame(request, input, secrets).ok()?;
     // A VM that went down meanwhile has run nothing of this execution.
     vm.send(&Command::Inbox { frame }, &[]).await.ok()?;
     tracing::debug!(execution = request.execution, pid = vm.pid(), "used again");

@@ -13,7 +13,7 @@ fn folder() -> PathBuf {
 
 /// `TORPOR_BLESS=1 cargo test -p torpor-daemon --test manual` writes the page anew.
 #[test]
-fn torpord_8_is_current() {
+fn packaged_torpord_8_is_current() {
     let page = folder().join("torpord.8");
     let mut made = Vec::new();
     clap_mangen::Man::new(Config::command()).section("8").render(&mut made).unwrap();
@@ -32,7 +32,7 @@ fn known(manifest: &str) -> Vec<String> {
 }
 
 #[test]
-fn torpor_toml_5_names_every_key() {
+fn packaged_torpor_toml_5_names_every_key() {
     let page = std::fs::read_to_string(folder().join("torpor.toml.5")).unwrap();
     let task = "[task]\nname = \"a\"\nruntime = \"exec\"\nentry = \"a\"\n";
     for place in ["[no-such-table]\n".to_owned(), format!("{task}no-such-key = 1\n"), format!("{task}[policy]\nno-such-key = 1\n")] {

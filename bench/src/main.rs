@@ -4,6 +4,7 @@
 mod api;
 mod boot;
 mod code;
+mod hostile;
 mod http;
 mod park;
 mod peer;
@@ -47,6 +48,9 @@ struct Cli {
     /// Only parks and resumes.
     #[arg(long)]
     park: bool,
+    /// Only what hostile guests cost their neighbours.
+    #[arg(long)]
+    hostile: bool,
 }
 
 /// Templates lie on a real file system: a tmpfs has no large page cache mappings.
@@ -67,6 +71,10 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), Failed> {
     let mut table = stats::Table::new(cli.json);
     let paths = vm::Paths { monitor: cli.bin.join("torpor-vmm"), kernel: cli.kernel.clone(), images: cli.images.clone() };
+    if cli.hostile {
+        hostile::run(&cli.bin, &paths, cli.runs, &mut table)?;
+        return Ok(table.finish()?);
+    }
     let parks = park::machines(&paths, cli.runs, &mut table)?;
     park::executions(&cli.bin, &paths, &mut table)?;
     if cli.park {

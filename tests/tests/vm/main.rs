@@ -4,6 +4,7 @@
 
 use std::process::ExitCode;
 
+mod attacks;
 mod crashes;
 mod failures;
 mod host;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         usage::TESTS,
         input::TESTS,
         failures::TESTS,
+        attacks::TESTS,
         crashes::TESTS,
         isolation::TESTS,
         host::TESTS,

@@ -21,7 +21,10 @@ fn packaged_torpord_8_is_current() {
     if std::env::var_os("TORPOR_BLESS").is_some() {
         std::fs::write(&page, &made).unwrap();
     }
-    assert!(std::fs::read(&page).unwrap_or_default() == made, "packaging/man/torpord.8 is not what the settings are; TORPOR_BLESS=1 writes it anew");
+    assert!(
+        std::fs::read(&page).unwrap_or_default() == made,
+        "packaging/man/torpord.8 is not what the settings are; TORPOR_BLESS=1 writes it anew"
+    );
 }
 
 /// The keys that the parser's complaint about an unknown one lists.

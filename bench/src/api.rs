@@ -66,7 +66,7 @@ impl Drop for Daemon {
     }
 }
 
-fn noop(http: &mut Http, task: &str) -> Result<(), Failed> {
+pub(crate) fn noop(http: &mut Http, task: &str) -> Result<(), Failed> {
     let deadline = Instant::now() + DEADLINE;
     let mut answer = http.ok("POST", &format!("/v1/tasks/{task}/executions?wait=60"), "application/json", b"null")?;
     while matches!(answer["state"].as_str(), Some("queued" | "starting" | "running")) && Instant::now() < deadline {

@@ -4,6 +4,7 @@
 mod api;
 mod boot;
 mod code;
+mod hostile;
 mod http;
 mod park;
 mod peer;
@@ -51,6 +52,9 @@ struct Cli {
     /// Only parks and resumes.
     #[arg(long)]
     park: bool,
+    /// Only what hostile guests cost their neighbours.
+    #[arg(long)]
+    hostile: bool,
 }
 
 /// Templates lie on a real file system: a tmpfs has no large page cache mappings.
@@ -78,6 +82,10 @@ fn run(cli: &Cli) -> Result<(), Failed> {
         for runtime in &cli.runtime {
             sandbox::run(&paths, runtime, 128, cli.runs, &mut table)?;
         }
+        return Ok(table.finish()?);
+    }
+    if cli.hostile {
+        hostile::run(&cli.bin, &paths, cli.runs, &mut table)?;
         return Ok(table.finish()?);
     }
     let parks = park::machines(&paths, cli.runs, &mut table)?;

@@ -23,6 +23,17 @@ impl Samples {
         Ok(done)
     }
 
+    pub(crate) fn append(&mut self, other: &Self) {
+        self.0.extend_from_slice(&other.0);
+    }
+
+    /// The value that 99 of 100 do not exceed.
+    pub(crate) fn p99(&self) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted.get((sorted.len() * 99).div_ceil(100).saturating_sub(1)).copied().unwrap_or(f64::NAN)
+    }
+
     fn median(&self) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -69,6 +80,13 @@ impl Table {
             println!("{:<70} {:>10.2} {:>10.2} {:>10.2}  {:<6} {:>4}", row.what, row.median, row.min, row.max, row.unit, row.samples);
         }
         self.rows.push(row);
+    }
+
+    /// A single figure.
+    pub(crate) fn one(&mut self, what: &str, unit: &'static str, value: f64) {
+        let mut one = Samples::default();
+        one.add(value);
+        self.add(what, unit, &one);
     }
 
     /// The ratio of two figures' medians.

@@ -363,4 +363,20 @@ mod tests {
             assert!(packaged == script, "packaging/completions/{name} is not what the command line is; TORPOR_BLESS=1 writes it anew");
         }
     }
+
+    /// The pages in packaging/man are made from the command line. `TORPOR_BLESS=1 cargo test -p torpor-cli` writes them anew.
+    #[test]
+    fn packaged_manual_is_current() {
+        let made = tempfile::tempdir().unwrap();
+        clap_mangen::generate_to(Args::command(), made.path()).unwrap();
+        let packaged = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/man");
+        for page in std::fs::read_dir(made.path()).unwrap().map(Result::unwrap) {
+            let name = page.file_name().into_string().unwrap();
+            if std::env::var_os("TORPOR_BLESS").is_some() {
+                std::fs::copy(page.path(), packaged.join(&name)).unwrap();
+            }
+            let (made, packaged) = (std::fs::read(page.path()).unwrap(), std::fs::read(packaged.join(&name)).unwrap_or_default());
+            assert!(made == packaged, "packaging/man/{name} is not what the command line is; TORPOR_BLESS=1 writes it anew");
+        }
+    }
 }

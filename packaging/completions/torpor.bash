@@ -46,6 +46,9 @@ _torpor() {
             torpor,park)
                 cmd="torpor__subcmd__park"
                 ;;
+            torpor,policy)
+                cmd="torpor__subcmd__policy"
+                ;;
             torpor,ps)
                 cmd="torpor__subcmd__ps"
                 ;;
@@ -97,6 +100,9 @@ _torpor() {
             torpor__subcmd__help,park)
                 cmd="torpor__subcmd__help__subcmd__park"
                 ;;
+            torpor__subcmd__help,policy)
+                cmd="torpor__subcmd__help__subcmd__policy"
+                ;;
             torpor__subcmd__help,ps)
                 cmd="torpor__subcmd__help__subcmd__ps"
                 ;;
@@ -118,6 +124,9 @@ _torpor() {
             torpor__subcmd__help,version)
                 cmd="torpor__subcmd__help__subcmd__version"
                 ;;
+            torpor__subcmd__help__subcmd__policy,explain)
+                cmd="torpor__subcmd__help__subcmd__policy__subcmd__explain"
+                ;;
             torpor__subcmd__help__subcmd__secret,ls)
                 cmd="torpor__subcmd__help__subcmd__secret__subcmd__ls"
                 ;;
@@ -126,6 +135,9 @@ _torpor() {
                 ;;
             torpor__subcmd__help__subcmd__secret,set)
                 cmd="torpor__subcmd__help__subcmd__secret__subcmd__set"
+                ;;
+            torpor__subcmd__help__subcmd__task,graph)
+                cmd="torpor__subcmd__help__subcmd__task__subcmd__graph"
                 ;;
             torpor__subcmd__help__subcmd__task,inspect)
                 cmd="torpor__subcmd__help__subcmd__task__subcmd__inspect"
@@ -138,6 +150,18 @@ _torpor() {
                 ;;
             torpor__subcmd__help__subcmd__task,rm)
                 cmd="torpor__subcmd__help__subcmd__task__subcmd__rm"
+                ;;
+            torpor__subcmd__policy,explain)
+                cmd="torpor__subcmd__policy__subcmd__explain"
+                ;;
+            torpor__subcmd__policy,help)
+                cmd="torpor__subcmd__policy__subcmd__help"
+                ;;
+            torpor__subcmd__policy__subcmd__help,explain)
+                cmd="torpor__subcmd__policy__subcmd__help__subcmd__explain"
+                ;;
+            torpor__subcmd__policy__subcmd__help,help)
+                cmd="torpor__subcmd__policy__subcmd__help__subcmd__help"
                 ;;
             torpor__subcmd__secret,help)
                 cmd="torpor__subcmd__secret__subcmd__help"
@@ -163,6 +187,9 @@ _torpor() {
             torpor__subcmd__secret__subcmd__help,set)
                 cmd="torpor__subcmd__secret__subcmd__help__subcmd__set"
                 ;;
+            torpor__subcmd__task,graph)
+                cmd="torpor__subcmd__task__subcmd__graph"
+                ;;
             torpor__subcmd__task,help)
                 cmd="torpor__subcmd__task__subcmd__help"
                 ;;
@@ -177,6 +204,9 @@ _torpor() {
                 ;;
             torpor__subcmd__task,rm)
                 cmd="torpor__subcmd__task__subcmd__rm"
+                ;;
+            torpor__subcmd__task__subcmd__help,graph)
+                cmd="torpor__subcmd__task__subcmd__help__subcmd__graph"
                 ;;
             torpor__subcmd__task__subcmd__help,help)
                 cmd="torpor__subcmd__task__subcmd__help__subcmd__help"
@@ -200,7 +230,7 @@ _torpor() {
 
     case "${cmd}" in
         torpor)
-            opts="-h -V --socket --json --help --version task secret run ps inspect logs events cancel park resume signal export import doctor version completions help"
+            opts="-h -V --socket --json --help --version task secret policy run ps inspect logs events cancel park resume signal export import doctor version completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -332,7 +362,7 @@ _torpor() {
             return 0
             ;;
         torpor__subcmd__help)
-            opts="task secret run ps inspect logs events cancel park resume signal export import doctor version completions help"
+            opts="task secret policy run ps inspect logs events cancel park resume signal export import doctor version completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -485,6 +515,34 @@ _torpor() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        torpor__subcmd__help__subcmd__policy)
+            opts="explain"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__help__subcmd__policy__subcmd__explain)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         torpor__subcmd__help__subcmd__ps)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -598,8 +656,22 @@ _torpor() {
             return 0
             ;;
         torpor__subcmd__help__subcmd__task)
-            opts="push ls inspect rm"
+            opts="push ls inspect graph rm"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__help__subcmd__task__subcmd__graph)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -746,6 +818,88 @@ _torpor() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__policy)
+            opts="-h --socket --json --help explain help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__policy__subcmd__explain)
+            opts="-h --portion --socket --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --portion)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__policy__subcmd__help)
+            opts="explain help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__policy__subcmd__help__subcmd__explain)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__policy__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 *)
                     COMPREPLY=()
                     ;;
@@ -996,7 +1150,7 @@ _torpor() {
             return 0
             ;;
         torpor__subcmd__task)
-            opts="-h --socket --json --help push ls inspect rm help"
+            opts="-h --socket --json --help push ls inspect graph rm help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1013,9 +1167,41 @@ _torpor() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        torpor__subcmd__task__subcmd__help)
-            opts="push ls inspect rm help"
+        torpor__subcmd__task__subcmd__graph)
+            opts="-h --dot --socket --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__task__subcmd__help)
+            opts="push ls inspect graph rm help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__task__subcmd__help__subcmd__graph)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi

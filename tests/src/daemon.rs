@@ -28,6 +28,8 @@ pub struct Options {
     pub arguments: Vec<String>,
     /// Other images.
     pub images: Option<PathBuf>,
+    /// Another guest kernel.
+    pub kernel: Option<PathBuf>,
     /// It runs in a network namespace of its own.
     pub own_network: bool,
     /// A program that is started in its place, with torpord and its arguments as more arguments.
@@ -147,7 +149,7 @@ impl Daemon {
             .arg("--socket")
             .arg(socket)
             .arg("--kernel")
-            .arg(&setup.kernel)
+            .arg(self.options.kernel.as_ref().unwrap_or(&setup.kernel))
             .arg("--images")
             .arg(self.options.images.as_ref().unwrap_or(&setup.images))
             .args(&self.options.arguments)

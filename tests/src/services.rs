@@ -94,9 +94,15 @@ impl Postgres {
     /// What `psql` gives for a query: one value a line.
     #[must_use]
     pub fn ask(&self, sql: &str) -> String {
+        self.ask_in("postgres", sql)
+    }
+
+    /// The same in another database.
+    #[must_use]
+    pub fn ask_in(&self, database: &str, sql: &str) -> String {
         let port = self.port.to_string();
         let output = Command::new(postgres_bin().join("psql"))
-            .args(["-h", "127.0.0.1", "-p", &port, "-U", "torpor", "-At", "-c", sql, "postgres"])
+            .args(["-h", "127.0.0.1", "-p", &port, "-U", "torpor", "-At", "-c", sql, database])
             .output();
         let output = output.expect("psql can be started");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

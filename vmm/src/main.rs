@@ -39,3 +39,30 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use clap::CommandFactory;
+
+    /// The pages in packaging/man are made from the command line. `TORPOR_BLESS=1 cargo test -p torpor-vmm` writes them anew.
+    #[test]
+    fn packaged_manual_is_current() {
+        let packaged = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/man");
+        let mut all = Cli::command().disable_help_subcommand(true);
+        all.build();
+        let shown: Vec<_> = all.get_subcommands().filter(|command| !command.is_hide_set()).cloned().collect();
+        for command in shown.into_iter().chain([all]) {
+            let page = clap_mangen::Man::new(command).section("8");
+            let mut made = Vec::new();
+            page.render(&mut made).unwrap();
+            let path = packaged.join(page.get_filename());
+            if std::env::var_os("TORPOR_BLESS").is_some() {
+                std::fs::write(&path, &made).unwrap();
+            }
+            let same = std::fs::read(&path).unwrap_or_default() == made;
+            assert!(same, "{} is not what the command line is; TORPOR_BLESS=1 writes it anew", path.display());
+        }
+    }
+}

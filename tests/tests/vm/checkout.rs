@@ -13,8 +13,8 @@ const KEY: &str = "4f1c86d5a0e94d6cb6f0c1f3f8f2b7a1";
 
 fn an_order_is_booked_and_signed() {
     let postgres = Postgres::start();
-    postgres.ask("CREATE USER checkout");
-    postgres.ask("CREATE DATABASE shop OWNER checkout");
+    assert_eq!(postgres.ask("CREATE USER checkout"), "CREATE ROLE");
+    assert_eq!(postgres.ask("CREATE DATABASE shop OWNER checkout"), "CREATE DATABASE");
     let folder = tempfile::tempdir().unwrap();
     let policy = folder.path().join("policy.toml");
     fs::write(&policy, format!("[caps]\naux = [\"tcp:127.0.0.1:{}\"]\n", postgres.port)).unwrap();

@@ -4,7 +4,9 @@
 
 use std::process::ExitCode;
 
+mod attacks;
 mod aux;
+mod checkout;
 mod crashes;
 mod failures;
 mod host;
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
         usage::TESTS,
         input::TESTS,
         failures::TESTS,
+        attacks::TESTS,
         crashes::TESTS,
         isolation::TESTS,
         sandbox::TESTS,
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
         park::TESTS,
         park_faults::TESTS,
         portions::TESTS,
+        checkout::TESTS,
         transfer::TESTS,
         aux::TESTS,
     ])

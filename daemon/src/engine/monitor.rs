@@ -135,7 +135,8 @@ impl Launcher {
     pub(super) async fn join(&self) {
         // What is just being started has nobody who waits for it: its thread kills it.
         drop(lock(&self.requests).take());
-        if let Some(thread) = lock(&self.thread).take() {
+        let thread = lock(&self.thread).take();
+        if let Some(thread) = thread {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
         self.supervisors.close();

@@ -7,6 +7,7 @@ use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
 use torpor_seccomp::Role;
 
 /// One attempt.
+#[derive(Clone, Copy)]
 pub(crate) struct Attempt {
     pub(crate) name: &'static str,
     /// Says what came of it, where the process still can.
@@ -88,36 +89,30 @@ const VCPU: [Attempt; 4] = calls![Some(Role::Vcpu);
     "madvise to merge": SYS_madvise(0, 0, libc::MADV_MERGEABLE), "exit_group": SYS_exit_group(7)
 ];
 
-const fn joined<const A: usize, const B: usize, const C: usize, const N: usize>(
-    a: [Attempt; A],
-    b: [Attempt; B],
-    c: [Attempt; C],
-) -> [Attempt; N] {
-    let mut all = [const { Attempt { name: "", make: String::new, only: None } }; N];
-    let mut at = 0;
-    while at < N {
-        all[at] = if at < A {
-            Attempt { name: a[at].name, make: a[at].make, only: a[at].only }
-        } else if at < A + B {
-            Attempt { name: b[at - A].name, make: b[at - A].make, only: b[at - A].only }
-        } else {
-            Attempt { name: c[at - A - B].name, make: c[at - A - B].make, only: c[at - A - B].only }
-        };
-        at += 1;
-    }
-    all
+/// Must end the process.
+pub(crate) fn denied() -> Vec<Attempt> {
+    BOTH.into_iter().chain(EVENT_LOOP).chain(VCPU).collect()
 }
 
-/// Must end the process.
-pub(crate) const DENIED: &[Attempt] = &joined::<84, 7, 4, 95>(BOTH, EVENT_LOOP, VCPU);
+/// What is allowed for paths that no ordinary life takes: each by the text of its rule.
+pub(crate) fn rare() -> Vec<Attempt> {
+    COMMON.into_iter().chain(RARE_EVENT_LOOP).chain(RARE_VCPU).collect()
+}
 
-/// What is allowed for paths that no ordinary life takes.
-pub(crate) const RARE: &[Attempt] = &[
+const COMMON: [Attempt; 5] = [
     Attempt { name: "restart_syscall", make: || raw(libc::SYS_restart_syscall), only: None },
     Attempt { name: "sched_yield", make: || raw(libc::SYS_sched_yield), only: None },
+    Attempt { name: "gettid", make: || raw(libc::SYS_gettid), only: None },
     Attempt { name: "clock_gettime", make: clock, only: None },
-    Attempt { name: "KVM_SET_TSC_KHZ", make: tsc, only: Some(Role::Vcpu) },
     Attempt { name: "a panic", make: || panic!("as meant"), only: None },
+];
+const KVM_SET_TSC_KHZ: u32 = 0xaea2;
+const WAIT_BITSET_PRIVATE: i32 = libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG;
+const RARE_VCPU: [Attempt; 2] = calls![Some(Role::Vcpu);
+    "ioctl arg1 == KVM_SET_TSC_KHZ": SYS_ioctl(0, KVM_SET_TSC_KHZ, 0), "mremap": SYS_mremap(0, 0, 0, 0)
+];
+const RARE_EVENT_LOOP: [Attempt; 4] = calls![Some(Role::EventLoop);
+    "poll": SYS_poll(NULL, 0, 0), "futex arg1 == WAIT_BITSET_PRIVATE": SYS_futex(NULL, WAIT_BITSET_PRIVATE, 0, NULL, NULL, 1), "brk": SYS_brk(0), "write arg0 == 2": SYS_write(2, NULL, 0)
 ];
 
 fn raw(call: i64) -> String {
@@ -129,12 +124,6 @@ fn clock() -> String {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes the structure that it is given.
     outcome(unsafe { libc::syscall(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut now) })
-}
-
-fn tsc() -> String {
-    const KVM_SET_TSC_KHZ: u32 = 0xaea2;
-    // SAFETY: standard input is no vCPU: nothing is set.
-    outcome(unsafe { libc::syscall(libc::SYS_ioctl, 0, KVM_SET_TSC_KHZ, 0) })
 }
 
 const PORT: u16 = 47_113;

@@ -2,13 +2,15 @@
 //! guest has taken over might do. It is built with the feature `hostile` only and is no part of Torpor.
 //!
 //! - `denied`, `layers`, `rare`: starts itself in a sandbox once for each attempt and says what came of it, a line each
+//! - `orderly`: a monitor that may end by itself
 //! - `trace`: which recorded system calls a policy does not allow, and which rules none of them needed
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a tool of tests: it fails by panicking")]
 
 mod attempts;
+mod orderly;
 mod trace;
 
-use attempts::{Attempt, DENIED, LAYERS, RARE};
+use attempts::{Attempt, LAYERS, denied, rare};
 use clap::{Parser, Subcommand};
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -35,6 +37,8 @@ enum Action {
     Rare,
     /// Reads `ROLE CALL ARG...` (numbers in hexadecimal) from standard input.
     Trace,
+    /// Starts a real monitor and lets it end by itself.
+    Orderly { monitor: std::path::PathBuf },
     /// One attempt, locked in. Started by the others.
     #[command(hide = true)]
     Monitor {
@@ -53,22 +57,23 @@ enum Action {
 
 fn main() {
     match Cli::parse().command {
-        Action::Denied => all("denied", DENIED, false),
-        Action::Layers => attempts::with_neighbours(|| all("layers", LAYERS, true)),
-        Action::Rare => all("rare", RARE, false),
+        Action::Denied => all("denied", false),
+        Action::Layers => attempts::with_neighbours(|| all("layers", true)),
+        Action::Rare => all("rare", false),
         Action::Trace => trace::check(),
+        Action::Orderly { monitor } => orderly::end(&monitor),
         Action::Monitor { sandbox, role, unfiltered, list, attempt } => {
             let role = Role::ALL.into_iter().find(|known| name(*known) == role).expect("a role");
-            turn(sandbox, role, unfiltered, &named(&list)[attempt]);
+            turn(sandbox, role, unfiltered, named(&list)[attempt]);
         }
     }
 }
 
-fn named(list: &str) -> &'static [Attempt] {
+fn named(list: &str) -> Vec<Attempt> {
     match list {
-        "denied" => DENIED,
-        "layers" => LAYERS,
-        _ => RARE,
+        "denied" => denied(),
+        "layers" => LAYERS.to_vec(),
+        _ => rare(),
     }
 }
 
@@ -80,7 +85,8 @@ const fn name(role: Role) -> &'static str {
 }
 
 /// Every attempt of a list, in each role that it is for: `ROLE NAME: how it ended`.
-fn all(list: &str, attempts: &[Attempt], unfiltered: bool) {
+fn all(list: &str, unfiltered: bool) {
+    let attempts = named(list);
     let ids = torpor_vmm::client::ids().expect("user ids");
     let own = std::env::current_exe().expect("this program");
     let launcher = Launcher::open(&own, ids, Cgroups::none()).expect("a launcher");
@@ -111,7 +117,7 @@ fn once(launcher: &Launcher, role: Role, unfiltered: bool, list: &str, number: u
 }
 
 /// Locks itself in as a monitor does, each thread with its role, and makes the attempt on that role's thread.
-fn turn(plan: Plan, role: Role, unfiltered: bool, attempt: &'static Attempt) {
+fn turn(plan: Plan, role: Role, unfiltered: bool, attempt: Attempt) {
     let _socket = process::begin().expect("a control socket");
     enter(plan).expect("a sandbox");
     let narrowed = move |role| if unfiltered { Ok(()) } else { narrow(role) };

@@ -9,7 +9,19 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use torpor_tests::daemon::{Daemon, Options};
+use torpor_tests::tasks::TaskFolder;
 use torpor_tests::{setup, until};
+
+const HALF: &str = "\
+import threading, torpor
+
+def handler(input, context):
+    thread = threading.Thread(target=torpor.sleep, args=(0.5,))
+    thread.start()
+    while thread.is_alive():
+        sum(range(1000))
+    return True
+";
 
 /// Lives that need every rule.
 fn lives(daemon: &Daemon) {
@@ -27,12 +39,24 @@ fn lives(daemon: &Daemon) {
     let waited = daemon.execute("waiter", &json!({"do": steps}));
     assert_eq!(waited["state"], "succeeded", "{waited:#}");
     assert!(waited["parks"].as_u64().is_some_and(|parks| parks >= 2), "{waited:#}");
+    // An answer for a guest that computes meanwhile.
+    let folder =
+        TaskFolder::empty().manifest("[task]\nname = \"half\"\nruntime = \"python\"\nentry = \"main.py:handler\"\n").file("main.py", HALF);
+    daemon.push(folder.path());
+    assert_eq!(daemon.result("half", &json!(0)), true);
     // A guest that goes down by itself, so that its monitor ends in order.
     let image = setup::get().images.join("exec.erofs");
     let running = daemon.submit("shell", &json!("while :; do sleep 1; echo still here >&2; done"));
     daemon.wait_for(&running, "running");
     torpor_tests::guest::GuestMemory::of(daemon, "shell").break_agent(&image);
     assert_eq!(daemon.wait_for_end(&running)["error"]["kind"], "guest_crashed");
+}
+
+/// `ROLE RULE` of all rules that the policies call rare.
+pub(super) fn rare() -> BTreeSet<String> {
+    let output = Command::new(setup::hostile()).arg("trace").stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    said.lines().filter(|line| line.contains(" rare ")).map(|line| line.replace(" rare ", " ")).collect()
 }
 
 pub(super) fn every_allowed_call_is_used() {
@@ -42,6 +66,14 @@ pub(super) fn every_allowed_call_is_used() {
     let daemon = Daemon::start(Options { wrapper, arguments: vec!["--warm".into(), "1".into()], ..Options::default() });
     lives(&daemon);
     drop(daemon);
+    let to = folder.path().join("o").display().to_string();
+    let mut orderly = Command::new("strace");
+    orderly
+        .args(["-ff", "-X", "raw", "-e", "raw=all", "-o", &to])
+        .arg(setup::hostile())
+        .arg("orderly")
+        .arg(setup::get().bin.join("torpor-vmm"));
+    assert!(orderly.status().unwrap().success());
     let calls = calls(folder.path());
     assert!(calls.len() > 200, "{} kinds of calls: strace recorded no monitor", calls.len());
     let mut check = Command::new(setup::hostile()).arg("trace").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -64,7 +96,7 @@ fn calls(folder: &Path) -> BTreeSet<String> {
         let text = String::from_utf8_lossy(&text);
         let Some(filter) = text.lines().rposition_of("seccomp(") else { continue };
         let role = if text.contains("execveat(") { "event_loop" } else { "vcpu" };
-        for line in text.lines().skip(filter + 1).filter(|line| !line.starts_with(['+', '-', '<'])) {
+        for line in text.lines().skip(filter + 1).filter(|line| !line.starts_with(['+', '-', '<', '?'])) {
             let Some((call, rest)) = line.split_once('(') else { continue };
             let arguments = rest.split([')', '<']).next().unwrap_or_default().replace(',', "");
             calls.insert(format!("{role} {call} {arguments}"));

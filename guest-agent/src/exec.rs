@@ -17,6 +17,7 @@ use crate::error::AgentError;
 use crate::launch::{self, Launch, Outputs, PIPE_SIZE};
 use crate::link::{Link, settle};
 use crate::memory::KernelLog;
+use crate::secrets;
 use crate::setup::{Place, TASK, mount_code};
 use crate::stopped::{EXECUTION_ROOM, EXECUTION_VARIABLE, Stopped, Traced};
 use crate::verdict::{self, Ended, failure};
@@ -50,6 +51,7 @@ pub(crate) fn serve(mut door: Door, mut link: Link, place: &Place) -> Result<Inf
     let prefixes = Prefixes { stderr: Prefix::log(Stream::Stderr)?, result: Prefix::result()? };
     warm_up(place, &children)?;
     let broker = Broker::listen(SOCKET)?;
+    secrets::make_folder()?;
     settle();
     door.wait();
     let HostMessage::Load(load) = door.message()? else { return Err(AgentError::Order { got: "Start", want: "Load" }) };
@@ -157,6 +159,7 @@ fn prepare(load: &Load, place: &Place) -> Result<Result<Loaded, Failure>, AgentE
         ("TORPOR_TASK", load.task.as_str()),
         ("TORPOR_VERSION", &load.version),
         ("TORPOR_PORTION", &load.portion),
+        (secrets::VARIABLE, secrets::FOLDER),
         (EXECUTION_VARIABLE, EXECUTION_ROOM),
     ]);
     let outputs = launch::outputs(&mut command, PIPE_SIZE)?;
@@ -382,6 +385,7 @@ fn run(mut door: Door, link: Link, mut broker: Broker, loaded: Loaded, children:
     door.wait();
     let (start, input) = door.start()?;
     door.sync_clock()?;
+    secrets::write(Path::new(secrets::FOLDER), &start.secrets)?;
     door.send(&GuestMessage::Started)?;
     let mut feed = Feed { stdin: Some(stdin), input, kept: None };
     feed.push(&door)?;

@@ -16,7 +16,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 /// The user that programs run as, and its group.
-const USER: u32 = 1000;
+pub(crate) const USER: u32 = 1000;
 /// What the pipes of an `exec` program can hold, so that most programs never wait for the agent.
 pub(crate) const PIPE_SIZE: i32 = 1 << 20;
 

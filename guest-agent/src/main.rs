@@ -16,6 +16,7 @@
 //! - [`launch`]: how a program is started as an unprivileged user
 //! - [`python`]: runtime `python`: the language host stands at the door, the agent listens
 //! - [`exec`]: runtime `exec`: the program is stopped before its first instruction, the agent stands at the door
+//! - [`secrets`]: files of the secrets that a program gets
 //! - [`stopped`]: that stopped program: its memory, and letting it go
 //! - [`verdict`]: from the way a program ended to the message about it; pure
 //! - [`broker`]: the socket at which programs ask for what they wait for; [`clients`], [`request`]: its connections and its lines
@@ -39,6 +40,7 @@ mod link;
 mod memory;
 mod python;
 mod request;
+mod secrets;
 mod setup;
 mod stopped;
 mod verdict;

@@ -22,6 +22,7 @@ use crate::ask::{Answers, Ask, Blocked, MAX_ASKS, Taken, What};
 use crate::frame::{Frame, FrameError};
 use crate::limits::{MAX_FAILURE_TEXT, MAX_INPUT, MAX_LOG_CHUNK, MAX_RESULT};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 /// Version of these messages; an agent of another is refused at [`GuestMessage::Hello`].
 pub const VERSION: u32 = 3;
@@ -108,7 +109,7 @@ pub struct Secret {
     /// Its name.
     pub name: String,
     /// Text, at most [`crate::limits::MAX_SECRET`] bytes.
-    pub value: String,
+    pub value: Zeroizing<String>,
 }
 
 /// Never with its value.
@@ -294,11 +295,15 @@ fn failure(what: &'static str, body: &[u8]) -> Result<Failure, MessageError> {
 
 /// `u32 header length, header (JSON), payload`.
 fn headed<T: Serialize>(kind: u8, what: &'static str, header: &T, payload: &[u8]) -> Result<Frame, MessageError> {
-    let head = serde_json::to_vec(header).map_err(|source| MessageError::Json { what, source })?;
-    let len = u32::try_from(head.len()).map_err(|_| MessageError::Body("a header is too long"))?;
-    let mut body = Vec::with_capacity(4 + head.len() + payload.len());
-    body.extend_from_slice(&len.to_le_bytes());
-    body.extend_from_slice(&head);
+    headed_in(Vec::with_capacity(256 + payload.len()), kind, what, header, payload)
+}
+
+/// The same in this memory: where it has room for all, there is no second copy of any part.
+fn headed_in<T: Serialize>(mut body: Vec<u8>, kind: u8, what: &'static str, header: &T, payload: &[u8]) -> Result<Frame, MessageError> {
+    body.extend_from_slice(&[0; 4]);
+    serde_json::to_writer(&mut body, header).map_err(|source| MessageError::Json { what, source })?;
+    let len = u32::try_from(body.len() - 4).map_err(|_| MessageError::Body("a header is too long"))?;
+    body[..4].copy_from_slice(&len.to_le_bytes());
     body.extend_from_slice(payload);
     Ok(Frame { kind, body })
 }
@@ -315,7 +320,11 @@ impl HostMessage {
     pub fn to_frame(&self) -> Result<Frame, MessageError> {
         match self {
             Self::Load(load) => json(LOAD, "Load", load),
-            Self::Start { start, input } => headed(START, "Start", start, input),
+            Self::Start { start, input } => {
+                // A character of JSON text takes six bytes at most where it was one.
+                let secrets: usize = start.secrets.iter().map(|secret| 64 + 6 * (secret.name.len() + secret.value.len())).sum();
+                headed_in(Vec::with_capacity(256 + secrets + input.len()), START, "Start", start, input)
+            }
             Self::Taken(taken) => json(TAKEN, "Taken", taken),
             Self::Answers { answers, payload } => headed(ANSWERS, "Answers", answers, payload),
         }
@@ -432,6 +441,14 @@ mod tests {
     use super::*;
     use crate::ask::{Answer, Refusal, Reply, Waited};
     use proptest::prelude::*;
+
+    #[test]
+    fn a_secret_travels_and_is_not_shown() {
+        let secrets = vec![Secret { name: "key".into(), value: Zeroizing::new("v\u{1}al\"ue".into()) }];
+        let start = HostMessage::Start { start: Start { execution: "e".into(), seed: String::new(), secrets }, input: b"1".to_vec() };
+        assert_eq!(HostMessage::from_frame(start.to_frame().unwrap()).unwrap(), start);
+        assert!(!format!("{start:?}").contains("ue"), "{start:?}");
+    }
 
     #[test]
     fn messages_survive_the_wire() {

@@ -5,7 +5,7 @@ pub const MAX_INPUT: usize = 6 << 20;
 /// Largest result of an execution.
 pub const MAX_RESULT: usize = 6 << 20;
 /// Largest body of a frame: an input or a result and its header.
-pub const MAX_FRAME_BODY: usize = MAX_INPUT + (64 << 10);
+pub const MAX_FRAME_BODY: usize = MAX_INPUT + MAX_SECRETS + (64 << 10);
 /// Largest piece of log output in one frame.
 pub const MAX_LOG_CHUNK: usize = 64 << 10;
 /// Largest text in a [`crate::agent::Failure`]: its message or its traceback.
@@ -22,3 +22,5 @@ pub const MAX_MEMORY_MIB: u32 = 2048;
 pub const CONSOLE_TAIL: usize = 8 << 10;
 /// Longest secret.
 pub const MAX_SECRET: usize = 16 << 10;
+/// All secrets of an execution together, as JSON.
+pub const MAX_SECRETS: usize = 896 << 10;

@@ -5,11 +5,37 @@
 
 use crate::limits::MAX_CONTROL;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 /// The descriptor of a monitor's control socket.
 pub const CONTROL_FD: i32 = 3;
 /// Most descriptors that come with one message.
 pub const MAX_FDS: usize = 4;
+
+/// The key of one file of a parked machine: of that file only, so that nothing is ever encrypted twice alike.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParkKey(Zeroizing<[u8; 32]>);
+
+impl ParkKey {
+    /// From random bytes.
+    #[must_use]
+    pub const fn new(bytes: Zeroizing<[u8; 32]>) -> Self {
+        Self(bytes)
+    }
+
+    /// For whoever encrypts.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+/// Never with its bytes.
+impl std::fmt::Debug for ParkKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ParkKey")
+    }
+}
 
 /// Daemon to monitor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +64,8 @@ pub enum Command {
         /// One frame for the inbox of the door, put there before the vCPU runs.
         #[serde(with = "serde_bytes")]
         inbox: Vec<u8>,
+        /// Where the parked machine is encrypted.
+        key: Option<ParkKey>,
     },
     /// Put one frame in the inbox of the door; valid after [`Event::AtDoor`].
     Inbox {
@@ -63,6 +91,8 @@ pub enum Command {
         origin: Vec<u8>,
         /// How memory is written.
         packing: Packing,
+        /// All of it but its header is encrypted with this.
+        key: Option<ParkKey>,
     },
     /// End now. The guest is not asked.
     Stop,
@@ -200,6 +230,7 @@ pub enum ControlError {
 
 /// A message with its length before it.
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, ControlError> {
+    // Longer bytes come in one piece, before which next to nothing is moved.
     let mut out = postcard::to_extend(message, vec![0; 4])?;
     let len = out.len() - 4;
     let short = u32::try_from(len).ok().filter(|_| len <= MAX_CONTROL).ok_or(ControlError::TooLong(len))?;
@@ -230,6 +261,10 @@ mod tests {
         assert_eq!(len, bytes.len() - 4);
         let back: Command = decode(&bytes[4..]).unwrap();
         assert_eq!((back.fds(), &back), (4, &Command::Restore { code: true, inbox: Some(vec![1, 2, 3]) }));
+        let key = ParkKey::new(Zeroizing::new([0xa7; 32]));
+        let command = Command::Resume { inbox: vec![1], key: Some(key) };
+        assert_eq!(decode::<Command>(&encode(&command).unwrap()[4..]).unwrap(), command);
+        assert!(!format!("{command:?}").contains("167"), "{command:?}");
         assert!(body_len(u32::MAX.to_le_bytes()).is_err());
         assert!(decode::<Command>(&[0xff, 0xff]).is_err());
     }

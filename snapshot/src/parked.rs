@@ -6,19 +6,22 @@
 //! 4096  data: chunks of up to 64 KiB of changed pages, each as it is or one LZ4 block
 //! then  section block, as in a state file: Machine, Origin, ParkedIndex (the changed pages; codec, length and XXH3 hash of each chunk)
 //! ```
-//! All integers little-endian. The file may be longer: what follows the section block is no part of it, so that a file can be written over, which
+//! Version 1 is as it is here; in version 2 ([`seal`]) chunks and section block are encrypted, a chunk's hash is its tag, and the header has the section
+//! block's tag behind its hash, which is that of the encrypted block. All integers little-endian. The file may be longer: what follows the section block is no part of it, so that a file can be written over, which
 //! costs a disk much less than a new one. The header's hash covers all else by way of the hashes that it leads to.
 
 mod header;
 mod index;
 mod origin;
+mod seal;
 #[cfg(test)]
 mod tests;
 mod write;
 
-pub use header::{HEADER, MAGIC, VERSION};
+pub use header::{HEADER, MAGIC, SEALED_VERSION, VERSION};
 pub use index::{CHUNK, Run};
 pub use origin::Origin;
+pub use seal::SealKey;
 pub use write::{Contents, Still, Written, retire, write};
 
 use crate::memory::{Aligned, PAGE};
@@ -26,9 +29,11 @@ use crate::state::{MAX_SECTION, SectionId, Sections};
 use crate::{SnapshotError, io};
 use header::Header;
 use index::{Checked, Codec, Cutter, Index, Piece, chunk_hash};
+use seal::{Part, Sealer};
 use serde::de::DeserializeOwned;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use zeroize::{Zeroize, Zeroizing};
 
 /// A run of fewer pages is copied: that is faster than to map it.
 const MAPPED_PAGES: u64 = 8;
@@ -59,7 +64,7 @@ pub enum ParkedError {
     #[error("this parked machine's file is in use: a machine that was resumed from it lives, or it is being written")]
     InUse,
     /// One of another format version.
-    #[error("parked machine of format version {found}, this build reads version {expected}")]
+    #[error("parked machine of format version {found}, this build reads versions {expected} and {SEALED_VERSION}")]
     Version {
         /// In the file.
         found: u32,
@@ -80,6 +85,15 @@ pub enum ParkedError {
         /// Bytes that it should have at least.
         expected: u64,
     },
+    /// It is encrypted, and there is no key.
+    #[error("this parked machine is encrypted, and its key is not there")]
+    NoKey,
+    /// It has a key, so it must have been encrypted.
+    #[error("this parked machine is not encrypted as it must be: was its file exchanged?")]
+    NotSealed,
+    /// The key is another one's.
+    #[error("this parked machine is encrypted with another key")]
+    WrongKey,
     /// Numbers that can't be.
     #[error("damaged parked machine: {0}")]
     Index(&'static str),
@@ -123,24 +137,53 @@ pub struct Parked {
     header: Header,
     sections: Sections,
     index: Checked,
+    sealer: Option<Sealer>,
+}
+
+/// Pages of a machine that is encrypted on disk do not stay in memory.
+struct Buffer {
+    bytes: Aligned,
+    wipe: bool,
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.wipe {
+            self.bytes.bytes().zeroize();
+        }
+    }
 }
 
 impl Parked {
     /// Reads header and sections and checks them. The memory is checked by [`Self::verify`] or while it is laid over.
     pub fn read(file: &File) -> Result<Self, SnapshotError> {
+        Self::open(file, None)
+    }
+
+    /// The same for a file that was encrypted, where there is a key: one that was not is refused then.
+    pub fn open(file: &File, key: Option<&SealKey>) -> Result<Self, SnapshotError> {
         let header = Header::read(file)?;
+        let sealer = match (header.sealed, key) {
+            (None, None) => None,
+            (Some(_), Some(key)) => Some(Sealer::new(key)),
+            (Some(_), None) => return Err(ParkedError::NoKey.into()),
+            (None, Some(_)) => return Err(ParkedError::NotSealed.into()),
+        };
         let len = usize::try_from(header.sections_len).map_err(|_| ParkedError::Index("the sections are too large"))?;
-        let mut block = vec![0; len];
+        let mut block = Zeroizing::new(vec![0; len]);
         file.read_exact_at(&mut block, header.sections_offset()).map_err(io("reading the sections of the parked machine"))?;
         if blake3::hash(&block) != header.sections_hash {
             return Err(ParkedError::SectionsHash.into());
+        }
+        if let (Some(sealer), Some(tag)) = (&sealer, header.sealed) {
+            sealer.open(Part::Sections(header.data_len), &mut block, tag).map_err(|_| ParkedError::WrongKey)?;
         }
         let sections = Sections::parse(&block)?;
         for needed in [SectionId::Machine, SectionId::Origin] {
             sections.encoded(needed)?;
         }
         let index: Index = sections.decode(SectionId::ParkedIndex)?;
-        Ok(Self { header, index: index.check(header.data_len)?, sections })
+        Ok(Self { header, index: index.check(header.data_len)?, sections, sealer })
     }
 
     /// What the machine needs of a host.
@@ -223,21 +266,26 @@ impl Parked {
 
     /// Calls `f` with each chunk once it is checked.
     fn each_chunk(&self, file: &File, mut f: impl FnMut(Unpacked<'_>) -> Result<(), SnapshotError>) -> Result<(), SnapshotError> {
-        let (mut stored, mut unpacked) = (Aligned::new(CHUNK), Aligned::new(CHUNK));
+        let buffer = || Buffer { bytes: Aligned::new(CHUNK), wipe: self.sealer.is_some() };
+        let (mut stored, mut unpacked) = (buffer(), buffer());
         let (mut cutter, mut pieces, mut offset) = (Cutter::new(&self.index.data), Vec::new(), HEADER as u64);
         for (number, chunk) in (0..).zip(&self.index.chunks) {
             let full = usize::try_from(cutter.next(&mut pieces)).unwrap_or(0) * PAGE;
             let len = usize::try_from(chunk.len).ok().filter(|len| *len <= full && full <= CHUNK);
             let len = len.ok_or(ParkedError::Index("a chunk has an impossible length"))?;
-            let bytes = &mut stored.bytes()[..len];
+            let bytes = &mut stored.bytes.bytes()[..len];
             file.read_exact_at(bytes, offset).map_err(io("reading the memory of the parked machine"))?;
-            if chunk_hash(bytes) != chunk.hash {
+            let sound = match &self.sealer {
+                Some(sealer) => sealer.open(Part::Chunk(number), bytes, chunk.hash.to_le_bytes()).is_ok(),
+                None => chunk_hash(bytes) == chunk.hash,
+            };
+            if !sound {
                 return Err(ParkedError::ChunkHash { number, offset }.into());
             }
             match chunk.codec {
-                Codec::Raw => f(Unpacked { pieces: &pieces, bytes, raw_at: Some(offset) })?,
+                Codec::Raw => f(Unpacked { pieces: &pieces, bytes, raw_at: self.sealer.is_none().then_some(offset) })?,
                 Codec::Lz4 => {
-                    let out = &mut unpacked.bytes()[..full];
+                    let out = &mut unpacked.bytes.bytes()[..full];
                     if !matches!(lz4_flex::block::decompress_into(bytes, out), Ok(got) if got == full) {
                         return Err(ParkedError::Unpack { number, offset }.into());
                     }

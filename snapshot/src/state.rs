@@ -9,6 +9,7 @@ use crate::{SnapshotError, io};
 use serde::{Serialize, de::DeserializeOwned};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use zeroize::Zeroize;
 
 /// First bytes of each state file.
 pub const MAGIC: &[u8; 8] = b"TORPSNAP";
@@ -46,9 +47,15 @@ impl SectionId {
     }
 }
 
-/// The sections of a state file, in memory.
+/// The sections of a state file, in memory, which is wiped: they may be those of a machine that holds secrets.
 #[derive(Debug, Default)]
 pub struct Sections(Vec<(SectionId, Vec<u8>)>);
+
+impl Drop for Sections {
+    fn drop(&mut self) {
+        self.0.iter_mut().for_each(|(_, body)| body.zeroize());
+    }
+}
 
 impl Sections {
     /// Adds a section.

@@ -41,7 +41,7 @@ fn messages_come_in_by_the_inbox() {
     door.wait();
     assert_eq!(door.message().unwrap(), load);
     let input = vec![b'7'; torpor_protocol::limits::MAX_INPUT];
-    let start = HostMessage::Start { start: Start { execution: "ex_1".into(), seed: "00".repeat(32) }, input };
+    let start = HostMessage::Start { start: Start { execution: "ex_1".into(), seed: "00".repeat(32), secrets: Vec::new() }, input };
     put(&door, &start);
     door.wait();
     assert_eq!(door.message().unwrap(), start);

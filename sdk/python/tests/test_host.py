@@ -13,6 +13,8 @@ import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+import torpor
+from torpor import _secret
 from torpor._host import door as layout
 from torpor._host import failure, task, wire
 from torpor._host.door import Door
@@ -45,12 +47,12 @@ class Recorder(Door):
         struct.pack_into("<Q", self._window, layout.INBOX_LEN, len(frame))
 
 
-def run(handler, value):
+def run(handler, value, **head):
     """Frames that one execution sends, its last one in decoded form."""
     door = Recorder()
     streams = Streams(door)
     streams.use_door(True)
-    door.put(wire.start_frame({"execution": "ex_1", "seed": SEED}, json.dumps(value)))
+    door.put(wire.start_frame({"execution": "ex_1", "seed": SEED, **head}, json.dumps(value)))
     old = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = streams.stdout, streams.stderr
     try:
@@ -84,6 +86,24 @@ class Executions(unittest.TestCase):
         logs, kind, body = run(lambda value, context: [value, context.execution_id, context.task, context.version], {"a": "ä"})
         self.assertEqual((logs, kind), ([], wire.RESULT))
         self.assertEqual(json.loads(body), [{"a": "ä"}, "ex_1", "t", "ab12"])
+
+    def test_secrets_are_those_of_the_start(self):
+        def handler(value, context):
+            try:
+                torpor.secret("other")
+            except KeyError as error:
+                return [torpor.secret("key"), type(error).__name__, isinstance(error, torpor.TorporError), str(error)]
+
+        _secret._give(None)
+        with self.assertRaises(torpor.NotInGuest):
+            torpor.secret("key")
+        _, _, body = run(handler, None, secrets=[{"name": "key", "value": "välue"}])
+        value, name, own, text = json.loads(body)
+        self.assertEqual((value, name, own), ("välue", "UnknownSecret", True))
+        self.assertIn("secret 'other' is not declared", text)
+        _, kind, body = run(lambda value, context: torpor.secret("key"), None)
+        self.assertEqual((kind, body["exception"]), (wire.FAILED, "torpor._errors.UnknownSecret"))
+        _secret._give(None)
 
     def test_output_goes_through_the_door(self):
         def handler(value, context):

@@ -5,8 +5,8 @@ values, ``context`` is a :class:`Context`, and what it returns is the result, an
 
 What waits (Torpor's docs/waits.md): :func:`call`, :func:`spawn` and its :class:`Handle`, :func:`portion`, :func:`gather`, :func:`wait_any`, :func:`sleep`,
 :func:`event` and its :class:`Event`. While nothing in the machine can run but such waits, the machine may be parked: the program then holds no
-processor, no memory and no process, and goes on in the middle of its code when what it waited for is there. All failures are
-:class:`TorporError`.
+processor, no memory and no process, and goes on in the middle of its code when what it waited for is there. :func:`secret` gives a secret that
+the manifest declares. All failures are :class:`TorporError`.
 """
 
 from torpor._context import Context
@@ -25,10 +25,12 @@ from torpor._errors import (
     TorporError,
     UnknownEvent,
     UnknownExecution,
+    UnknownSecret,
     UnknownTask,
     WaitCycle,
     WaitTimeout,
 )
+from torpor._secret import secret
 from torpor._wait import Event, Handle, Portion, call, event, gather, portion, sleep, spawn, wait_any
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "TorporError",
     "UnknownEvent",
     "UnknownExecution",
+    "UnknownSecret",
     "UnknownTask",
     "WaitCycle",
     "WaitTimeout",
@@ -58,6 +61,7 @@ __all__ = [
     "event",
     "gather",
     "portion",
+    "secret",
     "sleep",
     "spawn",
     "wait_any",

@@ -11,6 +11,13 @@ class NotInGuest(TorporError, RuntimeError):
     """This process is not part of an execution: there is nobody to ask."""
 
 
+class UnknownSecret(TorporError, KeyError):
+    """The portion's manifest does not declare a secret of that name."""
+
+    # A KeyError's text is the repr of what it was made with.
+    __str__ = Exception.__str__
+
+
 class WaitTimeout(TorporError, TimeoutError):
     """What was waited for did not happen in the time that was given. A task that was called is cancelled then, one that was spawned runs on."""
 

@@ -1,5 +1,6 @@
 //! The header page of a parked machine's file.
 
+use super::seal::TAG;
 use super::{MAX_SECTIONS_LEN, ParkedError};
 use crate::memory::{MAX_MEMORY, PAGE};
 use crate::{SnapshotError, io};
@@ -10,11 +11,14 @@ use std::os::unix::fs::FileExt;
 pub const MAGIC: &[u8; 8] = b"TORPPARK";
 /// Version of this layout and of what the sections hold. Count it up with each change of either.
 pub const VERSION: u32 = 1;
+/// Version of the same where all but the header is encrypted.
+pub const SEALED_VERSION: u32 = 2;
 /// Bytes of the header; the data begins behind it.
 pub const HEADER: usize = PAGE;
 const DATA_LEN: usize = 16;
 const SECTIONS_LEN: usize = 24;
 const SECTIONS_HASH: usize = 32;
+const SECTIONS_TAG: usize = 64;
 const HASH: usize = HEADER - 32;
 
 /// What the header page says.
@@ -26,16 +30,20 @@ pub(super) struct Header {
     pub(super) sections_len: u64,
     /// The section block's.
     pub(super) sections_hash: [u8; 32],
+    /// Where the file is encrypted: the section block's tag.
+    pub(super) sealed: Option<[u8; TAG]>,
 }
 
 impl Header {
     pub(super) fn encode(&self) -> [u8; HEADER] {
         let mut page = [0; HEADER];
         page[..8].copy_from_slice(MAGIC);
-        page[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        let version = if self.sealed.is_some() { SEALED_VERSION } else { VERSION };
+        page[8..12].copy_from_slice(&version.to_le_bytes());
         page[DATA_LEN..DATA_LEN + 8].copy_from_slice(&self.data_len.to_le_bytes());
         page[SECTIONS_LEN..SECTIONS_LEN + 8].copy_from_slice(&self.sections_len.to_le_bytes());
         page[SECTIONS_HASH..SECTIONS_HASH + 32].copy_from_slice(&self.sections_hash);
+        page[SECTIONS_TAG..SECTIONS_TAG + TAG].copy_from_slice(&self.sealed.unwrap_or_default());
         let hash = blake3::hash(&page[..HASH]);
         page[HASH..].copy_from_slice(hash.as_bytes());
         page
@@ -49,7 +57,7 @@ impl Header {
             return Err(ParkedError::Magic);
         }
         let found = u32::from_le_bytes(field(page, 8));
-        if found != VERSION {
+        if found != VERSION && found != SEALED_VERSION {
             return Err(ParkedError::Version { found, expected: VERSION });
         }
         if blake3::hash(&page[..HASH]) != field::<32>(page, HASH) {
@@ -59,6 +67,7 @@ impl Header {
             data_len: u64::from_le_bytes(field(page, DATA_LEN)),
             sections_len: u64::from_le_bytes(field(page, SECTIONS_LEN)),
             sections_hash: field(page, SECTIONS_HASH),
+            sealed: (found == SEALED_VERSION).then(|| field(page, SECTIONS_TAG)),
         };
         if header.data_len > MAX_MEMORY || header.sections_len > MAX_SECTIONS_LEN {
             return Err(ParkedError::Index("the header records more than a machine can have"));

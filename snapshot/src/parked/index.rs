@@ -75,7 +75,7 @@ pub(super) struct Chunk {
     pub(super) codec: Codec,
     /// Stored bytes.
     pub(super) len: u32,
-    /// Of the stored bytes.
+    /// Of the stored bytes: [`chunk_hash`], or the tag of an encrypted chunk.
     pub(super) hash: u128,
 }
 

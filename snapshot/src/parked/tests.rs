@@ -1,4 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation)]
+mod sealed;
+
 use super::*;
 use proptest::prelude::*;
 
@@ -49,7 +51,8 @@ fn run(first: u64, pages: u64) -> Run {
 
 fn park(file: &File, memory: &Memory, changed: &[Run], packing: Packing) -> Written {
     let template = file_of(&template().0);
-    let contents = Contents { memory: memory.0.len() as u64, template: &template, changed, machine: &"state", origin: b"whence", packing };
+    let contents =
+        Contents { memory: memory.0.len() as u64, template: &template, changed, machine: &"state", origin: b"whence", packing, key: None };
     write(file, memory, &contents).unwrap()
 }
 
@@ -140,6 +143,7 @@ fn a_file_that_was_not_finished_is_refused() {
         machine: &(),
         origin: &[],
         packing: Packing::None,
+        key: None,
     };
     for _ in 0..2 {
         write(&file, &memory, &contents).unwrap();
@@ -225,7 +229,12 @@ fn sealed(index: Vec<u8>, data: &[u8]) -> Vec<u8> {
     sections.add_encoded(SectionId::Origin, Vec::new());
     sections.add_encoded(SectionId::ParkedIndex, index);
     let block = sections.encode().unwrap();
-    let header = Header { data_len: data.len() as u64, sections_len: block.len() as u64, sections_hash: *blake3::hash(&block).as_bytes() };
+    let header = Header {
+        data_len: data.len() as u64,
+        sections_len: block.len() as u64,
+        sections_hash: *blake3::hash(&block).as_bytes(),
+        sealed: None,
+    };
     [&header.encode()[..], data, &block].concat()
 }
 

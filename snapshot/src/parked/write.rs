@@ -5,6 +5,7 @@
 
 use super::header::{HEADER, Header};
 use super::index::{CHUNK, CHUNK_PAGES, Chunk, Codec, Cutter, Index, Piece, Run, Runs, chunk_hash};
+use super::seal::{Part, SealKey, Sealer};
 use super::{Packing, ParkedError};
 use crate::memory::{Aligned, PAGE, is_zero};
 use crate::state::{SectionId, Sections};
@@ -13,6 +14,7 @@ use serde::Serialize;
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
+use zeroize::Zeroizing;
 
 /// What a disk is taken to write in a second where blocks are there already: compression has to be faster than what it saves at this rate.
 const DISK_BYTES_PER_SECOND: f64 = 600e6;
@@ -47,6 +49,8 @@ pub struct Contents<'a, M> {
     pub origin: &'a [u8],
     /// How memory is written.
     pub packing: Packing,
+    /// All but the header is encrypted with this. A key is good for one file: another one, and another attempt, need another key.
+    pub key: Option<&'a SealKey>,
 }
 
 /// How large it became.
@@ -86,13 +90,24 @@ fn write_locked<M: Serialize>(file: &File, memory: &impl Still, contents: &Conte
     let mut sink = Sink { file, memory, at: HEADER as u64, begun: HEADER as u64, buffer: Vec::new() };
     let mut packer = Packer::new(memory, &data, contents.packing, bounce)?;
     let (mut cutter, mut pieces, mut data_len) = (Cutter::new(&data), Vec::new(), 0);
+    let sealer = contents.key.map(Sealer::new);
+    let mut sealed = Aligned::new(if sealer.is_some() { CHUNK } else { 0 });
+    let broken = || ParkedError::Index("a chunk can't be encrypted");
     while cutter.next(&mut pieces) > 0 {
         let bytes = gather(memory, &pieces, bounce)?;
         let packed = packer.pack(bytes);
         let stored = packed.unwrap_or(bytes);
         let codec = if packed.is_some() { Codec::Lz4 } else { Codec::Raw };
         let len = u32::try_from(stored.len()).map_err(|_| ParkedError::Index("a chunk has an impossible length"))?;
-        index.chunks.push(Chunk { codec, len, hash: chunk_hash(stored) });
+        let (stored, hash) = match &sealer {
+            None => (stored, chunk_hash(stored)),
+            Some(sealer) => {
+                let out = sealed.bytes().get_mut(..stored.len()).ok_or_else(broken)?;
+                let tag = sealer.seal(Part::Chunk(index.chunks.len() as u64), stored, out).ok_or_else(broken)?;
+                (&*out, u128::from_le_bytes(tag))
+            }
+        };
+        index.chunks.push(Chunk { codec, len, hash });
         data_len += u64::from(len);
         sink.put(stored)?;
     }
@@ -100,10 +115,15 @@ fn write_locked<M: Serialize>(file: &File, memory: &impl Still, contents: &Conte
     sections.add(SectionId::Machine, contents.machine)?;
     sections.add_encoded(SectionId::Origin, contents.origin.to_vec());
     sections.add(SectionId::ParkedIndex, &index)?;
-    let block = sections.encode()?;
+    let mut block = sections.encode()?;
+    let mut tag = None;
+    if let Some(sealer) = &sealer {
+        let plain = Zeroizing::new(block.clone());
+        tag = Some(sealer.seal(Part::Sections(data_len), &plain, &mut block).ok_or_else(broken)?);
+    }
     sink.put(&block)?;
     sink.flush_all()?;
-    let header = Header { data_len, sections_len: block.len() as u64, sections_hash: *blake3::hash(&block).as_bytes() };
+    let header = Header { data_len, sections_len: block.len() as u64, sections_hash: *blake3::hash(&block).as_bytes(), sealed: tag };
     file.write_all_at(&header.encode(), 0).map_err(io("writing the header of the parked machine"))?;
     file.sync_data().map_err(io("syncing the parked machine"))?;
     let pages = |runs: &[Run]| runs.iter().map(|run| run.pages * PAGE as u64).sum::<u64>();

@@ -9,6 +9,7 @@ import linecache
 import os
 import sys
 
+from torpor import _secret
 from torpor._context import Context
 from torpor._host import failure, rng, wire
 
@@ -102,6 +103,7 @@ class Task:
         door.send(wire.STARTED)
         try:
             rng.start(head["seed"])
+            _secret._give(head.get("secrets", ()))
             result = self.handler(json.loads(text), Context(head["execution"], self.name, self.version, self.portion))
         except SystemExit as error:
             return self._exited(error, streams)

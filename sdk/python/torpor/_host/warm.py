@@ -13,7 +13,7 @@ import random
 import threading
 
 import torpor
-from torpor import _wait
+from torpor import _secret, _wait
 from torpor._host import failure, wire
 from torpor._host.task import Task
 
@@ -116,6 +116,7 @@ def rehearse(speaker):
         speaker.rehearsing = False
         speaker.seq = 0
         _wait.use(None)
+        _secret._give(None)
         streams.use_door(False)
         door.open_up()
         random.setstate(state)

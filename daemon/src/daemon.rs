@@ -230,8 +230,15 @@ async fn open(config: &Config, budget_bytes: u64) -> Result<Opened, DaemonError>
     Ok(Opened { app, runner, store })
 }
 
+/// They would hold secrets. A limit of one byte, not of none: that is what also keeps the kernel from piping one to a program. Monitors inherit it.
+fn no_core_files() -> io::Result<()> {
+    use nix::sys::resource::{Resource, setrlimit};
+    Ok(setrlimit(Resource::RLIMIT_CORE, 1, 1)?)
+}
+
 /// Runs the daemon to its end.
 pub async fn run(config: Config) -> Result<(), DaemonError> {
+    no_core_files().map_err(io_error("switch core files off"))?;
     let config = config.absolute().map_err(io_error("find out the current folder"))?;
     let budget = memory_budget(&config)?;
     let folder = &config.state_dir;

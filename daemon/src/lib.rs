@@ -20,6 +20,7 @@ pub mod config;
 pub mod daemon;
 pub mod engine;
 pub mod fault;
+pub mod hex;
 pub mod lock;
 pub mod logs;
 pub mod manifest;

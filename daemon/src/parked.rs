@@ -7,6 +7,7 @@
 //! is whole; what is not named in the database when the daemon starts is removed; all files together stay within the quota. All functions but those of the
 //! quota block.
 
+use crate::secrets::give::ParkKeyError;
 use crate::state::id::ExecutionId;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -42,6 +43,9 @@ pub enum ParkError {
     /// It is whole, perhaps, but not the one that was parked.
     #[error("the file is not the parked machine that the database knows: was it exchanged?")]
     Other,
+    /// It must be encrypted, and can't be.
+    #[error(transparent)]
+    Key(#[from] ParkKeyError),
     /// The database does not take it.
     #[error("recording that it is parked: {0}")]
     Record(String),

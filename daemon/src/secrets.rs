@@ -3,12 +3,14 @@
 //! ```text
 //! torpor secret set --> sealed with the master key --> database (and memory, as sealed as there) --get--> value, wiped after use
 //! ```
+//! - [`give`]: what goes to machines
 //! - [`key`]: the master key, where it comes from and what it is refused for
 //! - [`seal`]: encryption of one value, bound to what it is of
 //!
 //! Invariants: a value is in plain only between [`Secrets::get`] and the drop of what it gave; nothing here prints one; where the database holds
 //! anything that the master key can't open, the daemon does not start.
 
+pub mod give;
 pub mod key;
 pub mod seal;
 #[cfg(test)]
@@ -39,6 +41,9 @@ pub enum SecretError {
     /// It is no secret.
     #[error("a secret is text of 1 byte to {most} KiB: {0}", most = MAX_SECRET >> 10)]
     Value(&'static str),
+    /// A program gets too much.
+    #[error("the secrets of one portion take more than {most} KiB together", most = torpor_protocol::limits::MAX_SECRETS >> 10)]
+    Together,
     /// There are many.
     #[error("there are {MAX_SECRETS} secrets, and no more may be; `torpor secret rm` removes one")]
     TooMany,
@@ -96,7 +101,8 @@ impl Secrets {
     /// Takes what the database holds, and the master key; refuses a key that is not the one of all of it. Parked machines count too.
     pub async fn open(store: &Store, place: KeyPlace) -> Result<Self, SecretError> {
         let stored = store.secrets().await?;
-        let needed = stored.iter().map(|secret| secret.sealed.master.clone());
+        let parked = store.machines().await?.into_iter().filter_map(|machine| Some(machine.key?.master));
+        let needed = stored.iter().map(|secret| secret.sealed.master.clone()).chain(parked);
         let keys = Keys::open(place, needed.collect())?;
         let known = stored.into_iter().map(|secret| (secret.name.clone(), Arc::new(secret))).collect();
         Ok(Self(Arc::new(Inner { store: store.clone(), keys, known: RwLock::new(known), changing: tokio::sync::Mutex::default() })))

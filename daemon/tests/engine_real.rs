@@ -141,7 +141,7 @@ async fn endless_programs_end(bench: &Bench, task: &TaskVersion) {
 
     // Nobody reads what the program prints: it is held back, and its timeout holds all the same.
     let (progress, unread) = mpsc::channel(4);
-    let begin = Begin::Start { input: r#"["flood"]"#.into() };
+    let begin = Begin::Start { input: r#"["flood"]"#.into(), secrets: Vec::new() };
     let request =
         RunRequest { execution: "ex_flood".into(), task: task.clone(), begin, timeout: short, waits_count: false, reuse: Reuse::default() };
     let outcome = bench.engine.run(request, progress, no_orders(), CancellationToken::new()).await;

@@ -142,23 +142,23 @@ impl Monitor {
                 let code = if code { Some(fds.file()?) } else { None };
                 self.begin(Order::Restore { state, memory, root, code, inbox, since })
             }
-            Command::Resume { inbox } => {
+            Command::Resume { inbox, key } => {
                 let (parked, template, root, code) = (fds.file()?, fds.file()?, fds.file()?, fds.file()?);
-                self.begin(Order::Resume { parked, template, root, code, inbox, since })
+                self.begin(Order::Resume { parked, template, root, code, inbox, key, since })
             }
             Command::Inbox { frame } => self.order(Order::Inbox(frame)),
             Command::Save => {
                 let (state, memory) = (fds.file()?, fds.file()?);
                 self.order(Order::Save { state, memory, since })
             }
-            Command::Park { origin, packing } => {
+            Command::Park { origin, packing, key } => {
                 let file = fds.file()?;
                 self.live()?;
                 if !self.pending.is_empty() {
                     let reason = "bytes for its agent are still on their way".into();
                     return self.writer.send(&Event::NotParked { reason });
                 }
-                self.order(Order::Park { file, origin, packing, since })
+                self.order(Order::Park { file, origin, packing, key, since })
             }
             Command::CodeDisk => {
                 lock(&self.live()?.devices).set_code(Some(fds.file()?));

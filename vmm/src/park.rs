@@ -19,9 +19,9 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
-use torpor_protocol::monitor::Packing;
+use torpor_protocol::monitor::{Packing, ParkKey};
 use torpor_snapshot::SnapshotError;
-use torpor_snapshot::parked::{self, Contents, Parked, ParkedError, Run, Still, Target, Written};
+use torpor_snapshot::parked::{self, Contents, Parked, ParkedError, Run, SealKey, Still, Target, Written};
 
 /// A shorter run is given its pages by faults.
 const POPULATED_PAGES: u64 = 4;
@@ -37,7 +37,7 @@ pub(crate) struct Source {
 impl Machine {
     /// Writes down what differs from the template and syncs it. The vCPU must stand still with its last exit completed. What the file held is lost;
     /// the machine goes on as it was, also where this fails.
-    pub fn park(&mut self, file: &File, origin: &[u8], packing: Packing) -> Result<Written, VmmError> {
+    pub fn park(&mut self, file: &File, origin: &[u8], packing: Packing, key: Option<&ParkKey>) -> Result<Written, VmmError> {
         self.leave(file)?;
         let template = self.template.as_ref().ok_or(VmmError::Command("a machine that was booted has no template to differ from"))?;
         let pages = self.pages.as_ref().ok_or(VmmError::Command("this process can't see which of its pages changed"))?;
@@ -48,19 +48,20 @@ impl Machine {
         let machine = MachineState { ram: self.memory.ram, kvm, devices: devices.save() };
         let changed = pages.changed(self.memory.host_address(), self.memory.size()).map_err(VmmError::io("finding the changed pages"))?;
         let changed = together(&changed, self.source.as_ref().map_or(&[], |source| &source.laid));
-        let contents =
-            Contents { memory: self.memory.size(), template, changed: &changed, machine: &machine, origin, packing: packed(packing) };
+        let key = key.map(sealing);
+        let (memory, packing) = (self.memory.size(), packed(packing));
+        let contents = Contents { memory, template, changed: &changed, machine: &machine, origin, packing, key: key.as_ref() };
         let written = parked::write(file, &Standing(&self.memory), &contents)?;
         drop(devices);
         Ok(written)
     }
 
     /// Makes it ready to go on where it was parked.
-    pub fn resume(&mut self, file: File, template: File, root: File, code: File) -> Result<(), VmmError> {
+    pub fn resume(&mut self, file: File, key: Option<&ParkKey>, template: File, root: File, code: File) -> Result<(), VmmError> {
         if let Err(TryLockError::WouldBlock) = file.try_lock_shared() {
             return Err(SnapshotError::from(ParkedError::InUse).into());
         }
-        let parked = Parked::read(&file)?;
+        let parked = Parked::open(&file, key.map(sealing).as_ref())?;
         let state: MachineState = parked.machine()?;
         self.fits(&state)?;
         if parked.memory() != self.memory.size() {
@@ -97,6 +98,10 @@ impl Machine {
         self.source = None;
         Ok(())
     }
+}
+
+fn sealing(key: &ParkKey) -> SealKey {
+    SealKey::new(key.bytes())
 }
 
 const fn packed(packing: Packing) -> parked::Packing {

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
-use torpor_protocol::monitor::{Event, Packing, StopReason};
+use torpor_protocol::monitor::{Event, Packing, ParkKey, StopReason};
 use torpor_snapshot::parked::Written;
 
 /// What the event loop tells the vCPU thread.
@@ -64,6 +64,8 @@ pub enum Order {
         code: File,
         /// A frame for the inbox.
         inbox: Vec<u8>,
+        /// Of the parked machine, where it is encrypted.
+        key: Option<ParkKey>,
         /// When the command came.
         since: Instant,
     },
@@ -86,6 +88,8 @@ pub enum Order {
         origin: Vec<u8>,
         /// How memory is written.
         packing: Packing,
+        /// What it is encrypted with.
+        key: Option<ParkKey>,
         /// When the command came.
         since: Instant,
     },
@@ -171,8 +175,8 @@ fn live(machine: &mut Machine, orders: &Receiver<Order>, writer: &Writer, bell: 
             }
             since
         }
-        Ok(Order::Resume { parked, template, root, code, inbox, since }) => {
-            machine.resume(parked, template, root, code)?;
+        Ok(Order::Resume { parked, template, root, code, inbox, key, since }) => {
+            machine.resume(parked, key.as_ref(), template, root, code)?;
             lock(&machine.devices).door.deliver(&machine.memory, &inbox)?;
             since
         }
@@ -305,8 +309,8 @@ fn at_door(machine: &mut Machine, orders: &Receiver<Order>, writer: &Writer, bel
                 let memory_bytes = machine.save(&state, &memory)?;
                 writer.send(&Event::Saved { memory_bytes, micros: micros(since) })?;
             }
-            Ok(Order::Park { file, origin, packing, since }) => {
-                let event = match machine.park(&file, &origin, packing) {
+            Ok(Order::Park { file, origin, packing, key, since }) => {
+                let event = match machine.park(&file, &origin, packing, key.as_ref()) {
                     Ok(Written { changed_bytes, stored_bytes }) => Event::Parked { changed_bytes, stored_bytes, micros: micros(since) },
                     Err(error) => Event::NotParked { reason: error.to_string() },
                 };

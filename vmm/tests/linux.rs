@@ -95,7 +95,7 @@ impl Monitor {
     fn resumed(parked: &File, template: &Snapshot, root: &File, code: &File, message: &HostMessage) -> Self {
         let this = Self::prepared();
         let fds = [parked.as_fd(), template.memory.as_fd(), root.as_fd(), code.as_fd()];
-        this.client.send(&Command::Resume { inbox: frame(message) }, &fds).unwrap();
+        this.client.send(&Command::Resume { inbox: frame(message), key: None }, &fds).unwrap();
         this
     }
 
@@ -126,7 +126,7 @@ impl Monitor {
 
     fn parked(&self, packing: Packing) -> File {
         let file = tempfile::tempfile().unwrap();
-        self.client.send(&Command::Park { origin: Vec::new(), packing }, &[file.as_fd()]).unwrap();
+        self.client.send(&Command::Park { origin: Vec::new(), packing, key: None }, &[file.as_fd()]).unwrap();
         assert!(matches!(self.client.receive().unwrap(), Event::Parked { .. }));
         let parked = Parked::read(&file).unwrap();
         parked.verify(&file).unwrap();
@@ -182,7 +182,10 @@ fn the_agents_connection_goes_on_through_save_and_restore() {
     let parked = [Packing::None, Packing::Small].map(|packing| monitor.parked(packing));
     // More than the guest has room for while it stands still: what is held back for it would be lost.
     monitor.client.send(&Command::Vsock { bytes: vec![0; 2 << 20] }, &[]).unwrap();
-    monitor.client.send(&Command::Park { origin: Vec::new(), packing: Packing::None }, &[tempfile::tempfile().unwrap().as_fd()]).unwrap();
+    monitor
+        .client
+        .send(&Command::Park { origin: Vec::new(), packing: Packing::None, key: None }, &[tempfile::tempfile().unwrap().as_fd()])
+        .unwrap();
     let refused = monitor.client.receive().unwrap();
     assert!(matches!(&refused, Event::NotParked { reason } if reason.contains("on their way")), "{refused:?}");
     monitor.hears_orders_behind(3, 6 << 20);

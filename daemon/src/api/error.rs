@@ -260,7 +260,7 @@ impl From<SecretError> for ApiError {
         let code = match error {
             SecretError::Unknown(_) => ErrorCode::UnknownSecret,
             SecretError::Value(_) => ErrorCode::InvalidSecret,
-            SecretError::TooMany => ErrorCode::InvalidRequest,
+            SecretError::TooMany | SecretError::Together => ErrorCode::InvalidRequest,
             SecretError::Store(error) => return Self::from(error),
             SecretError::Key(_) | SecretError::Seal { .. } | SecretError::Encrypt(_) => ErrorCode::Internal,
         };

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use torpor_protocol::monitor::{self, Command, ControlError, Event, MAX_FDS};
+use zeroize::Zeroizing;
 
 /// Room for events of usual size; more is made only while a larger one arrives.
 const ROOM: usize = 16 << 10;
@@ -58,7 +59,8 @@ impl Link {
     /// Sends a command, its descriptors with its first byte.
     pub(super) async fn send(&mut self, command: &Command, fds: &[BorrowedFd<'_>]) -> Result<(), LinkError> {
         debug_assert_eq!(command.fds(), fds.len(), "a command comes with its descriptors");
-        let bytes = monitor::encode(command)?;
+        // Commands carry secrets and keys.
+        let bytes = Zeroizing::new(monitor::encode(command)?);
         let mut raw: [RawFd; MAX_FDS] = [-1; MAX_FDS];
         for (slot, fd) in raw.iter_mut().zip(fds) {
             *slot = fd.as_raw_fd();

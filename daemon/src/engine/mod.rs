@@ -24,8 +24,8 @@ mod verdict;
 mod vm;
 
 pub use types::{
-    Base, Begin, EngineConfig, EngineError, EngineStats, ErrorKind, ExecutionError, Kept, Order, Outcome, Packing, Parked, Progress, Reply,
-    Reuse, RunRequest, TaskVersion, TemplateInfo, TemplateState,
+    Base, Begin, EngineConfig, EngineError, EngineStats, ErrorKind, ExecutionError, Kept, Order, Outcome, Packing, ParkKey, Parked,
+    Progress, Reply, Reuse, RunRequest, TaskVersion, TemplateInfo, TemplateState,
 };
 
 use host::{Host, Spec};

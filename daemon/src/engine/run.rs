@@ -29,9 +29,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use torpor_protocol::agent::{HostMessage, Start};
+use torpor_protocol::agent::{HostMessage, MessageError, Secret, Start};
 use torpor_protocol::ask::Answers;
-use torpor_protocol::monitor::{Command, Event, StopReason};
+use torpor_protocol::monitor::{Command, Event, ParkKey, StopReason};
+use zeroize::Zeroize;
 
 /// For output that a guest still has after its answer: long enough for one that hardly gets a processor, as an orderly guest ends it sooner.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -80,6 +81,8 @@ pub(super) async fn run(
         () = cancel.cancelled() => return Outcome::Cancelled,
         begun = begin(engine, &mut request, progress) => begun,
     };
+    // Its input and its secrets are in the machine, and needed no more.
+    request.begin = Begin::Start { input: Vec::new(), secrets: Vec::new() };
     let mut session = match begun {
         Ok(session) => session,
         Err(outcome) => return outcome,
@@ -119,14 +122,14 @@ async fn begin<'a>(engine: &'a Engine, request: &mut RunRequest, progress: &'a m
     }
     let request = &*request;
     match &request.begin {
-        Begin::Start { input } => {
-            start(engine, request, input, progress).await.map_err(|error| Outcome::Failed(engine.interrupted_or(error)))
+        Begin::Start { input, secrets } => {
+            start(engine, request, (input, secrets), progress).await.map_err(|error| Outcome::Failed(engine.interrupted_or(error)))
         }
-        Begin::Resume { file, base, unread, answers } => {
+        Begin::Resume { file, key, base, unread, answers } => {
             let template = engine.templates.parked_on(base, &request.task).await;
             let template = template.map_err(|error| Outcome::NotResumed { error, passing: false })?;
             let talk = Conversation::resumed(unread);
-            resume(engine, request, &template, file, answers, talk, progress).await
+            resume(engine, request, &template, (file, key.as_ref()), answers, talk, progress).await
         }
     }
 }
@@ -134,7 +137,7 @@ async fn begin<'a>(engine: &'a Engine, request: &mut RunRequest, progress: &'a m
 async fn start<'a>(
     engine: &'a Engine,
     request: &RunRequest,
-    input: &[u8],
+    (input, secrets): (&[u8], &[Secret]),
     progress: &'a mpsc::Sender<Progress>,
 ) -> Result<Session<'a>, ExecutionError> {
     let asked = Instant::now();
@@ -142,9 +145,9 @@ async fn start<'a>(
     if made {
         let _ = progress.send(Progress::TemplateMade { micros: micros(asked.elapsed()) }).await;
     }
-    let command = Command::Restore { code: true, inbox: Some(start_frame(request, input)?) };
+    let command = Wiped(Command::Restore { code: true, inbox: Some(start_frame(request, input, secrets)?) });
     let since = Instant::now();
-    let restored = tokio::time::timeout(RESTORE_TIMEOUT, restore(engine, &template.task_fds(), &command, request.task.memory_mib)).await;
+    let restored = tokio::time::timeout(RESTORE_TIMEOUT, restore(engine, &template.task_fds(), &command.0, request.task.memory_mib)).await;
     let vm = restored.unwrap_or(Err(RestoreError::Slow)).map_err(|error| {
         if matches!(error, RestoreError::Refused(_)) {
             engine.templates.suspect(&template);
@@ -165,13 +168,13 @@ async fn resume<'a>(
     engine: &'a Engine,
     request: &RunRequest,
     template: &Arc<Template>,
-    file: &File,
+    (file, key): (&File, Option<&ParkKey>),
     answers: &Reply,
     talk: Conversation,
     progress: &'a mpsc::Sender<Progress>,
 ) -> Result<Session<'a>, Outcome> {
     let host = |error: ExecutionError| Outcome::NotResumed { error, passing: false };
-    let command = Command::Resume { inbox: answers_frame(answers, true).map_err(host)? };
+    let command = Command::Resume { inbox: answers_frame(answers, true).map_err(host)?, key: key.cloned() };
     let since = Instant::now();
     let fds = template.parked_fds(file);
     let resumed = tokio::time::timeout(RESTORE_TIMEOUT, restore(engine, &fds, &command, request.task.memory_mib)).await;
@@ -191,6 +194,17 @@ async fn resume<'a>(
     let parts = (Arc::clone(&template.ground), Arc::clone(&engine.stats));
     let session = Session::new(vm, talk, parts, clock, progress, since);
     Ok(if answers.answers.is_empty() { session.hollow() } else { session })
+}
+
+/// A command with a [`Start`], which may hold secrets and is wiped.
+struct Wiped(Command);
+
+impl Drop for Wiped {
+    fn drop(&mut self) {
+        if let Command::Restore { inbox: Some(frame), .. } | Command::Inbox { frame } = &mut self.0 {
+            frame.zeroize();
+        }
+    }
 }
 
 async fn restore(engine: &Engine, fds: &[BorrowedFd<'_>], command: &Command, memory_mib: u32) -> Result<Vm, RestoreError> {
@@ -228,12 +242,17 @@ fn seed() -> Result<String, ExecutionError> {
 }
 
 fn frame(message: &HostMessage, what: &str) -> Result<Vec<u8>, ExecutionError> {
-    let frame = message.to_frame().and_then(|frame| Ok(frame.encode()?));
-    frame.map_err(|error| ExecutionError::new(ErrorKind::Host, format!("{what} can't be sent: {error}")))
+    let encode = || {
+        let mut frame = message.to_frame()?;
+        let bytes = frame.encode()?;
+        frame.body.zeroize();
+        Ok::<_, MessageError>(bytes)
+    };
+    encode().map_err(|error| ExecutionError::new(ErrorKind::Host, format!("{what} can't be sent: {error}")))
 }
 
-fn start_frame(request: &RunRequest, input: &[u8]) -> Result<Vec<u8>, ExecutionError> {
-    let start = Start { execution: request.execution.clone(), seed: seed()?, secrets: Vec::new() };
+fn start_frame(request: &RunRequest, input: &[u8], secrets: &[Secret]) -> Result<Vec<u8>, ExecutionError> {
+    let start = Start { execution: request.execution.clone(), seed: seed()?, secrets: secrets.to_vec() };
     frame(&HostMessage::Start { start, input: input.to_vec() }, "the input")
 }
 

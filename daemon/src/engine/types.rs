@@ -7,9 +7,9 @@ use serde_json::value::RawValue;
 use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
-use torpor_protocol::agent::{AuxPlace, Runtime, Stream};
+use torpor_protocol::agent::{AuxPlace, Runtime, Secret, Stream};
 use torpor_protocol::ask::{Answer, Ask};
-pub use torpor_protocol::monitor::Packing;
+pub use torpor_protocol::monitor::{Packing, ParkKey};
 
 /// Where the engine finds what it needs, and how much it keeps ready.
 #[derive(Debug, Clone)]
@@ -85,11 +85,15 @@ pub enum Begin {
     Start {
         /// JSON text, at most `MAX_INPUT` bytes.
         input: Vec<u8>,
+        /// Secrets that its program gets.
+        secrets: Vec<Secret>,
     },
     /// Where it was parked.
     Resume {
         /// Its machine.
         file: File,
+        /// The machine's key, where it is encrypted.
+        key: Option<ParkKey>,
         /// Of its machine.
         base: Base,
         /// Bytes of the agent's connection that the machine had sent before and that are no whole message.
@@ -129,6 +133,8 @@ pub enum Order {
         file: File,
         /// How its memory is written.
         packing: Packing,
+        /// What the file is encrypted with: a key of this file only.
+        key: Option<ParkKey>,
     },
     /// The parked machine is durable: end this one.
     End,
@@ -247,6 +253,8 @@ pub enum ErrorKind {
     ResultTooLarge,
     /// The task's code could not be loaded.
     Load,
+    /// A secret that the task declares is not set any more.
+    UnknownSecret,
     /// The policy's timeout passed.
     Timeout,
     /// Cancelled by its caller.
@@ -277,6 +285,7 @@ impl ErrorKind {
             Self::InvalidResult => "invalid_result",
             Self::ResultTooLarge => "result_too_large",
             Self::Load => "load",
+            Self::UnknownSecret => "unknown_secret",
             Self::Timeout => "timeout",
             Self::Cancelled => "cancelled",
             Self::GuestCrashed => "guest_crashed",

@@ -231,8 +231,8 @@ mod tests {
             Command::CodeDisk,
             Command::Save,
             Command::Stop,
-            Command::Resume { inbox: vec![] },
-            Command::Park { origin: vec![], packing: Packing::None },
+            Command::Resume { inbox: vec![], key: None },
+            Command::Park { origin: vec![], packing: Packing::None, key: None },
         ]
     }
 

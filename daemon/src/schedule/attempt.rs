@@ -16,9 +16,11 @@ use super::live::{Live, Note};
 use super::until;
 use crate::engine::{Begin, ErrorKind, ExecutionError, Order, Outcome, Parked, Progress, Reply, RunRequest};
 use crate::fault;
+use crate::hex;
 use crate::logs::LogWriter;
 use crate::manifest::Park;
 use crate::parked::{Draft, ParkError, mark};
+use crate::secrets::seal::Sealed;
 use crate::state::record::{Happening, Monitor};
 use crate::state::time::Timestamp;
 use crate::state::waiting;
@@ -36,6 +38,8 @@ const PARK_AGAIN: Duration = Duration::from_secs(10);
 /// A machine that is being written down.
 struct Parking {
     draft: Draft,
+    /// Of the draft, where it is encrypted.
+    key: Option<Sealed>,
     since: Instant,
 }
 
@@ -284,12 +288,14 @@ impl Watch<'_> {
             let draft = blocking(move || files.begin()).await?;
             step("park.file").await?;
             let file = draft.file.try_clone().map_err(|source| ParkError::Io { what: "using the file", source })?;
-            Ok::<_, ParkError>((draft, file))
+            let key = self.d.park_key(self.live)?;
+            Ok::<_, ParkError>((draft, file, key))
         };
         match begun.await {
-            Ok((draft, file)) => {
-                self.standing.parking = Some(Parking { draft, since });
-                let _ = self.orders.send(Order::Park { file, packing: self.d.packing });
+            Ok((draft, file, key)) => {
+                let (key, sealed) = key.unzip();
+                self.standing.parking = Some(Parking { draft, key: sealed, since });
+                let _ = self.orders.send(Order::Park { file, packing: self.d.packing, key });
             }
             Err(error) => self.not_parked(error.to_string()),
         }
@@ -297,13 +303,13 @@ impl Watch<'_> {
 
     /// The machine is written down: name it, record it, end it; or let it go on.
     async fn written(&mut self, parked: Parked) {
-        let Some(Parking { draft, since }) = self.standing.parking.take() else { return };
+        let Some(Parking { draft, key, since }) = self.standing.parking.take() else { return };
         self.notes();
         if self.asks.any_ready() {
             drop(draft);
             return self.look().await;
         }
-        match self.commit(draft, &parked, since).await {
+        match self.commit((draft, key), &parked, since).await {
             Ok(()) => {
                 let _ = fault::at("park.committed").await;
                 let _ = self.orders.send(Order::End);
@@ -319,7 +325,7 @@ impl Watch<'_> {
         }
     }
 
-    async fn commit(&mut self, draft: Draft, parked: &Parked, since: Instant) -> Result<(), ParkError> {
+    async fn commit(&mut self, (draft, key): (Draft, Option<Sealed>), parked: &Parked, since: Instant) -> Result<(), ParkError> {
         step("park.written").await?;
         let mark = mark(&draft.file)?;
         let (files, id, bytes) = (self.d.parked.clone(), self.live.id.clone(), parked.stored_bytes);
@@ -333,14 +339,19 @@ impl Watch<'_> {
             }
         };
         let recorded = match step("park.renamed").await {
-            Ok(()) => self.record((&file, mark), parked, since).await,
+            Ok(()) => self.record((&file, mark, key), parked, since).await,
             Err(error) => Err(error),
         };
         recorded.inspect_err(|_| files.give_free(&file, bytes))
     }
 
     /// The commit point.
-    async fn record(&mut self, (file, mark): (&str, String), parked: &Parked, since: Instant) -> Result<(), ParkError> {
+    async fn record(
+        &mut self,
+        (file, mark, key): (&str, String, Option<Sealed>),
+        parked: &Parked,
+        since: Instant,
+    ) -> Result<(), ParkError> {
         let failed = |error: &dyn std::fmt::Display| ParkError::Record(error.to_string());
         let (now, views) = (Timestamp::now(), self.asks.views());
         let mut execution = (*self.live.view()).clone();
@@ -356,9 +367,10 @@ impl Watch<'_> {
         execution.parked = Some(Arc::new(waiting::Parked {
             file: file.to_owned(),
             mark,
+            key,
             base: parked.base.clone(),
             stored_bytes: parked.stored_bytes,
-            unread: hex(&parked.unread),
+            unread: hex::encode(&parked.unread),
             since: now,
             ran_micros: before.saturating_add(u64::try_from(parked.ran.as_micros()).unwrap_or(u64::MAX)),
             children: self.asks.children,
@@ -373,14 +385,6 @@ impl Watch<'_> {
 
 async fn step(step: &'static str) -> Result<(), ParkError> {
     fault::at(step).await.map_err(|source| ParkError::Io { what: "a step on the way", source })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, ParkError> + Send + 'static) -> Result<T, ParkError> {

@@ -17,13 +17,15 @@ use super::run;
 use super::runner::Runner;
 use crate::catalog::Catalog;
 use crate::code::images::Images;
-use crate::engine::Packing;
+use crate::engine::{Packing, ParkKey};
 use crate::logs::Logs;
 use crate::manifest::host::HostPolicy;
 use crate::manifest::{SecretName, TaskName, format_bytes};
 use crate::metrics::Metrics;
 use crate::parked::ParkedFiles;
 use crate::secrets::Secrets;
+use crate::secrets::give::ParkKeyError;
+use crate::secrets::seal::Sealed;
 use crate::state::id::{ExecutionId, IdSource};
 use crate::state::machine::State;
 use crate::state::record::{Execution, Happening, Version};
@@ -359,6 +361,12 @@ impl Dispatcher {
         if let Err(error) = self.runner.prepare(&task).await {
             tracing::warn!(task = %version.task, version = &*version.version, %error, "no template; the next execution tries again");
         }
+    }
+
+    /// What the next file of an execution's machine is encrypted with: a machine that has got secrets is never written down in plain.
+    pub(super) fn park_key(&self, live: &Live) -> Result<Option<(ParkKey, Sealed)>, ParkKeyError> {
+        let holds = !live.version.rights.secrets().is_empty();
+        holds.then(|| self.secrets.new_park_key(&live.id)).transpose()
     }
 
     /// A job's VM is gone.

@@ -74,7 +74,10 @@ pub(super) enum Decision {
 /// A new attempt after this kind of error may end differently.
 #[must_use]
 pub const fn retriable(kind: ErrorKind) -> bool {
-    !matches!(kind, ErrorKind::Load | ErrorKind::Timeout | ErrorKind::Deadline | ErrorKind::Cancelled | ErrorKind::Moved)
+    !matches!(
+        kind,
+        ErrorKind::Load | ErrorKind::UnknownSecret | ErrorKind::Timeout | ErrorKind::Deadline | ErrorKind::Cancelled | ErrorKind::Moved
+    )
 }
 
 /// What follows from how an attempt ended. `stopping`: the daemon takes no new work.

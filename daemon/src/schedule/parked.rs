@@ -17,8 +17,9 @@ use super::ending::Ending;
 use super::live::{Cause, Live, Note};
 use super::run::persist;
 use super::until;
-use crate::engine::{Begin, ErrorKind, ExecutionError};
+use crate::engine::{Begin, ErrorKind, ExecutionError, ParkKey};
 use crate::fault;
+use crate::hex;
 use crate::state::record::Happening;
 use crate::state::waiting::Parked;
 use std::fs::File;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use torpor_snapshot::SnapshotError;
+use torpor_snapshot::parked::{Parked as Machine, SealKey};
 
 /// Before another attempt to bring it back, and how many there are.
 const AGAIN: (Duration, u32) = (Duration::from_millis(if cfg!(test) { 10 } else { 2000 }), 20);
@@ -136,21 +138,24 @@ pub(super) async fn wait(d: &Arc<Dispatcher>, live: &Arc<Live>, asks: &mut Asks,
 async fn begin(d: &Arc<Dispatcher>, live: &Live, asks: &mut Asks, parked: &Parked) -> Result<Begin, ExecutionError> {
     let answers = asks.reply(d, live).await;
     let host = |message: String| ExecutionError::new(ErrorKind::Host, message);
+    let key = parked.key.as_ref().map(|sealed| d.secrets.park_key(&live.id, sealed)).transpose();
+    let key = key.map_err(|error| host(error.to_string()))?;
     let file = d.parked.marked(&parked.file, &parked.mark).map_err(|error| host(format!("its parked machine is gone: {error}")))?;
     if live.inherited {
-        differs(d, live, &file).await?;
+        differs(d, live, &file, key.clone()).await?;
     }
-    let unread = unhex(&parked.unread).ok_or_else(|| host("its record in the database is damaged".into()))?;
-    Ok(Begin::Resume { file, base: parked.base.clone(), unread, answers: Box::new(answers) })
+    let unread = hex::decode(&parked.unread).ok_or_else(|| host("its record in the database is damaged".into()))?;
+    Ok(Begin::Resume { file, key, base: parked.base.clone(), unread, answers: Box::new(answers) })
 }
 
 /// An earlier daemon may have had other disks.
-async fn differs(d: &Arc<Dispatcher>, live: &Live, file: &File) -> Result<(), ExecutionError> {
+async fn differs(d: &Arc<Dispatcher>, live: &Live, file: &File, key: Option<ParkKey>) -> Result<(), ExecutionError> {
     let host = |error: &dyn std::fmt::Display| ExecutionError::new(ErrorKind::Host, format!("its parked machine can't be used: {error}"));
     let (this, runtime, file) = (Arc::clone(d), live.version.entry.runtime(), file.try_clone().map_err(|error| host(&error))?);
     let found = tokio::task::spawn_blocking(move || {
         let Some(engine) = this.runner().engine() else { return Ok(Vec::new()) };
-        let origin = torpor_snapshot::parked::Parked::read(&file)?.origin()?;
+        let key = key.map(|key| SealKey::new(key.bytes()));
+        let origin = Machine::open(&file, key.as_ref())?.origin()?;
         Ok::<_, SnapshotError>(engine.differences(&origin, runtime))
     });
     let found = found.await.map_err(|error| host(&error))?.map_err(|error| host(&error))?;
@@ -186,23 +191,5 @@ pub(super) async fn again(d: &Arc<Dispatcher>, live: &Live, parked: &Arc<Parked>
     tokio::select! {
         () = tokio::time::sleep(AGAIN.0) => Ok(()),
         () = live.cancel.cancelled() => Ok(()),
-    }
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits = text.as_bytes();
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|value| u8::try_from(value).ok());
-    digits.len().is_multiple_of(2).then_some(())?;
-    digits.chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_are_read_from_digits() {
-        assert_eq!(unhex("00ff10"), Some(vec![0, 255, 16]));
-        assert_eq!((unhex("0"), unhex("zz"), unhex("")), (None, None, Some(Vec::new())));
     }
 }

@@ -15,10 +15,11 @@ use super::dispatch::Dispatcher;
 use super::ending::{Decision, Ending, decide};
 use super::live::{Cause, Live};
 use super::parked::{self, Woken};
-use crate::engine::{Begin, ExecutionError, Outcome, Reuse, RunRequest};
+use crate::engine::{Begin, ErrorKind, ExecutionError, Outcome, Reuse, RunRequest};
 use crate::fault;
 use crate::logs::LogWriter;
 use crate::manifest::Park;
+use crate::secrets::SecretError;
 use crate::state::machine::State;
 use crate::state::record::{Execution, Happening};
 use crate::state::store::StoreError;
@@ -98,7 +99,7 @@ pub(super) async fn run(d: Arc<Dispatcher>, live: Arc<Live>, input: Option<Arc<[
             }
         }
     };
-    let stage = Stage::Vm { job, begin: Begin::Start { input: input.to_vec() }, resumed: None, tries: 0 };
+    let stage = Stage::Vm { job, begin: Begin::Start { input: input.to_vec(), secrets: Vec::new() }, resumed: None, tries: 0 };
     stages(&d, &live, stage, Asks::default(), Some(input)).await;
 }
 
@@ -151,7 +152,7 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
         } else {
             Reuse::default()
         };
-        let request = RunRequest {
+        let mut request = RunRequest {
             execution: live.id.to_string(),
             task: live.task(&d.images),
             begin,
@@ -159,7 +160,10 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
             waits_count: policy.park == Park::Never,
             reuse,
         };
-        let outcome = attempt(d, live, request, resumed.clone(), &mut asks, &mut log).await;
+        let outcome = match given(d, live, &mut request.begin) {
+            Ok(()) => attempt(d, live, request, resumed.clone(), &mut asks, &mut log).await,
+            Err(error) => Outcome::Failed(error),
+        };
         if live.stored().await.is_err() {
             return drop_unstored(d, live, job);
         }
@@ -215,7 +219,7 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
                         return end(d, live, Ending::host(format!("its input can't be read: {error}")), log).await;
                     }
                 };
-                stage = Stage::Vm { job, begin: Begin::Start { input: again.to_vec() }, resumed: None, tries: 0 };
+                stage = Stage::Vm { job, begin: Begin::Start { input: again.to_vec(), secrets: Vec::new() }, resumed: None, tries: 0 };
                 input = Some(again);
             }
             Decision::Requeue(error) => {
@@ -226,6 +230,17 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
             }
         }
     }
+}
+
+/// A program gets its secrets with its input, each time that it begins: they are never kept with it.
+fn given(d: &Dispatcher, live: &Live, begin: &mut Begin) -> Result<(), ExecutionError> {
+    if let Begin::Start { secrets, .. } = begin {
+        *secrets = d.secrets.given(&live.version).map_err(|error| {
+            let kind = if matches!(error, SecretError::Unknown(_)) { ErrorKind::UnknownSecret } else { ErrorKind::Host };
+            ExecutionError::new(kind, error.to_string())
+        })?;
+    }
+    Ok(())
 }
 
 /// The end, and its log's.

@@ -116,7 +116,7 @@ impl Scripted {
         cancel: &CancellationToken,
     ) -> Outcome {
         let machine = match &request.begin {
-            Begin::Start { input } => Machine { input: serde_json::from_slice(input).unwrap_or_default(), ..Machine::default() },
+            Begin::Start { input, .. } => Machine { input: serde_json::from_slice(input).unwrap_or_default(), ..Machine::default() },
             Begin::Resume { file, answers, unread, .. } => {
                 let mut text = String::new();
                 (&*file).read_to_string(&mut text).unwrap();

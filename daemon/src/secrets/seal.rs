@@ -67,8 +67,10 @@ pub struct Sealed {
     /// The master key that opens it.
     pub master: KeyId,
     /// Never the same twice.
+    #[serde(with = "crate::hex")]
     pub nonce: Vec<u8>,
     /// The value and its tag.
+    #[serde(with = "crate::hex")]
     pub bytes: Vec<u8>,
 }
 

@@ -3,6 +3,7 @@
 use super::id::ExecutionId;
 use super::time::Timestamp;
 use crate::engine::Base;
+use crate::secrets::seal::Sealed;
 use serde::{Deserialize, Serialize};
 
 /// Most executions that are named to people.
@@ -57,6 +58,9 @@ pub struct Parked {
     pub file: String,
     /// Hash of that file's header, see [`crate::parked::mark`].
     pub mark: String,
+    /// Its file's key, where that is encrypted: as unreadable as a secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Sealed>,
     /// What it is a difference to.
     pub base: Base,
     /// Bytes of its file that count.

@@ -21,7 +21,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use tokio::sync::Mutex;
 use torpor_snapshot::SnapshotError;
-use torpor_snapshot::parked::{Origin, Parked as Machine};
+use torpor_snapshot::parked::{Origin, Parked as Machine, SealKey};
 
 /// Why an execution is not taken in. Nothing of it is kept.
 #[derive(Debug, thiserror::Error)]
@@ -92,11 +92,19 @@ fn code(file: &File, contents: &Contents) -> Result<(Checked, String), ImportErr
     Ok((code, hash))
 }
 
+/// The key of the machine in the file: only a host with the same master key has it.
+fn key(d: &Dispatcher, contents: &Contents) -> Result<Option<SealKey>, ImportError> {
+    let record = &contents.record;
+    let opened = record.parked.key.as_ref().map(|sealed| d.secrets.park_key(&record.id, sealed)).transpose();
+    let key = opened.map_err(|error| ImportError::Differs(vec![format!("it holds secrets; {error}")]))?;
+    Ok(key.map(|key| SealKey::new(key.bytes())))
+}
+
 /// The machine in a file of its own, checked, and what it needs.
-fn machine(from: &File, contents: &Contents, draft: &Draft) -> Result<Origin, ImportError> {
+fn machine(from: &File, contents: &Contents, draft: &Draft, key: Option<&SealKey>) -> Result<Origin, ImportError> {
     let (mut to, parked) = (&draft.file, &contents.record.parked);
     io::copy(&mut Place { file: from, at: contents.machine.clone() }, &mut to).map_err(io("can't keep its machine"))?;
-    let machine = Machine::read(&draft.file)?;
+    let machine = Machine::open(&draft.file, key)?;
     if machine.stored_bytes() != parked.stored_bytes {
         return Err(TransferError::malformed("its machine is longer or shorter than recorded").into());
     }
@@ -199,8 +207,9 @@ pub async fn take(d: &Arc<Dispatcher>, tasks: &Mutex<()>, file: File) -> Result<
     let version = main.portion(&record.portion).ok_or_else(|| TransferError::malformed("its task has no such portion"))?;
     d.check_capacity(&version)?;
     d.store.check_room()?;
+    let key = key(d, &contents)?;
     let (from, all, draft) = (Arc::clone(&file), Arc::clone(&contents), d.parked.begin()?);
-    let (draft, origin) = blocking(move || machine(&from, &all, &draft).map(|origin| (draft, origin))).await?;
+    let (draft, origin) = blocking(move || machine(&from, &all, &draft, key.as_ref()).map(|origin| (draft, origin))).await?;
     let engine = d.runner().engine().ok_or_else(|| ImportError::Differs(vec!["it runs no machines".into()]))?;
     let mut differences = engine.differences(&origin, version.entry.runtime());
     if origin.code != code_hash {

@@ -184,7 +184,7 @@ impl Bench {
 
     pub(crate) async fn run_for(&self, task: &TaskVersion, input: &str, timeout: Duration, cancel: CancellationToken) -> Ran {
         let (sender, mut receiver) = mpsc::channel(16);
-        let begin = Begin::Start { input: input.into() };
+        let begin = Begin::Start { input: input.into(), secrets: Vec::new() };
         let request =
             RunRequest { execution: "ex_test".into(), task: task.clone(), begin, timeout, waits_count: false, reuse: Reuse::default() };
         let gather = async {

@@ -12,6 +12,7 @@ mod isolation;
 mod park;
 mod park_faults;
 mod portions;
+mod secrets;
 mod transfer;
 mod usage;
 mod user_mode;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         park::TESTS,
         park_faults::TESTS,
         portions::TESTS,
+        secrets::TESTS,
         transfer::TESTS,
     ])
 }

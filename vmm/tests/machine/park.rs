@@ -60,12 +60,12 @@ impl Template {
     fn resume(&self, client: &Client, parked: &File) {
         let (root, code) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         let fds = [parked.as_fd(), self.memory.as_fd(), root.as_fd(), code.as_fd()];
-        client.send(&Command::Resume { inbox: vec![1] }, &fds).unwrap();
+        client.send(&Command::Resume { inbox: vec![1], key: None }, &fds).unwrap();
     }
 }
 
 fn park(client: &Client, file: BorrowedFd<'_>, packing: Packing) -> Event {
-    client.send(&Command::Park { origin: b"from here".to_vec(), packing }, &[file]).unwrap();
+    client.send(&Command::Park { origin: b"from here".to_vec(), packing, key: None }, &[file]).unwrap();
     client.receive().unwrap()
 }
 

@@ -13,7 +13,7 @@ use super::super::types::{Begin, Kept, Progress, RunRequest, TaskVersion};
 use super::super::vm::Vm;
 use super::Engine;
 use super::session::{Clock, Session};
-use super::start_frame;
+use super::{Wiped, start_frame};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -42,14 +42,14 @@ pub(super) async fn keep(mut session: Session<'_>, task: &TaskVersion, keep: one
 /// A session in the VM that the request brings; none where it brings none, or that is gone: then the execution gets one of its own.
 pub(super) async fn begin<'a>(engine: &Engine, request: &mut RunRequest, progress: &'a mpsc::Sender<Progress>) -> Option<Session<'a>> {
     let KeptVm { mut vm, ground, task } = *request.reuse.from.take()?.downcast::<KeptVm>().ok()?;
-    let Begin::Start { input } = &request.begin else { return None };
+    let Begin::Start { input, secrets } = &request.begin else { return None };
     if task != request.task || vm.is_gone() {
         return None;
     }
     let since = Instant::now();
-    let frame = start_frame(request, input).ok()?;
+    let command = Wiped(Command::Inbox { frame: start_frame(request, input, secrets).ok()? });
     // A VM that went down meanwhile has run nothing of this execution.
-    vm.send(&Command::Inbox { frame }, &[]).await.ok()?;
+    vm.send(&command.0, &[]).await.ok()?;
     tracing::debug!(execution = request.execution, pid = vm.pid(), "used again");
     let clock = Clock::new(request.timeout, request.waits_count);
     let _ = progress.send(Progress::Reused { micros: micros(since.elapsed()) }).await;

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use torpor_protocol::agent::HostMessage;
 use torpor_protocol::ask::Taken;
-use torpor_protocol::monitor::{Command, Event};
+use torpor_protocol::monitor::{Command, Event, Packing, ParkKey};
 
 /// After the agent's connection closed: for the kernel to say why, or for an answer through the door.
 const AGENT_GONE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -103,7 +103,7 @@ pub(super) struct Session<'a> {
     /// For the door, when it is there.
     reply: Option<Reply>,
     /// To be carried out at the door.
-    park: Option<(std::fs::File, torpor_protocol::monitor::Packing)>,
+    park: Option<(std::fs::File, Packing, Option<ParkKey>)>,
 }
 
 enum Heard {
@@ -249,7 +249,7 @@ impl<'a> Session<'a> {
                 let bytes = answers_frame(&reply, false)?;
                 self.vm.send(&Command::Vsock { bytes }, &[]).await?;
             }
-            Order::Park { file, packing } if self.standing && self.reply.is_none() => self.park = Some((file, packing)),
+            Order::Park { file, packing, key } if self.standing && self.reply.is_none() => self.park = Some((file, packing, key)),
             Order::Park { .. } => {
                 let _ = self.progress.send(Progress::NotParked { reason: "it runs again".into() }).await;
             }
@@ -269,9 +269,9 @@ impl<'a> Session<'a> {
             self.clock.run();
             let frame = answers_frame(&reply, false)?;
             self.vm.send(&Command::Inbox { frame }, &[]).await?;
-        } else if let Some((file, packing)) = self.park.take() {
+        } else if let Some((file, packing, key)) = self.park.take() {
             let origin = self.ground.origin.clone();
-            self.vm.send(&Command::Park { origin, packing }, &[std::os::fd::AsFd::as_fd(&file)]).await?;
+            self.vm.send(&Command::Park { origin, packing, key }, &[std::os::fd::AsFd::as_fd(&file)]).await?;
         }
         Ok(())
     }

@@ -200,7 +200,7 @@ async fn a_standing_guest_is_written_down_and_goes_on_or_ends() {
     let script = async {
         assert!(matches!(seen.recv().await, Some(Progress::Started { .. })));
         assert!(matches!(seen.recv().await, Some(Progress::Asked { .. })));
-        let park = || Order::Park { file: tempfile::tempfile().unwrap(), packing: crate::engine::Packing::None };
+        let park = || Order::Park { file: tempfile::tempfile().unwrap(), packing: crate::engine::Packing::None, key: None };
         orders.send(park()).unwrap();
         tokio::time::sleep(Duration::from_millis(20)).await;
         say(&peer, &[Event::AtDoor]);

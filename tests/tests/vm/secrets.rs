@@ -45,9 +45,10 @@ fn forms(value: &str) -> Vec<Vec<u8>> {
 fn holds(bytes: &[u8], forms: &[Vec<u8>]) -> bool {
     // Most places are told from all forms by their first two bytes.
     let heads: Vec<[u8; 2]> = forms.iter().map(|form| [form[0], form[1]]).collect();
-    bytes.windows(2).enumerate().any(|(at, head)| {
-        heads.iter().zip(forms).any(|(first, form)| first[..] == *head && bytes[at..].starts_with(form))
-    })
+    bytes
+        .windows(2)
+        .enumerate()
+        .any(|(at, head)| heads.iter().zip(forms).any(|(first, form)| first[..] == *head && bytes[at..].starts_with(form)))
 }
 
 /// Files below a folder that hold it.
@@ -88,7 +89,9 @@ fn memory_holds(pid: Pid, forms: &[Vec<u8>]) -> bool {
 
 fn api_answers(daemon: &Daemon, ids: &[&str]) -> String {
     let mut paths: Vec<String> =
-        ["/v1/tasks", "/v1/tasks/vault", "/v1/executions?all=true", "/v1/secrets", "/v1/host", "/metrics", "/openapi.json"].map(str::to_owned).into();
+        ["/v1/tasks", "/v1/tasks/vault", "/v1/executions?all=true", "/v1/secrets", "/v1/host", "/metrics", "/openapi.json"]
+            .map(str::to_owned)
+            .into();
     for id in ids {
         paths.extend(["", "/logs", "/events"].map(|part| format!("/v1/executions/{id}{part}")));
     }
@@ -195,7 +198,8 @@ fn a_secret_is_in_one_memory_and_nowhere_else() {
 
 fn programs_of_any_kind_get_what_they_declare() {
     let daemon = start(Options::default());
-    let manifest = "[task]\nname = \"shellsecret\"\nruntime = \"exec\"\nentry = \"run\"\n[policy]\nmemory = \"64MiB\"\nsecrets = [\"signing-key\"]\n";
+    let manifest =
+        "[task]\nname = \"shellsecret\"\nruntime = \"exec\"\nentry = \"run\"\n[policy]\nmemory = \"64MiB\"\nsecrets = [\"signing-key\"]\n";
     let script = "#!/bin/sh\ncd \"$TORPOR_SECRETS\" || exit 3\nprintf '[\"%s\", \"%s\", \"%s\"]' \"$(ls | tr '\\n' ,)\" \"$(stat -c %a:%u signing-key)\" \"$(rev < signing-key)\"\n";
     let folder = TaskFolder::empty().file("run", script).manifest(manifest);
     fs::set_permissions(folder.path().join("run"), fs::Permissions::from_mode(0o755)).unwrap();
@@ -260,7 +264,9 @@ fn a_crash_while_parked_with_a_secret() {
     // A monitor that is killed while its machine is parked harms nobody.
     let id = daemon.submit("alone", &json!({"sleep": 2}));
     daemon.wait_for(&id, "parked");
-    daemon.monitors().into_iter().for_each(|monitor| drop(kill(monitor, Signal::SIGKILL)));
+    for monitor in daemon.monitors() {
+        let _ = kill(monitor, Signal::SIGKILL);
+    }
     assert_eq!(daemon.wait_for_end(&id)["result"], reversed(&value));
 }
 

@@ -160,9 +160,9 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
             waits_count: policy.park == Park::Never,
             reuse,
         };
-        let outcome = match given(d, live, &mut request.begin) {
+        let outcome = match give(d, live, &mut request.begin) {
             Ok(()) => attempt(d, live, request, resumed.clone(), &mut asks, &mut log).await,
-            Err(error) => Outcome::Failed(error),
+            Err(error) => Outcome::Failed(not_given(&error)),
         };
         if live.stored().await.is_err() {
             return drop_unstored(d, live, job);
@@ -233,14 +233,16 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
 }
 
 /// A program gets its secrets with its input, each time that it begins: they are never kept with it.
-fn given(d: &Dispatcher, live: &Live, begin: &mut Begin) -> Result<(), ExecutionError> {
+fn give(d: &Dispatcher, live: &Live, begin: &mut Begin) -> Result<(), SecretError> {
     if let Begin::Start { secrets, .. } = begin {
-        *secrets = d.secrets.given(&live.version).map_err(|error| {
-            let kind = if matches!(error, SecretError::Unknown(_)) { ErrorKind::UnknownSecret } else { ErrorKind::Host };
-            ExecutionError::new(kind, error.to_string())
-        })?;
+        *secrets = d.secrets.given(&live.version)?;
     }
     Ok(())
+}
+
+fn not_given(error: &SecretError) -> ExecutionError {
+    let kind = if matches!(error, SecretError::Unknown(_)) { ErrorKind::UnknownSecret } else { ErrorKind::Host };
+    ExecutionError::new(kind, error.to_string())
 }
 
 /// The end, and its log's.

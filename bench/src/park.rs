@@ -17,7 +17,7 @@ use std::process::Command as Program;
 use std::time::{Duration, Instant};
 use torpor_protocol::agent::{GuestMessage, HostMessage};
 use torpor_protocol::ask::{Answer, Answers, Reply};
-use torpor_protocol::monitor::{Command, Packing};
+use torpor_protocol::monitor::{Command, Packing, ParkKey};
 
 /// Executions that are parked at once.
 const CROWD: usize = 1000;
@@ -88,14 +88,16 @@ impl Bench<'_> {
     }
 
     /// One life: started, parked, resumed twice, in a warm monitor and in a new one.
-    fn cycle(&self, mib: usize, packing: Packing, cycle: &mut Cycle) -> Result<(), Failed> {
+    fn cycle(&self, mib: usize, packing: Packing, sealed: bool, cycle: &mut Cycle) -> Result<(), Failed> {
         let (mut vm, _) = self.machine(false)?;
         vm.restore(&self.template, Some(vm::start_frame(json!({ "mib": mib }).to_string().as_bytes())?))?;
         let asked = vm.until(|said| matches!(said, Said::Message(GuestMessage::Ask { .. })))?;
         let Said::Message(GuestMessage::Ask { ask, .. }) = asked else { return Err("no ask".into()) };
         vm.until(|said| matches!(said, Said::AtDoor))?;
+        // As for an execution that holds secrets: a key for each file.
+        let key = sealed.then(fresh_key).transpose()?;
         let start = Instant::now();
-        vm.client.send(&Command::Park { origin: Vec::new(), packing, key: None }, &[self.file.as_fd()])?;
+        vm.client.send(&Command::Park { origin: Vec::new(), packing, key: key.clone() }, &[self.file.as_fd()])?;
         let parked = vm.until(|said| matches!(said, Said::Parked { .. }))?;
         cycle.still.add_ms(start.elapsed());
         vm.kill()?;
@@ -111,7 +113,7 @@ impl Bench<'_> {
             let (mut vm, start) = self.machine(new)?;
             let code = self.template.code.as_ref().ok_or("no code")?;
             let fds = [file.as_fd(), self.template.memory.as_fd(), self.template.root.as_fd(), code.as_fd()];
-            vm.client.send(&Command::Resume { inbox, key: None }, &fds)?;
+            vm.client.send(&Command::Resume { inbox, key: key.clone() }, &fds)?;
             vm.until(|said| matches!(said, Said::Running))?;
             samples.add_ms(start.elapsed());
             let Said::Message(GuestMessage::Result { json, .. }) =
@@ -137,6 +139,12 @@ impl Bench<'_> {
     }
 }
 
+fn fresh_key() -> Result<ParkKey, Failed> {
+    let mut bytes = [0; 32];
+    std::io::Read::read_exact(&mut File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(ParkKey::new(bytes.into()))
+}
+
 /// Parks and resumes of single machines; the median park of 4 MiB.
 pub(crate) fn machines(paths: &Paths, runs: usize, table: &mut Table) -> Result<Samples, Failed> {
     let dir = tempfile::tempdir_in(crate::scratch())?;
@@ -148,11 +156,17 @@ pub(crate) fn machines(paths: &Paths, runs: usize, table: &mut Table) -> Result<
     let bench = Bench { paths, kvm, template, file };
     let mut largest = Samples::default();
     for mib in CHANGED {
-        for (name, packing) in [("as it is", Packing::None), ("fast", Packing::Fast), ("small", Packing::Small)] {
-            bench.cycle(mib, packing, &mut Cycle::default())?;
+        for (name, packing, sealed) in [
+            ("as it is", Packing::None, false),
+            ("fast", Packing::Fast, false),
+            ("small", Packing::Small, false),
+            ("as it is, encrypted", Packing::None, true),
+            ("fast, encrypted", Packing::Fast, true),
+        ] {
+            bench.cycle(mib, packing, sealed, &mut Cycle::default())?;
             let mut cycle = Cycle::default();
             for _ in 0..runs {
-                bench.cycle(mib, packing, &mut cycle)?;
+                bench.cycle(mib, packing, sealed, &mut cycle)?;
             }
             let what = format!("{mib} MiB changed, packing {name}");
             table.add(&format!("park: guest stands still, {what}"), "ms", &cycle.still);
@@ -161,7 +175,7 @@ pub(crate) fn machines(paths: &Paths, runs: usize, table: &mut Table) -> Result<
             table.add(&format!("resume to vCPU running, warm monitor, {what}"), "ms", &cycle.resume[0]);
             table.add(&format!("resume to vCPU running, new monitor, {what}"), "ms", &cycle.resume[1]);
             table.add(&format!("resume to the result, warm monitor, {what}"), "ms", &cycle.result);
-            if packing == Packing::Fast {
+            if packing == Packing::Fast && !sealed {
                 largest = cycle.park;
             }
         }

@@ -48,7 +48,7 @@ impl From<ImportError> for ApiError {
             ImportError::Differs(_) => ErrorCode::WrongHost,
             ImportError::NoTemplate(_) => ErrorCode::NoTemplate,
             ImportError::Parked(ParkError::Quota { .. }) => ErrorCode::ParkedQuota,
-            ImportError::Parked(ParkError::Record(_) | ParkError::Other | ParkError::Key(_)) | ImportError::Template(_) => {
+            ImportError::Parked(ParkError::Key(_) | ParkError::Record(_) | ParkError::Other) | ImportError::Template(_) => {
                 ErrorCode::Internal
             }
         };

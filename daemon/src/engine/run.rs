@@ -32,7 +32,6 @@ use tokio_util::sync::CancellationToken;
 use torpor_protocol::agent::{HostMessage, MessageError, Secret, Start};
 use torpor_protocol::ask::Answers;
 use torpor_protocol::monitor::{Command, Event, ParkKey, StopReason};
-use torpor_seccomp::CgroupError;
 use zeroize::Zeroize;
 
 /// For output that a guest still has after its answer: long enough for one that hardly gets a processor, as an orderly guest ends it sooner.
@@ -84,9 +83,8 @@ pub(super) async fn run(
         () = cancel.cancelled() => return Outcome::Cancelled,
         begun = begin(engine, &mut request, progress) => begun,
     };
-    let (task, keep) = (request.task.clone(), request.reuse.keep.take());
-    // Its secrets are in the machine, and nowhere here any more.
-    drop(request);
+    // Its input and its secrets are in the machine, and needed no more.
+    request.begin = Begin::Start { input: Vec::new(), secrets: Vec::new() };
     let mut session = match begun {
         Ok(session) => session,
         Err(outcome) => return outcome,
@@ -148,9 +146,9 @@ async fn start<'a>(
     if made {
         let _ = progress.send(Progress::TemplateMade { micros: micros(asked.elapsed()) }).await;
     }
-    let command = Restore(Command::Restore { code: true, inbox: Some(start_frame(request, input, secrets)?) });
+    let command = Wiped(Command::Restore { code: true, inbox: Some(start_frame(request, input, secrets)?) });
     let since = Instant::now();
-    let restored = tokio::time::timeout(RESTORE_TIMEOUT, restore(engine, &template.task_fds(), &command.0, &request.task)).await;
+    let restored = tokio::time::timeout(RESTORE_TIMEOUT, restore(engine, &template.task_fds(), &command.0, request.task.memory_mib)).await;
     let vm = restored.unwrap_or(Err(RestoreError::Slow)).map_err(|error| {
         if matches!(error, RestoreError::Refused(_)) {
             engine.templates.suspect(&template);
@@ -199,18 +197,18 @@ async fn resume<'a>(
     Ok(if answers.answers.is_empty() { session.hollow() } else { session })
 }
 
-/// A [`Command::Restore`], whose inbox may hold secrets, and is wiped.
-struct Restore(Command);
+/// A command with a [`Start`], which may hold secrets and is wiped.
+struct Wiped(Command);
 
-impl Drop for Restore {
+impl Drop for Wiped {
     fn drop(&mut self) {
-        if let Command::Restore { inbox: Some(inbox), .. } = &mut self.0 {
-            inbox.zeroize();
+        if let Command::Restore { inbox: Some(frame), .. } | Command::Inbox { frame } = &mut self.0 {
+            frame.zeroize();
         }
     }
 }
 
-async fn restore(engine: &Engine, fds: &[BorrowedFd<'_>], command: &Command, task: &TaskVersion) -> Result<Vm, RestoreError> {
+async fn restore(engine: &Engine, fds: &[BorrowedFd<'_>], command: &Command, memory_mib: u32) -> Result<Vm, RestoreError> {
     for _ in 0..WARM_ATTEMPTS {
         let Some(vm) = engine.pool.take(task.memory_mib) else { break };
         match begun(limited(vm, task)?, fds, command).await {

@@ -15,7 +15,6 @@ use super::dispatch::Dispatcher;
 use super::ending::{Decision, Ending, decide};
 use super::live::{Cause, Live};
 use super::parked::{self, Woken};
-use crate::aux::broker::Broker;
 use crate::engine::{Begin, ErrorKind, ExecutionError, Outcome, Reuse, RunRequest};
 use crate::fault;
 use crate::logs::LogWriter;
@@ -163,9 +162,9 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
             waits_count: policy.park == Park::Never,
             reuse,
         };
-        let outcome = match given(d, live, &mut request.begin) {
-            Ok(()) => attempt(d, live, request, resumed.clone(), (&mut asks, &mut aux), &mut log).await,
-            Err(error) => Outcome::Failed(error),
+        let outcome = match give(d, live, &mut request.begin) {
+            Ok(()) => attempt(d, live, request, resumed.clone(), &mut asks, &mut log).await,
+            Err(error) => Outcome::Failed(not_given(&error)),
         };
         if live.stored().await.is_err() {
             return drop_unstored(d, live, job);
@@ -236,14 +235,16 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
 }
 
 /// A program gets its secrets with its input, each time that it begins: they are never kept with it.
-fn given(d: &Dispatcher, live: &Live, begin: &mut Begin) -> Result<(), ExecutionError> {
+fn give(d: &Dispatcher, live: &Live, begin: &mut Begin) -> Result<(), SecretError> {
     if let Begin::Start { secrets, .. } = begin {
-        *secrets = d.secrets.given(&live.version).map_err(|error| {
-            let kind = if matches!(error, SecretError::Unknown(_)) { ErrorKind::UnknownSecret } else { ErrorKind::Host };
-            ExecutionError::new(kind, error.to_string())
-        })?;
+        *secrets = d.secrets.given(&live.version)?;
     }
     Ok(())
+}
+
+fn not_given(error: &SecretError) -> ExecutionError {
+    let kind = if matches!(error, SecretError::Unknown(_)) { ErrorKind::UnknownSecret } else { ErrorKind::Host };
+    ExecutionError::new(kind, error.to_string())
 }
 
 /// The end, and its log's.

@@ -13,7 +13,7 @@ use super::super::types::{Begin, Kept, Progress, RunRequest, TaskVersion};
 use super::super::vm::Vm;
 use super::Engine;
 use super::session::{Clock, Session};
-use super::start_frame;
+use super::{Wiped, start_frame};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -47,9 +47,9 @@ pub(super) async fn begin<'a>(engine: &Engine, request: &mut RunRequest, progres
         return None;
     }
     let since = Instant::now();
-    let frame = start_frame(request, input, secrets).ok()?;
+    let command = Wiped(Command::Inbox { frame: start_frame(request, input, secrets).ok()? });
     // A VM that went down meanwhile has run nothing of this execution.
-    vm.send(&Command::Inbox { frame }, &[]).await.ok()?;
+    vm.send(&command.0, &[]).await.ok()?;
     tracing::debug!(execution = request.execution, pid = vm.pid(), "used again");
     let clock = Clock::new(request.timeout, request.waits_count);
     let _ = progress.send(Progress::Reused { micros: micros(since.elapsed()) }).await;

@@ -50,7 +50,7 @@ pub(crate) fn serve(mut door: Door, mut link: Link, place: &Place) -> Result<Inf
     let _ = std::fs::write("/proc/sys/vm/overcommit_memory", "1");
     let prefixes = Prefixes { stderr: Prefix::log(Stream::Stderr)?, result: Prefix::result(false)?, result_drain: Prefix::result(true)? };
     warm_up(place, &children)?;
-    let broker = Broker::listen(SOCKET)?;
+    let mut broker = Broker::listen(SOCKET)?;
     secrets::make_folder()?;
     settle();
     door.wait();

@@ -25,7 +25,7 @@ mod vm;
 
 pub use types::{
     Base, Begin, EngineConfig, EngineError, EngineStats, ErrorKind, ExecutionError, Kept, Order, Outcome, Packing, ParkKey, Parked,
-    Progress, Reply, Reuse, RunRequest, TaskVersion, TemplateInfo, TemplateState,
+    Progress, Reply, Reuse, RunRequest, SandboxConfig, TaskVersion, TemplateInfo, TemplateState,
 };
 
 use host::{Host, Spec};

@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use torpor_protocol::agent::{HostMessage, MessageError, Secret, Start};
 use torpor_protocol::ask::Answers;
 use torpor_protocol::monitor::{Command, Event, ParkKey, StopReason};
+use torpor_seccomp::CgroupError;
 use zeroize::Zeroize;
 
 /// For output that a guest still has after its answer: long enough for one that hardly gets a processor, as an orderly guest ends it sooner.
@@ -103,8 +104,8 @@ pub(super) async fn run(
     if answer.drain {
         let _ = tokio::time::timeout(DRAIN_TIMEOUT, session.drain()).await;
     }
-    match keep.filter(|_| matches!(answer.outcome, Answered::Result(_))) {
-        Some(keep) => kept::keep(session, &task, keep).await,
+    match request.reuse.keep.take().filter(|_| matches!(answer.outcome, Answered::Result(_))) {
+        Some(keep) => kept::keep(session, &request.task, keep).await,
         None => drop(session),
     }
     match answer.outcome {
@@ -148,7 +149,7 @@ async fn start<'a>(
     }
     let command = Wiped(Command::Restore { code: true, inbox: Some(start_frame(request, input, secrets)?) });
     let since = Instant::now();
-    let restored = tokio::time::timeout(RESTORE_TIMEOUT, restore(engine, &template.task_fds(), &command.0, request.task.memory_mib)).await;
+    let restored = tokio::time::timeout(RESTORE_TIMEOUT, restore(engine, &template.task_fds(), &command.0, &request.task)).await;
     let vm = restored.unwrap_or(Err(RestoreError::Slow)).map_err(|error| {
         if matches!(error, RestoreError::Refused(_)) {
             engine.templates.suspect(&template);
@@ -208,7 +209,7 @@ impl Drop for Wiped {
     }
 }
 
-async fn restore(engine: &Engine, fds: &[BorrowedFd<'_>], command: &Command, memory_mib: u32) -> Result<Vm, RestoreError> {
+async fn restore(engine: &Engine, fds: &[BorrowedFd<'_>], command: &Command, task: &TaskVersion) -> Result<Vm, RestoreError> {
     for _ in 0..WARM_ATTEMPTS {
         let Some(vm) = engine.pool.take(task.memory_mib) else { break };
         match begun(limited(vm, task)?, fds, command).await {

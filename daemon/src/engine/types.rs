@@ -9,7 +9,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 use torpor_protocol::agent::{AuxPlace, Runtime, Secret, Stream};
 use torpor_protocol::ask::{Answer, Ask};
+use torpor_protocol::aux::{FromGuest, ToGuest};
 pub use torpor_protocol::monitor::{Packing, ParkKey};
+use torpor_seccomp::LaunchError;
+use torpor_seccomp::uids::Range;
 
 /// Where the engine finds what it needs, and how much it keeps ready.
 #[derive(Debug, Clone)]

@@ -349,6 +349,10 @@ impl Watch<'_> {
             drop(draft);
             return self.look().await;
         }
+        if let Some(why) = self.aux.refuses() {
+            drop(draft);
+            return self.not_parked(why);
+        }
         match self.commit((draft, key), &parked, since).await {
             Ok(()) => {
                 let _ = fault::at("park.committed").await;

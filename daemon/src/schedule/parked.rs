@@ -17,6 +17,7 @@ use super::ending::Ending;
 use super::live::{Cause, Live, Note};
 use super::run::persist;
 use super::until;
+use crate::aux::broker::Broker;
 use crate::engine::{Begin, ErrorKind, ExecutionError, ParkKey};
 use crate::fault;
 use crate::hex;

@@ -15,6 +15,7 @@ use super::dispatch::Dispatcher;
 use super::ending::{Decision, Ending, decide};
 use super::live::{Cause, Live};
 use super::parked::{self, Woken};
+use crate::aux::broker::Broker;
 use crate::engine::{Begin, ErrorKind, ExecutionError, Outcome, Reuse, RunRequest};
 use crate::fault;
 use crate::logs::LogWriter;
@@ -163,7 +164,7 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
             reuse,
         };
         let outcome = match give(d, live, &mut request.begin) {
-            Ok(()) => attempt(d, live, request, resumed.clone(), &mut asks, &mut log).await,
+            Ok(()) => attempt(d, live, request, resumed.clone(), (&mut asks, &mut aux), &mut log).await,
             Err(error) => Outcome::Failed(not_given(&error)),
         };
         if live.stored().await.is_err() {

@@ -15,6 +15,7 @@ mod isolation;
 mod park;
 mod park_faults;
 mod portions;
+mod sandbox;
 mod secrets;
 mod transfer;
 mod usage;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         park::TESTS,
         park_faults::TESTS,
         portions::TESTS,
+        checkout::TESTS,
         secrets::TESTS,
         transfer::TESTS,
         aux::TESTS,

@@ -265,6 +265,16 @@ impl<'a> Session<'a> {
                 let bytes = answers_frame(&reply, false)?;
                 self.vm.send(&Command::Vsock { bytes }, &[]).await?;
             }
+            Order::Aux(aux) => {
+                let bytes = super::frame(&HostMessage::Aux(aux), "a message about a connection")?;
+                if self.standing {
+                    self.park = None;
+                    self.reply.get_or_insert_default();
+                    self.behind.extend(bytes);
+                } else {
+                    self.vm.send(&Command::Vsock { bytes }, &[]).await?;
+                }
+            }
             Order::Park { file, packing, key } if self.standing && self.reply.is_none() => self.park = Some((file, packing, key)),
             Order::Park { .. } => {
                 let _ = self.progress.send(Progress::NotParked { reason: "it runs again".into() }).await;
@@ -285,6 +295,10 @@ impl<'a> Session<'a> {
             self.clock.run();
             let frame = answers_frame(&reply, false)?;
             self.vm.send(&Command::Inbox { frame }, &[]).await?;
+            if !self.behind.is_empty() {
+                let bytes = std::mem::take(&mut self.behind);
+                self.vm.send(&Command::Vsock { bytes }, &[]).await?;
+            }
         } else if let Some((file, packing, key)) = self.park.take() {
             let origin = self.ground.origin.clone();
             self.vm.send(&Command::Park { origin, packing, key }, &[std::os::fd::AsFd::as_fd(&file)]).await?;

@@ -46,7 +46,12 @@ async fn corpus(server: &Server) -> Vec<Vec<u8>> {
         request("POST", "/v1/tasks", "content-type: application/x-tar\r\n", &task("other", "retries = 1")),
         request("POST", "/v1/tasks", "", &folder),
         request("POST", "/v1/tasks/t/executions?wait=0.01", "", br#"{"ms": 1, "print": "x"}"#),
-        request("POST", "/v1/tasks/t/executions", "", br#"{"asks": [{"ask": "spawn", "task": "t"}], "payload": {"a": [1, 2.5e3, "\u00e4"]}}"#),
+        request(
+            "POST",
+            "/v1/tasks/t/executions",
+            "",
+            br#"{"asks": [{"ask": "spawn", "task": "t"}], "payload": {"a": [1, 2.5e3, "\u00e4"]}}"#,
+        ),
         request("GET", "/v1/executions?all=true&task=t&state=succeeded&limit=5", "", b""),
         request("POST", "/v1/executions/import", "", b"TORPOREX\x01\0\0\0 and no more"),
         request("PUT", "/v1/secrets/key", "", b"a secret"),
@@ -71,8 +76,22 @@ async fn corpus(server: &Server) -> Vec<Vec<u8>> {
 
 fn mutated(corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
     const PIECES: [&[u8]; 16] = [
-        b"%00", b"%ff", b"..", b"/", b"\r\n", b"\r\n\r\n", b"\0", b"transfer-encoding: chunked\r\n", b"999999999999999999999", b"-1", b"\"",
-        b"{\"a\":", b"[[[[[[[[", b"\xff\xfe", b"?wait=nan&limit=0&from=x", b"@00000000",
+        b"%00",
+        b"%ff",
+        b"..",
+        b"/",
+        b"\r\n",
+        b"\r\n\r\n",
+        b"\0",
+        b"transfer-encoding: chunked\r\n",
+        b"999999999999999999999",
+        b"-1",
+        b"\"",
+        b"{\"a\":",
+        b"[[[[[[[[",
+        b"\xff\xfe",
+        b"?wait=nan&limit=0&from=x",
+        b"@00000000",
     ];
     let mut bytes = corpus[random.below(corpus.len())].clone();
     for _ in 0..1 + random.below(4) {
@@ -161,7 +180,10 @@ async fn mutated_requests_are_answered_or_refused() {
     }
     assert_eq!(PANICS.load(Ordering::SeqCst), 0);
     assert_eq!(statuses.iter().sum::<usize>(), REQUESTS);
-    assert!(statuses[2] > REQUESTS / 20 && statuses[4] > REQUESTS / 5, "{statuses:?}: they should reach the handlers and be refused by them");
+    assert!(
+        statuses[2] > REQUESTS / 20 && statuses[4] > REQUESTS / 5,
+        "{statuses:?}: they should reach the handlers and be refused by them"
+    );
     // It answers as ever.
     assert_eq!(server.ok("GET", "/healthz", Body::empty()).await["status"], "ok");
     server.app.stopping.cancel();

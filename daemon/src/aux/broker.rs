@@ -219,7 +219,7 @@ impl Broker {
             self.sent = base;
             return Some(ToGuest::Held { base, conns: self.table.keys().copied().collect() });
         }
-        let told = self.queued.pop_front().or_else(|| self.from_services());
+        let told = self.queued.pop_front().or_else(|| self.of_services());
         self.sent = self.sent.wrapping_add(u64::from(told.is_some()));
         told
     }
@@ -232,7 +232,7 @@ impl Broker {
         u64::from_le_bytes(bytes) ^ self.sent.rotate_left(32)
     }
 
-    fn from_services(&mut self) -> Option<ToGuest> {
+    fn of_services(&mut self) -> Option<ToGuest> {
         loop {
             let (id, service, out) = self.table.iter().find_map(|(id, conn)| Some((*id, conn.service, conn.pipe.next()?)))?;
             match out {

@@ -21,6 +21,9 @@ pub(super) struct Reader<'a> {
     pub(super) text: &'a str,
 }
 
+/// A table, its name, and where it is.
+type Named<'t, 'a> = (&'t str, Range<usize>, &'t DeTable<'a>);
+
 impl<'a> Reader<'a> {
     pub(super) fn line(&self, span: &Range<usize>) -> usize {
         let before = self.text.as_bytes().get(..span.start).unwrap_or(self.text.as_bytes());
@@ -116,11 +119,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The tables in a table of tables, such as all `[aux.NAME]`, in the order of the file.
-    pub(super) fn tables<'t>(
-        &self,
-        table: &'t DeTable<'a>,
-        key: &str,
-    ) -> Result<Vec<(&'t str, Range<usize>, &'t DeTable<'a>)>, ManifestError> {
+    pub(super) fn tables<'t>(&self, table: &'t DeTable<'a>, key: &str) -> Result<Vec<Named<'t, 'a>>, ManifestError> {
         let Some(value) = table.get(key) else { return Ok(Vec::new()) };
         let named = value
             .get_ref()

@@ -1,5 +1,5 @@
 //! What a manifest may say, and the line that each refusal names.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use super::*;
 use proptest::prelude::*;

@@ -121,9 +121,9 @@ fn connections_and_parks() {
             ["sql", "hold", "CREATE TABLE held (id int)"],
             ["sql", "hold", "BEGIN"],
             ["sql", "hold", "INSERT INTO held VALUES (1)"],
-            ["sleep", 1.5],
+            ["sleep", 5],
             ["sql", "hold", "INSERT INTO held VALUES (2)"],
-            ["sleep", 1.5],
+            ["sleep", 5],
             ["sql", "hold", "SELECT count(*) FROM held"],
             ["sql", "hold", "COMMIT"],
         ]),
@@ -138,7 +138,7 @@ fn connections_and_parks() {
         &json!([
             ["sql", "close", "BEGIN"],
             ["sql", "close", "INSERT INTO held VALUES (3)"],
-            ["sleep", 1.5],
+            ["sleep", 5],
             ["sql", "close", "COMMIT"],
             ["hang_up", "close"],
             ["sql", "close", "SELECT count(*) FROM held"],
@@ -151,7 +151,7 @@ fn connections_and_parks() {
     assert!(said.contains("torpor: aux close: closed: the execution was parked (on_park = \"close\")"), "{said}");
 
     // One that may not be parked is not, and says why; it is when the connection is closed.
-    let id = daemon.submit("outside", &json!({"do": [["sql", "refuse", "SELECT 1"], ["sleep", 8], ["hang_up", "refuse"], ["sleep", 2]]}));
+    let id = daemon.submit("outside", &json!({"do": [["sql", "refuse", "SELECT 1"], ["sleep", 8], ["hang_up", "refuse"], ["sleep", 6]]}));
     until("it waits", Duration::from_secs(60), || {
         (daemon.execution(&id)["waiting"].as_array().is_some_and(|all| !all.is_empty())).then_some(())
     });
@@ -227,13 +227,13 @@ fn http_requests() {
     let body = |index: usize| serde_json::from_str::<Value>(result[index][1].as_str().unwrap()).unwrap();
     assert_eq!((&result[0][0], &body(0)["path"]), (&json!(200), &json!("/v1/charges?limit=3")), "{result:?}");
     assert_eq!((&result[1][0], &body(1)["body"]), (&json!(200), &json!(big)));
-    for index in 2..6 {
-        assert_eq!((&result[index][0], &body(index)["error"]["kind"]), (&json!(403), &json!("not_allowed")), "{index}");
-        assert_eq!(body(index)["error"]["policy"]["aux"], "pay");
+    for (index, refused) in result.iter().enumerate().take(6).skip(2) {
+        let error = &body(index)["error"];
+        assert_eq!((&refused[0], &error["kind"], &error["policy"]["aux"]), (&json!(403), &json!("not_allowed"), &json!("pay")), "{index}");
     }
     assert_eq!(result[6][0], 200);
-    for index in 7..10 {
-        assert!(result[index].as_str().unwrap().starts_with("HTTP/1.1 403 "), "{}", result[index]);
+    for refused in &result[7..10] {
+        assert!(refused.as_str().unwrap().starts_with("HTTP/1.1 403 "), "{refused}");
     }
     assert!(result[10].as_str().unwrap().contains("\"body\": \"abc\""), "{}", result[10]);
     assert!(!execution.to_string().contains(TOKEN), "the guest saw the secret");

@@ -137,7 +137,7 @@ fn threads_block_when_all_of_them_wait() {
 fn any_program_waits() {
     let daemon = shared();
     waiter(&daemon);
-    let policy = [("memory", "\"128MiB\""), ("park", "\"always\"")];
+    let policy = [("memory", "\"128MiB\""), ("park", "\"always\""), ("calls", "[\"*\"]")];
     daemon.push(TaskFolder::copy("shell").named("shellwaiter", &policy).path());
     // No quotes and no backslashes: that is all that this task's reader of JSON can do.
     let script = "torpor sleep 0.5 && echo [1,2] | torpor call probe";
@@ -184,7 +184,7 @@ fn failures_are_typed() {
 fn a_wait_for_oneself_is_refused() {
     let daemon = shared();
     let folder = TaskFolder::empty()
-        .manifest("[task]\nname = \"circle\"\nruntime = \"python\"\nentry = \"main.py:handler\"\n[policy]\npark = \"always\"\n")
+        .manifest("[task]\nname = \"circle\"\nruntime = \"python\"\nentry = \"main.py:handler\"\n[policy]\npark = \"always\"\ncalls = [\"circle\"]\n")
         .file(
             "main.py",
             "import torpor\n\

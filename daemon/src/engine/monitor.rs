@@ -104,6 +104,14 @@ impl Launcher {
         Ok(Self { requests: Mutex::new(Some(requests)), thread, stats, supervisors: TaskTracker::new(), closing, ended })
     }
 
+    /// Starts a shell in place of a monitor.
+    #[cfg(test)]
+    pub(super) fn shell(script: &'static str, stats: Arc<Stats>, closing: CancellationToken, ended: Arc<Notify>) -> io::Result<Self> {
+        let arguments = Box::leak(Box::new(["-c", script, "sh", "monitor"]));
+        let shell = launch::Launcher::open(std::path::Path::new("/bin/sh"), None, torpor_seccomp::cgroup::Cgroups::none());
+        Self::with(shell.map_err(io::Error::other)?, arguments, stats, closing, ended)
+    }
+
     /// Starts a process that may take so many bytes of memory.
     pub(super) async fn launch(&self, memory: u64) -> Result<Monitor, StartError> {
         if self.closing.is_cancelled() {
@@ -242,19 +250,13 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::link::LinkError;
     use super::*;
-    use std::path::Path;
     use std::time::Instant;
-    use torpor_seccomp::cgroup::Cgroups;
 
     const MEMORY: u64 = 64 << 20;
 
-    /// Starts a shell in place of a monitor.
     fn launcher(script: &'static str) -> (Launcher, CancellationToken) {
-        let arguments = Box::leak(Box::new(["-c", script, "sh", "monitor"]));
-        let (closing, cgroups) = (CancellationToken::new(), Cgroups::none());
-        let monitors = launch::Launcher::open(Path::new("/bin/sh"), None, cgroups).unwrap();
-        let ended = Arc::new(Notify::new());
-        let launcher = Launcher::with(monitors, arguments, Arc::new(Stats::default()), closing.clone(), ended).unwrap();
+        let closing = CancellationToken::new();
+        let launcher = Launcher::shell(script, Arc::new(Stats::default()), closing.clone(), Arc::new(Notify::new())).unwrap();
         (launcher, closing)
     }
 
@@ -277,7 +279,7 @@ mod tests {
         );
         let mut monitor = launcher.launch(MEMORY).await.unwrap();
         let words = monitor.last_words().await;
-        assert!(words.starts_with("exit status: 5") && words.contains('3') && !words.contains("\n4"), "{words}");
+        assert!(words.starts_with("exit status: 5") && words.contains('3') && !words.contains("\n5"), "4 is of ls itself: {words}");
         assert!(monitor.is_gone() && matches!(monitor.link.recv().await, Err(LinkError::Closed)));
     }
 

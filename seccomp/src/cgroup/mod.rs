@@ -16,7 +16,7 @@ use crate::error::CgroupError;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{fs, io};
@@ -44,6 +44,7 @@ pub struct Cgroups {
     next: AtomicU64,
     /// Groups that could not be removed at once.
     left: Mutex<Vec<PathBuf>>,
+    closed: AtomicBool,
 }
 
 /// The group of one VM, in every hierarchy. Removed when this is dropped: its process must be gone by then.
@@ -64,7 +65,7 @@ impl Cgroups {
     #[must_use]
     pub fn none() -> Arc<Self> {
         let states = Controller::ALL.map(|controller| (controller, State::Missing("not asked for".into())));
-        Arc::new(Self { states, next: AtomicU64::new(1), left: Mutex::default() })
+        Arc::new(Self { states, next: AtomicU64::new(1), left: Mutex::default(), closed: AtomicBool::new(false) })
     }
 
     fn open_in(name: &str, required: bool, mountinfo: &str, groups: &str) -> Result<Arc<Self>, CgroupError> {
@@ -93,7 +94,7 @@ impl Cgroups {
         if required && !missing.is_empty() {
             return Err(CgroupError::Required(missing.join("; ")));
         }
-        let cgroups = Arc::new(Self { states, next: AtomicU64::new(1), left: Mutex::default() });
+        let cgroups = Arc::new(Self { states, next: AtomicU64::new(1), left: Mutex::default(), closed: AtomicBool::new(false) });
         cgroups.sweep()?;
         Ok(cgroups)
     }
@@ -142,8 +143,11 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Removes all of it, at an orderly end: no VM lives any more.
+    /// Removes all of it, at an orderly end: no VM lives any more. Once: what has the name afterwards is another torpord's.
     pub fn close(&self) {
+        if self.closed.swap(true, Ordering::SeqCst) {
+            return;
+        }
         self.retry();
         for (_, _, folder) in self.folders() {
             below(folder).iter().for_each(|group| drop(remove(group)));
@@ -210,7 +214,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        let Some(of) = &self.of else { return };
+        let Some(of) = self.of.as_ref().filter(|of| !of.closed.load(Ordering::SeqCst)) else { return };
         for (_, _, folder) in &self.folders {
             if remove(folder).is_err() {
                 of.left.lock().unwrap_or_else(PoisonError::into_inner).push(folder.clone());

@@ -36,3 +36,16 @@ fn what_is_missing_says_why_and_can_be_required() {
     let error = states(true).unwrap_err().to_string();
     assert!(error.contains("--require-cgroups") && error.contains("memory") && error.contains("pids"), "{error}");
 }
+
+#[test]
+fn what_has_the_name_after_a_close_is_anothers() {
+    let (dir, first) = fake("t");
+    let late = first.make().unwrap();
+    first.close();
+    let folder = dir.path().join("m/own/t/vm-1");
+    fs::create_dir_all(&folder).unwrap();
+    drop(late);
+    first.close();
+    drop(first);
+    assert!(folder.exists());
+}

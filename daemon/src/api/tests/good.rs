@@ -10,7 +10,10 @@ async fn a_push_makes_a_version_once() {
     let server = Server::start().await;
     let (status, first) = server.ask("POST", "/v1/tasks", task("t", "memory = \"256MiB\"")).await;
     assert_eq!(status, 201);
-    assert_eq!(first["policy"], json!({"memory": "256MiB", "timeout": "30s", "park": "auto", "retries": 0, "log_cap": "1MiB"}));
+    let policy = json!({
+        "memory": "256MiB", "vcpus": 1.0, "timeout": "30s", "park": "auto", "isolation": "execution", "retries": 0, "log_cap": "1MiB"
+    });
+    assert_eq!(first["policy"], policy);
     assert_eq!(first["version"].as_str().unwrap().len(), 64);
     let (status, second) = server.ask("POST", "/v1/tasks", task("t", "timeout = \"90s\"")).await;
     assert_eq!((status.as_u16(), second["policy"]["timeout"].as_str()), (201, Some("90s")));
@@ -156,7 +159,7 @@ async fn the_daemon_describes_itself() {
     assert_eq!(host["state_dir"], server.path().to_str().unwrap());
     let api = server.ok("GET", "/openapi.json", Body::empty()).await;
     let paths: Vec<&String> = api["paths"].as_object().unwrap().keys().collect();
-    assert_eq!(paths.len(), 18, "{paths:?}");
+    assert_eq!(paths.len(), 20, "{paths:?}");
     assert!(api["components"]["schemas"]["ErrorCode"]["enum"].as_array().unwrap().contains(&json!("disk_full")));
     assert!(api["components"]["schemas"]["ErrorKind"]["enum"].as_array().unwrap().contains(&json!("guest_crashed")));
 }

@@ -12,6 +12,8 @@ use std::time::Duration;
 const REQUESTS: usize = 10_000;
 /// Requests at once.
 const CLIENTS: usize = 8;
+/// For any answer.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Numbers that look random and are the same each time.
 struct Random(blake3::OutputReader);
@@ -124,18 +126,22 @@ fn mutated(corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-/// The status; none where the connection was closed without an answer.
-fn sent(socket: &Path, bytes: &[u8]) -> Option<u16> {
+/// The status; none where the connection was closed without an answer. Who gets none within `patience` says that no more will come: a request that is
+/// not whole ends there, one that is being worked on is given up.
+fn sent(socket: &Path, bytes: &[u8], patience: Duration) -> Option<u16> {
     let mut stream = UnixStream::connect(socket).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    stream.set_write_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream.set_read_timeout(Some(patience)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
     // It may be refused and closed before all of it is written.
     let _ = stream.write_all(bytes);
-    let _ = stream.shutdown(std::net::Shutdown::Write);
     let mut head = [0; 16];
     let mut got = 0;
     while got < head.len() {
         match stream.read(&mut head[got..]) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && stream.read_timeout().unwrap() != Some(PATIENCE) => {
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                let _ = stream.shutdown(std::net::Shutdown::Write);
+            }
             Ok(0) | Err(_) => break,
             Ok(more) => got += more,
         }
@@ -152,11 +158,14 @@ async fn mutated_requests_are_answered_or_refused() {
     let serving = tokio::spawn(serve(listen(&socket).unwrap(), server.router.clone(), server.app.stopping.clone()));
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        PANICS.fetch_add(1, Ordering::SeqCst);
+        // The hook sees those of other tests too, some of which panic with purpose.
+        if !info.payload_as_str().is_some_and(|text| text.starts_with("as ")) {
+            PANICS.fetch_add(1, Ordering::SeqCst);
+        }
         before(info);
     }));
     for (number, whole) in corpus.iter().enumerate() {
-        let status = sent(&socket, whole).unwrap_or(0);
+        let status = sent(&socket, whole, PATIENCE).unwrap_or(0);
         assert!((200..500).contains(&status), "request {number} of the corpus: {status}");
     }
     let clients: Vec<_> = (0..CLIENTS)
@@ -166,7 +175,7 @@ async fn mutated_requests_are_answered_or_refused() {
                 let mut statuses = [0usize; 6];
                 for number in (client..REQUESTS).step_by(CLIENTS) {
                     let bytes = mutated(&corpus, &mut Random::new(number));
-                    let status = sent(&socket, &bytes).unwrap_or(0);
+                    let status = sent(&socket, &bytes, Duration::from_millis(50)).unwrap_or(0);
                     assert!(status < 500, "request {number}: {status} to {:?}", String::from_utf8_lossy(&bytes));
                     statuses[usize::from(status / 100)] += 1;
                 }

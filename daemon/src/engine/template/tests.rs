@@ -17,12 +17,11 @@ struct Fixture {
 impl Fixture {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (monitor, code) = (dir.path().join("monitor"), dir.path().join("code"));
-        std::fs::write(&monitor, "").unwrap();
+        let code = dir.path().join("code");
         std::fs::write(&code, "code").unwrap();
         let (stats, wake, host) = (Arc::new(Stats::default()), Arc::new(Notify::new()), Host::scripted().unwrap());
-        let monitors = torpor_seccomp::launch::Launcher::open(&monitor, None, torpor_seccomp::cgroup::Cgroups::none()).unwrap();
-        let launcher = Arc::new(Launcher::new(monitors, stats.clone(), CancellationToken::new(), wake.clone()).unwrap());
+        let launcher = Launcher::shell("exec sleep 100", stats.clone(), CancellationToken::new(), wake.clone());
+        let launcher = Arc::new(launcher.unwrap());
         let pool = Pool::new(launcher, host.kvm.clone(), stats.clone(), 0, wake);
         let templates = Arc::new(Templates::open(&dir.path().join("templates"), host, pool, stats.clone(), &[]).unwrap());
         let (task, version, entry) = ("t".into(), "0".repeat(64), "main:f".into());

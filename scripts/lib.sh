@@ -77,8 +77,13 @@ ensure_packages() {
     ((${#missing[@]})) || return 0
     ((EUID == 0)) || die "packages are missing; as root: apt-get install ${missing[*]}"
     say "installing ${missing[*]}"
-    apt-get update -q
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
+    mkdir -p "$cache"
+    # One at a time: scripts run side by side, and apt-get does not wait for another's update. Its output is no result of ours.
+    (
+        flock 9
+        apt-get update -q
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends -o DPkg::Lock::Timeout=300 "${missing[@]}"
+    ) 9>"$cache/apt.lock" >&2
 }
 
 # Installs a tool from crates.io unless it is there.

@@ -243,7 +243,16 @@ async fn open(config: &Config, budget_bytes: u64) -> Result<Opened, DaemonError>
 /// They would hold secrets. A limit of one byte, not of none: that is what also keeps the kernel from piping one to a program. Monitors inherit it.
 fn no_core_files() -> io::Result<()> {
     use nix::sys::resource::{Resource, setrlimit};
-    Ok(setrlimit(Resource::RLIMIT_CORE, 1, 1)?)
+    match setrlimit(Resource::RLIMIT_CORE, 1, 1) {
+        // None are allowed, and the limit can't be raised.
+        Err(nix::errno::Errno::EPERM) => {
+            tracing::warn!(
+                "core files are limited to 0 bytes, which a program in kernel.core_pattern still gets; limit them to 1 (LimitCORE=1)"
+            );
+            Ok(setrlimit(Resource::RLIMIT_CORE, 0, 0)?)
+        }
+        done => Ok(done?),
+    }
 }
 
 /// Runs the daemon to its end.

@@ -116,9 +116,7 @@ impl Child {
         unsafe {
             libc::close(self.parents);
             libc::setsid();
-            // Signals that the parent had blocked are not blocked in the program.
-            let none: u64 = 0;
-            libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const none, 0, size_of::<u64>());
+            let_signals_in();
             if libc::read(self.sync, (&raw mut go).cast(), 1) != 1 {
                 return Step::Wait;
             }
@@ -177,6 +175,22 @@ impl Child {
             }
         }
         None
+    }
+}
+
+/// Its parent had blocked all of them. Handlers of the parent's must not run here.
+///
+/// # Safety
+/// As for [`Child::run`].
+#[expect(clippy::multiple_unsafe_ops_per_block, reason = "a straight line of system calls in a process of its own")]
+unsafe fn let_signals_in() {
+    let (none, by_default) = (0_u64, [0_u64; 4]);
+    // SAFETY: system calls on memory that lives here: a set of 64 signals, and the kernel's `struct sigaction`, four words, all zero for the default.
+    unsafe {
+        for signal in 1..=64 {
+            libc::syscall(libc::SYS_rt_sigaction, signal, by_default.as_ptr(), 0, size_of::<u64>());
+        }
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const none, 0, size_of::<u64>());
     }
 }
 

@@ -1,7 +1,7 @@
 //! Starts monitors: each a new process with namespaces, user and control groups of its own, that executes an already opened program.
 //!
 //! ```text
-//! parent:  clone3 --> ids' maps, control groups --> "go" -----------------> end of file: the program runs | report: it does not
+//! parent:  clone  --> ids' maps, control groups --> "go" -----------------> end of file: the program runs | report: it does not
 //! child:              waits for "go"                      ids, descriptors, execveat --> locks itself in (see confine)
 //! ```
 //! Invariant: when [`Launcher::start`] gives a [`Confined`], the program has been executed with descriptors 0 to 3 and no other, in the layers of
@@ -16,6 +16,7 @@ use crate::process::Process;
 use crate::uids::{Lease, Uids};
 use child::{Child, Ids, REPORT, STEPS};
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::{SigSet, SigmaskHow};
 use std::ffi::{CString, c_char};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -202,32 +203,30 @@ fn lift(fd: BorrowedFd<'_>) -> Result<OwnedFd, LaunchError> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// By clone(2): a filter that looks at the flags can't see those of clone3, so service managers that restrict namespaces leave only this one.
 fn clone(flags: libc::c_int, child: &Child) -> Result<Process, LaunchError> {
     let mut pidfd: RawFd = -1;
     let pointers: Vec<*const c_char> = child.pointers();
-    // SAFETY: all members are numbers, for which zero means that nothing is asked for.
-    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.flags = (i64::from(flags | libc::CLONE_PIDFD) as u64) | CLEAR_HANDLERS;
-    arguments.pidfd = (&raw mut pidfd) as u64;
-    arguments.exit_signal = libc::SIGCHLD as u64;
-    // SAFETY: without CLONE_VM and a stack of its own, this returns twice as fork does; the size is that of the structure, and `pidfd` lives here.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
-    match pid {
-        0 => {
-            // SAFETY: this is the copy, on its only thread.
-            unsafe { child.run(&pointers) }
-        }
-        1.. => {
-            // SAFETY: CLONE_PIDFD had the kernel make this descriptor for us; nothing else owns it.
-            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-            Ok(Process::new(u32::try_from(pid).unwrap_or_default(), pidfd))
-        }
-        _ => Err(LaunchError::step("clone3 with new namespaces")(io::Error::last_os_error())),
+    // No handler of ours runs in the copy: it forgets them before it lets signals in.
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).map_err(LaunchError::step("blocking signals"))?;
+    let flags = i64::from(flags | libc::CLONE_PIDFD | libc::SIGCHLD);
+    // SAFETY: without CLONE_VM and a stack of its own, this returns twice as fork does; with CLONE_PIDFD the third argument is where that goes, which lives here.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) };
+    if pid == 0 {
+        // SAFETY: this is the copy, on its only thread.
+        unsafe { child.run(&pointers) }
     }
+    let failed = io::Error::last_os_error();
+    let unblocked = before.thread_set_mask();
+    if pid < 0 {
+        return Err(LaunchError::step("clone with new namespaces")(failed));
+    }
+    // SAFETY: CLONE_PIDFD had the kernel make this descriptor for us; nothing else owns it.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    let process = Process::new(u32::try_from(pid).unwrap_or_default(), pidfd);
+    unblocked.map_err(LaunchError::step("letting signals in again"))?;
+    Ok(process)
 }
-
-/// `CLONE_CLEAR_SIGHAND`: the parent's handlers must not run in the copy.
-const CLEAR_HANDLERS: u64 = 1 << 32;
 
 /// Makes the process root in its own user namespace: outside it is the leased user, or ours.
 fn map_ids(pid: u32, lease: Option<&Lease>) -> Result<(), LaunchError> {

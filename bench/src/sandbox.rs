@@ -62,16 +62,16 @@ pub(crate) fn run(paths: &Paths, runtime: &str, memory_mib: u32, runs: usize, ta
         }
     }
     let [inside, outside] = &measured;
-    let figures: [(&str, fn(&Way) -> &Samples); 4] = [
-        ("process start to VM made", |way| &way.ready),
-        ("restore to first frame, warm monitor", |way| &way.warm.first_frame),
-        ("restore to first frame, new monitor", |way| &way.new.first_frame),
-        ("restore to a no-op's result, warm monitor", |way| &way.warm.result),
+    let figures = [
+        ("process start to VM made", &inside.ready, &outside.ready),
+        ("restore to first frame, warm monitor", &inside.warm.first_frame, &outside.warm.first_frame),
+        ("restore to first frame, new monitor", &inside.new.first_frame, &outside.new.first_frame),
+        ("restore to a no-op's result, warm monitor", &inside.warm.result, &outside.warm.result),
     ];
-    for (what, figure) in figures {
-        table.add(&format!("{runtime}: {what}, in the sandbox"), "ms", figure(inside));
-        table.add(&format!("{runtime}: {what}, without"), "ms", figure(outside));
-        table.ratio(&format!("{runtime}: {what}, in the sandbox to without"), figure(inside), figure(outside));
+    for (what, inside, outside) in figures {
+        table.add(&format!("{runtime}: {what}, in the sandbox"), "ms", inside);
+        table.add(&format!("{runtime}: {what}, without"), "ms", outside);
+        table.ratio(&format!("{runtime}: {what}, in the sandbox to without"), inside, outside);
     }
     Ok(())
 }

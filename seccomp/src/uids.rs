@@ -15,6 +15,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub const LOCK: &str = "/run/torpor/vm-uids";
 /// Ids of one block.
 const BLOCK: u32 = 64;
+#[expect(clippy::cast_possible_truncation, reason = "it is 1")]
+const WRITE_LOCK: libc::c_short = libc::F_WRLCK as libc::c_short;
+#[expect(clippy::cast_possible_truncation, reason = "it is 0")]
+const FROM_START: libc::c_short = libc::SEEK_SET as libc::c_short;
 
 /// Ids from `first` on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,8 +123,7 @@ impl Uids {
         for block in (0..self.range.count / BLOCK).filter(|block| !taken.blocks.contains(block)) {
             // SAFETY: all members are numbers, for which zero is a value.
             let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-            lock.l_type = libc::F_WRLCK as libc::c_short;
-            lock.l_whence = libc::SEEK_SET as libc::c_short;
+            (lock.l_type, lock.l_whence) = (WRITE_LOCK, FROM_START);
             lock.l_start = i64::from(self.range.first) + i64::from(block * BLOCK);
             lock.l_len = i64::from(BLOCK);
             match fcntl(&self.file, FcntlArg::F_OFD_SETLK(&lock)) {

@@ -34,7 +34,8 @@ fn main() -> ExitCode {
     match done {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("torpor-vmm: {error}");
+            // In one write: torpord logs a line for each.
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("torpor-vmm: {error}\n").as_bytes());
             ExitCode::FAILURE
         }
     }

@@ -2,6 +2,7 @@
 //! system calls, on what was made ready before; no allocation, no lock, nothing of the C library that keeps count of threads.
 
 use std::ffi::{CString, c_char, c_int, c_ulong};
+use std::io;
 use std::os::fd::RawFd;
 use std::ptr;
 
@@ -93,8 +94,7 @@ impl Child {
     pub(super) unsafe fn run(&self, pointers: &[*const c_char]) -> ! {
         // SAFETY: the caller's promise.
         let failed = unsafe { self.become_it(pointers) };
-        // SAFETY: reads the number that the last call left for this thread.
-        let errno = unsafe { *libc::__errno_location() };
+        let errno = io::Error::last_os_error().raw_os_error().unwrap_or_default();
         let mut report = [failed as u8, 0, 0, 0, 0];
         report[1..].copy_from_slice(&errno.to_ne_bytes());
         // SAFETY: writes from memory of the stated size; then the process ends, without anything that runs at an ordinary end.
@@ -198,7 +198,6 @@ unsafe fn let_signals_in() {
 ///
 /// # Safety
 /// As for [`Child::run`].
-#[expect(clippy::multiple_unsafe_ops_per_block, reason = "a straight line of system calls in a process of its own")]
 unsafe fn keep_some() -> bool {
     let bits = 1 << CAP_SETPCAP | 1 << CAP_SYS_ADMIN;
     let header = CapHeader { version: CAPS_V3, pid: 0 };

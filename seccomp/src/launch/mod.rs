@@ -105,15 +105,14 @@ impl Launcher {
 
     /// Tries what a start will do, up to the program, with fewer namespaces where more do not work.
     fn probe(&mut self) -> Result<(), LaunchError> {
-        for namespaces in [Namespaces::All, Namespaces::NoUser] {
+        for namespaces in [Namespaces::All, Namespaces::NoUser, Namespaces::None] {
             self.namespaces = namespaces;
             match self.spawn(None, &[], self.null.as_fd(), self.null.as_fd(), &Cgroup::none()) {
                 Ok(_) => return Ok(()),
-                Err(error @ LaunchError::Step { .. }) => self.lacking.get_or_insert(error.to_string()),
+                Err(error @ LaunchError::Step { .. }) if namespaces != Namespaces::None => self.lacking.get_or_insert(error.to_string()),
                 Err(error) => return Err(error),
             };
         }
-        self.namespaces = Namespaces::None;
         Ok(())
     }
 

@@ -30,7 +30,7 @@ fn each_portion_has_its_own_code() {
     assert!(signed["memory"].as_u64().is_some_and(|kib| kib < 64 << 10), "the memory of its own policy: {signed}");
     assert!(signed["tried"].as_str().unwrap().contains("add \"split\" to its `calls`"), "{signed}");
     let shell = result(&daemon, &json!({"do": "call", "portion": "shell", "input": 7}));
-    assert_eq!(shell, json!({"portion": "shell", "files": "run ", "input": 7}));
+    assert_eq!(shell, json!({"portion": "shell", "files": "run", "input": 7}));
 
     let children = daemon.get("/v1/executions?all=true&task=split&limit=20").json();
     let portions: Vec<&str> = children["executions"].as_array().unwrap().iter().filter_map(|one| one["portion"].as_str()).collect();

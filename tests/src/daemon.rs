@@ -9,10 +9,12 @@ use crate::setup;
 use crate::tasks::TaskFolder;
 use crate::until;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -168,7 +170,9 @@ impl Daemon {
         loop {
             let ended = self.child.as_mut().and_then(|child| child.try_wait().expect("a child can be waited for"));
             assert!(ended.is_none(), "torpord ended: {ended:?}\n{}", self.log());
-            if self.socket().exists() && std::os::unix::net::UnixStream::connect(self.socket()).is_ok() {
+            // The socket of the last one may be there still, and be held by what that was just starting.
+            let peer = UnixStream::connect(self.socket()).ok().and_then(|stream| getsockopt(&stream, PeerCredentials).ok());
+            if peer.is_some_and(|peer| !self.options.wrapper.is_empty() || peer.pid() == self.pid().as_raw()) {
                 break;
             }
             assert!(start.elapsed() < Duration::from_secs(60), "torpord does not answer\n{}", self.log());

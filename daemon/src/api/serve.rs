@@ -2,11 +2,13 @@
 //!
 //! The socket appears under its name only when it listens and has its permissions; a stale one is replaced by that, a living one is not.
 
+use crate::lock::lives;
 use axum::Router;
 use axum::extract::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -51,7 +53,7 @@ pub fn listen(path: &Path) -> Result<UnixListener, ListenError> {
     let io = |source| ListenError::Io { path: path.to_owned(), source };
     match fs::symlink_metadata(path) {
         Ok(meta) if !meta.file_type().is_socket() => return Err(ListenError::NotASocket(path.to_owned())),
-        Ok(_) if net::UnixStream::connect(path).is_ok() => return Err(ListenError::InUse(path.to_owned())),
+        Ok(_) if is_answered(path) => return Err(ListenError::InUse(path.to_owned())),
         Err(e) if e.kind() != ErrorKind::NotFound => return Err(io(e)),
         _ => {}
     }
@@ -69,6 +71,12 @@ pub fn listen(path: &Path) -> Result<UnixListener, ListenError> {
         return Err(io(error));
     }
     adopt(listener).map_err(io)
+}
+
+/// Whether the process that listens there lives. A child that it was just starting when it died may hold the socket a little longer.
+fn is_answered(path: &Path) -> bool {
+    let Ok(stream) = net::UnixStream::connect(path) else { return false };
+    getsockopt(&stream, PeerCredentials).map_or(true, |peer| lives(peer.pid()))
 }
 
 /// Takes over a socket that listens already, such as one of systemd.

@@ -34,16 +34,24 @@ pub(super) struct Say {
 
 impl Say {
     pub(super) fn line(&self, service: &str, what: &dyn std::fmt::Display) {
-        tracing::info!(execution = &*self.execution, service, "aux: {what}");
-        let line = match self.said.fetch_add(1, Ordering::Relaxed) {
+        let said = self.said.fetch_add(1, Ordering::Relaxed);
+        if said < MAX_LINES {
+            tracing::info!(execution = &*self.execution, service, "aux: {what}");
+        } else {
+            tracing::debug!(execution = &*self.execution, service, "aux: {what}");
+        }
+        let line = match said {
             0..MAX_LINES => format!("torpor: aux {service}: {what}\n"),
-            MAX_LINES => "torpor: aux: more of this is only in the log of torpord\n".to_owned(),
+            MAX_LINES => "torpor: aux: more of this is not logged\n".to_owned(),
             _ => return,
         };
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
         self.changed.notify_one();
     }
 }
+
+/// Connections of a service that pass on what was sent before the guest gave them up, beside those that it has.
+const FINISHING: usize = 8;
 
 #[derive(Debug)]
 struct Conn {
@@ -72,6 +80,8 @@ pub struct Broker {
     /// Bytes of each service, both ways.
     used: Vec<u64>,
     table: BTreeMap<u32, Conn>,
+    /// Of each service, as many more references as there are connections to it outside: those that the guest has given up may last a little longer.
+    outside_now: Vec<Arc<()>>,
     queued: VecDeque<ToGuest>,
     changed: Arc<Notify>,
     say: Say,
@@ -94,6 +104,7 @@ impl Broker {
             services: services.iter().cloned().map(Arc::new).collect(),
             used: vec![0; services.len()],
             table: BTreeMap::new(),
+            outside_now: services.iter().map(|_| Arc::default()).collect(),
             queued: VecDeque::new(),
             changed,
             say,
@@ -139,7 +150,8 @@ impl Broker {
         if !self.outside.caps.allows(&aux.target) {
             return Err(Why::NotAllowed(aux.target.to_string()));
         }
-        if open >= aux.connections as usize {
+        let outside = self.outside_now.get(service).map_or(0, |one| Arc::strong_count(one) - 1);
+        if open >= aux.connections as usize || outside >= aux.connections as usize + FINISHING {
             return Err(Why::Connections(aux.connections));
         }
         if self.table.len() >= MAX_CONNECTIONS {
@@ -208,7 +220,12 @@ impl Broker {
         tracing::debug!(execution = &*self.say.execution, service = aux.name.as_str(), to = %aux.target, "aux: opened");
         self.outside.metrics.aux_opened();
         let pipe = Pipe::new(Arc::clone(&self.changed));
-        tokio::spawn(connect::live(Arc::clone(&self.outside), aux, Arc::clone(&pipe), self.say.clone()));
+        let counted = self.outside_now.get(service).cloned();
+        let life = connect::live(Arc::clone(&self.outside), aux, Arc::clone(&pipe), self.say.clone());
+        tokio::spawn(async move {
+            life.await;
+            drop(counted);
+        });
         self.table.insert(id, Conn { service, pipe, guest_ended: false, ended: false });
     }
 

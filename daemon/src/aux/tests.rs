@@ -181,7 +181,7 @@ async fn a_program_that_goes_on_and_on_does_not_fill_its_log() {
     }
     let lines = line(&mut broker).await;
     assert_eq!(lines.lines().count(), 33);
-    assert!(lines.ends_with("more of this is only in the log of torpord\n"));
+    assert!(lines.ends_with("more of this is not logged\n"));
 }
 
 #[tokio::test]

@@ -102,7 +102,7 @@ pub(super) async fn run(
         Ok(End::Answered(answer)) => answer,
     };
     if answer.drain {
-        let _ = tokio::time::timeout(DRAIN_TIMEOUT, session.drain()).await;
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, session.drain(orders)).await;
     }
     match request.reuse.keep.take().filter(|_| matches!(answer.outcome, Answered::Result(_))) {
         Some(keep) => kept::keep(session, &request.task, keep).await,

@@ -117,6 +117,9 @@ fn portion(d: &Dispatcher, live: &Live, name: &str) -> Result<Arc<Version>, Refu
     found.ok_or_else(|| Refused::new(Refusal::UnknownTask, format!("task {:?} has no portion {name:?}", own.task.as_str())))
 }
 
+/// Executions that all outstanding waits of one execution may name together.
+const MAX_ALL_TARGETS: usize = 4 * MAX_TARGETS;
+
 /// Who may know how an execution ended: who started it, and who might have.
 fn may_know(d: &Dispatcher, live: &Live, target: &Execution) -> bool {
     if target.parent.as_ref() == Some(&live.id) {
@@ -193,7 +196,15 @@ impl Asks {
         };
         let child = match task.strip_prefix("portion:") {
             Some(name) => submit(portion(d, live, name)?),
-            None => d.catalog.with_version(task, submit).map_err(|error| Refused::new(Refusal::UnknownTask, error.to_string()))?,
+            None => {
+                // What the newest version closes is closed in the older ones too.
+                if let Some((name, _)) = task.split_once('@')
+                    && let Ok(newest) = d.catalog.version(name)
+                {
+                    flow::allowed(By::Portion(live.version.end()), newest.end()).map_err(|denied| Refused::denied(&denied))?;
+                }
+                d.catalog.with_version(task, submit).map_err(|error| Refused::new(Refusal::UnknownTask, error.to_string()))?
+            }
         }?;
         self.children += 1;
         self.starting.insert(seq);
@@ -230,8 +241,10 @@ impl Asks {
         (any, results): (bool, bool),
         timeout_ms: Option<u64>,
     ) -> Result<Taken, Refused> {
-        if executions.len() > MAX_TARGETS {
-            return Err(Refused::new(Refusal::TooMany, format!("one ask may wait for at most {MAX_TARGETS} executions")));
+        let waited_for: usize = self.open.values().map(|open| open.waiting.targets().len()).sum();
+        if executions.len() > MAX_TARGETS || waited_for + executions.len() > MAX_ALL_TARGETS {
+            let most = format!("one ask may wait for at most {MAX_TARGETS} executions, all together for {MAX_ALL_TARGETS}");
+            return Err(Refused::new(Refusal::TooMany, most));
         }
         let unknown = |id: &str| Refused::new(Refusal::UnknownExecution, format!("no execution {id:?}"));
         let ids = executions.iter().map(|id| ExecutionId::parse(id).ok_or_else(|| unknown(id))).collect::<Result<Vec<_>, _>>()?;
@@ -333,7 +346,7 @@ impl Asks {
     pub async fn reply(&mut self, d: &Arc<Dispatcher>, live: &Live) -> engine::Reply {
         let ready = self.take_ready(d, live);
         let abandoned = answer::abandoned(&ready);
-        let (reply, rest) = answer::build(d, ready).await;
+        let (reply, rest) = answer::build(d, live, ready).await;
         self.put_back(rest);
         for child in abandoned {
             d.abandon(&child, Cause::Parent);

@@ -120,6 +120,7 @@ impl Record {
             (!asks.is_empty() && asks.len() <= MAX_ASKS, "it waits for nothing, or for too much"),
             (asks.iter().all(|ask| ask.targets().len() <= MAX_TARGETS), "it waits for too many executions"),
             (asks.iter().map(|ask| ask.seq).collect::<HashSet<_>>().len() == asks.len(), "two of its waits have one number"),
+            (self.attempts > 0, "it has never been started"),
             (self.timeline.len() <= MAX_TIMELINE, "its timeline is too long"),
             (self.depth <= MAX_DEPTH && self.parked.children <= MAX_CHILDREN, "it has too many executions above or below it"),
             (self.parked.unread.len().is_multiple_of(2), "its connection's bytes are cut"),

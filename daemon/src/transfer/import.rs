@@ -205,6 +205,10 @@ pub async fn take(d: &Arc<Dispatcher>, tasks: &Mutex<()>, file: File) -> Result<
     let (code, code_hash) = blocking(move || code(&from, &all)).await?;
     let main = d.catalog.exact(&record.task, &record.version).unwrap_or_else(|| Arc::new(code.version(&d.caps)));
     let version = main.portion(&record.portion).ok_or_else(|| TransferError::malformed("its task has no such portion"))?;
+    // Who made a file without a key has not parked it under this policy: its machine could be anything, and would get the secrets' rights.
+    if record.parked.key.is_none() && !version.rights.secrets().is_empty() {
+        return Err(TransferError::malformed("its task has secrets, and its machine is not encrypted").into());
+    }
     d.check_capacity(&version)?;
     d.store.check_room()?;
     let key = key(d, &contents)?;
@@ -291,6 +295,13 @@ async fn commit(
     })
     .await?;
     let mut execution = contents.record.execution(parked);
+    // Its file may name a later one, or none.
+    let own = version
+        .policy
+        .deadline_ms
+        .and_then(|ms| i64::try_from(ms).ok())
+        .map(|ms| Timestamp(execution.created_at.0.min(Timestamp::now().0).saturating_add(ms.saturating_mul(1000))));
+    execution.due = execution.due.into_iter().chain(own).min_by_key(|due| due.0);
     let imported = execution.apply(Timestamp::now(), Happening::Imported);
     imported.map_err(|error| TransferError::malformed(error.to_string()))?;
     let parked = execution.parked.clone().ok_or_else(|| TransferError::malformed("it is not parked"))?;

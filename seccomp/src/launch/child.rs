@@ -114,6 +114,8 @@ impl Child {
         let mut go = 0u8;
         // SAFETY: system calls on numbers, on descriptors that this process has, and on memory that lives here; none of them takes a lock in this process.
         unsafe {
+            // Another child may hold the other end of `sync`, so its end alone does not tell of a dead parent. A change of ids takes this back.
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as c_ulong, 0, 0, 0);
             libc::close(self.parents);
             libc::setsid();
             let_signals_in();

@@ -20,6 +20,10 @@ const HOP_BY_HOP: [&str; 9] = [
     "upgrade",
 ];
 
+/// Some servers do what these say in place of the method and the path, which are what a policy is about.
+const OVERRIDES: [&str; 6] =
+    ["x-http-method", "x-http-method-override", "x-method-override", "x-original-url", "x-rewrite-url", "x-original-uri"];
+
 /// Takes off what belongs to a connection, and what its `Connection` names besides.
 fn strip(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
@@ -77,6 +81,11 @@ pub(super) fn outward<B>(
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
     strip(&mut parts.headers);
+    let overrides: Vec<HeaderName> =
+        parts.headers.keys().filter(|name| OVERRIDES.iter().any(|known| same(name.as_str(), known))).cloned().collect();
+    for name in overrides {
+        parts.headers.remove(name);
+    }
     // Written anew from the body.
     parts.headers.remove(CONTENT_LENGTH);
     parts.headers.remove(EXPECT);
@@ -138,6 +147,7 @@ mod tests {
             .header("host", "evil")
             .header("connection", "close, X-Private")
             .header("x-private", "1")
+            .header("X-HTTP_Method-Override", "DELETE")
             .header("x-api-key", "mine")
             .header("x_api_key", "mine")
             .header("te", "trailers")

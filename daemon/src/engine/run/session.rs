@@ -21,12 +21,20 @@ use super::answers_frame;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
+use tokio::time::timeout_at;
 use torpor_protocol::agent::HostMessage;
 use torpor_protocol::ask::Taken;
 use torpor_protocol::monitor::{Command, Event, Packing, ParkKey};
 
 /// After the agent's connection closed: for the kernel to say why, or for an answer through the door.
 const AGENT_GONE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Most bytes that wait for a guest to stand still.
+const MAX_HELD_BACK: usize = 64 << 20;
+/// About what an answer takes, without its payload.
+const ANSWER: usize = 1 << 10;
+/// For a monitor to take what is sent to it while its guest's time stands still.
+const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a guest answered.
 pub(super) struct Answer {
@@ -78,6 +86,11 @@ impl Clock {
         self.all.saturating_sub(left)
     }
 
+    /// By when what is being sent to the guest must have been taken: it may run meanwhile.
+    fn send_until(&self) -> tokio::time::Instant {
+        self.since.map_or_else(|| Instant::now() + self.left.max(SEND_TIMEOUT), |since| since + self.left).into()
+    }
+
     /// Until the time is over; for ever while it stands still.
     async fn over(&self) {
         match self.since {
@@ -104,6 +117,8 @@ pub(super) struct Session<'a> {
     reply: Option<Reply>,
     /// For the agent, after that.
     behind: Vec<u8>,
+    /// About so many bytes of both.
+    held_back: usize,
     /// To be carried out at the door.
     park: Option<(std::fs::File, Packing, Option<ParkKey>)>,
 }
@@ -135,6 +150,7 @@ impl<'a> Session<'a> {
             hollow: false,
             reply: None,
             behind: Vec::new(),
+            held_back: 0,
             park: None,
         }
     }
@@ -155,19 +171,27 @@ impl<'a> Session<'a> {
                     Heard::Answer(answer) => return Ok(End::Answered(answer)),
                     Heard::Late => return Ok(End::TimedOut),
                 }
-            }
-            self.at_door().await?;
-            let event = tokio::select! {
-                event = self.vm.recv() => event?,
-                () = self.clock.over() => return Ok(End::TimedOut),
-                () = sleep_until(agent_gone) => return Err(verdict::agent_gone()),
-                Some(order) = orders.recv() => {
-                    if matches!(order, Order::End) {
-                        return Ok(End::Parked);
+                // Answers first: who asks and asks is not heard faster than it is answered.
+                while let Ok(order) = orders.try_recv() {
+                    if let Some(end) = self.carry_out(order).await? {
+                        return Ok(end);
                     }
-                    self.order(order).await?;
-                    continue;
                 }
+            }
+            let until = self.clock.send_until();
+            match timeout_at(until, self.at_door()).await {
+                Ok(done) => done?,
+                Err(_) => return Ok(End::TimedOut),
+            }
+            let event = tokio::select! {
+                biased;
+                () = self.clock.over() => return Ok(End::TimedOut),
+                Some(order) = orders.recv() => match self.carry_out(order).await? {
+                    Some(end) => return Ok(end),
+                    None => continue,
+                },
+                event = self.vm.recv() => event?,
+                () = sleep_until(agent_gone) => return Err(verdict::agent_gone()),
             };
             match event {
                 Event::Outbox { frame } => {
@@ -194,6 +218,7 @@ impl<'a> Session<'a> {
                     self.stand()?;
                     let _ = self.progress.send(Progress::Blocked { seqs: Vec::new(), aux: None }).await;
                 }
+                Event::AtDoor if self.standing => self.clock.stand(),
                 Event::AtDoor | Event::VsockOpen | Event::Prepared | Event::Running { .. } | Event::Saved { .. } => {}
             }
         }
@@ -220,7 +245,10 @@ impl<'a> Session<'a> {
             Said::Drained => return Ok(Heard::Nothing),
             Said::Ask { ask, payload, vsock } => {
                 if vsock {
-                    self.tell_agent(&HostMessage::Taken(Taken { seq: ask.seq })).await?;
+                    match timeout_at(self.clock.send_until(), self.tell_agent(&HostMessage::Taken(Taken { seq: ask.seq }))).await {
+                        Ok(done) => done?,
+                        Err(_) => return Ok(Heard::Late),
+                    }
                 } else {
                     self.stand()?;
                 }
@@ -241,7 +269,10 @@ impl<'a> Session<'a> {
         if std::mem::replace(&mut self.standing, true) {
             return Err(Broken::Turn("a second ask while it stands"));
         }
-        self.clock.stand();
+        // Saying so costs a guest nothing: its time stands still when its vCPU does.
+        if self.vm.state() == VmState::AtDoor {
+            self.clock.stand();
+        }
         Ok(())
     }
 
@@ -253,10 +284,28 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// What asks on and on, says that it stands and never does gets no more.
+    fn hold_back(&mut self, bytes: usize) -> Result<(), Broken> {
+        self.held_back = self.held_back.saturating_add(bytes);
+        if self.held_back > MAX_HELD_BACK { Err(Broken::Turn("more asks while it says that it stands")) } else { Ok(()) }
+    }
+
+    /// Within the guest's time.
+    async fn carry_out(&mut self, order: Order) -> Result<Option<End>, ExecutionError> {
+        if matches!(order, Order::End) {
+            return Ok(Some(End::Parked));
+        }
+        match timeout_at(self.clock.send_until(), self.order(order)).await {
+            Ok(done) => done.map(|()| None),
+            Err(_) => Ok(Some(End::TimedOut)),
+        }
+    }
+
     async fn order(&mut self, order: Order) -> Result<(), ExecutionError> {
         match order {
             Order::Answer(reply) if self.standing => {
                 self.park = None;
+                self.hold_back(reply.payload.len() + reply.answers.len() * ANSWER)?;
                 let waiting = self.reply.get_or_insert_default();
                 waiting.answers.extend(reply.answers);
                 waiting.payload.extend(reply.payload);
@@ -269,6 +318,7 @@ impl<'a> Session<'a> {
                 let bytes = super::frame(&HostMessage::Aux(aux), "a message about a connection")?;
                 if self.standing {
                     self.park = None;
+                    self.hold_back(bytes.len())?;
                     self.reply.get_or_insert_default();
                     self.behind.extend(bytes);
                 } else {
@@ -291,6 +341,7 @@ impl<'a> Session<'a> {
         }
         if let Some(reply) = self.reply.take() {
             self.standing = false;
+            self.held_back = 0;
             self.hollow = reply.answers.is_empty();
             self.clock.run();
             let frame = answers_frame(&reply, false)?;
@@ -328,15 +379,24 @@ impl<'a> Session<'a> {
         (self.vm, self.ground)
     }
 
-    /// Output after the answer, as long as there is some and the guest keeps to the rules.
-    pub(super) async fn drain(&mut self) -> Result<(), ExecutionError> {
+    /// Output after the answer, as long as there is some and the guest keeps to the rules; and what connections need to take all that was sent.
+    pub(super) async fn drain(&mut self, orders: &mut mpsc::UnboundedReceiver<Order>) -> Result<(), ExecutionError> {
         loop {
             while let Some(said) = self.talk.next_said()? {
                 if self.drained(said).await {
                     return Ok(());
                 }
             }
-            match self.vm.recv().await? {
+            let event = tokio::select! {
+                event = self.vm.recv() => event?,
+                Some(order) = orders.recv() => {
+                    if let Order::Aux(aux) = order {
+                        self.tell_agent(&HostMessage::Aux(aux)).await?;
+                    }
+                    continue;
+                }
+            };
+            match event {
                 Event::Outbox { frame } => {
                     let said = self.talk.outbox(&frame)?;
                     if self.drained(said).await {

@@ -58,7 +58,7 @@ async fn listen(events: &[Event]) -> (Result<Answer, ExecutionError>, Vec<Progre
     if let Ok(answer) = &answer
         && answer.drain
     {
-        let _ = tokio::time::timeout(Duration::from_millis(200), session.drain()).await;
+        let _ = tokio::time::timeout(Duration::from_millis(200), session.drain(&mut no_orders())).await;
     }
     drop(session);
     drop(progress);
@@ -240,6 +240,38 @@ async fn a_standing_guest_has_time() {
         assert_eq!(late.is_ok(), waits_count);
         drop(orders);
     }
+}
+
+/// A guest that says that it stands and computes on.
+#[tokio::test]
+async fn time_stands_still_for_who_is_at_the_door_alone() {
+    let (progress, _seen) = mpsc::channel(64);
+    let (_orders, mut ordered) = mpsc::unbounded_channel();
+    let (vm, peer) = Vm::scripted(VmState::Running).unwrap();
+    say(&peer, &[door(&GuestMessage::Started), door(&ask(1))]);
+    let clock = Clock::new(Duration::from_millis(300), false);
+    let mut session = Session::new(vm, Conversation::new(), (Ground::nowhere(), Arc::default()), clock, &progress, Instant::now());
+    let end = tokio::time::timeout(Duration::from_secs(60), session.listen(&mut ordered)).await;
+    assert!(matches!(end, Ok(Ok(End::TimedOut))));
+}
+
+/// And one that has answers to no end held back for it.
+#[tokio::test]
+async fn what_is_held_back_for_a_guest_is_bounded() {
+    let (progress, mut seen) = mpsc::channel(64);
+    let (orders, mut ordered) = mpsc::unbounded_channel();
+    let (vm, peer) = Vm::scripted(VmState::Running).unwrap();
+    say(&peer, &[door(&GuestMessage::Started), door(&ask(1))]);
+    let mut session = session(vm, &progress, LONG);
+    let answers = async {
+        while !matches!(seen.recv().await, Some(Progress::Asked { .. })) {}
+        for _ in 0..20 {
+            orders.send(Order::Answer(Reply { answers: Vec::new(), payload: vec![0; 6 << 20] })).unwrap();
+        }
+    };
+    let listening = tokio::time::timeout(Duration::from_secs(60), session.listen(&mut ordered));
+    let (end, ()) = tokio::join!(listening, answers);
+    assert_eq!(end.unwrap().err().unwrap().kind, ErrorKind::GuestProtocol);
 }
 
 #[tokio::test]

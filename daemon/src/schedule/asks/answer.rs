@@ -1,6 +1,6 @@
 //! From what happened to what a guest is told. Everything is read from the database here: what is told is durable.
 
-use super::Ready;
+use super::{Ready, may_know};
 use crate::engine::{self, ExecutionError};
 use crate::manifest::flow::Denied;
 use crate::schedule::dispatch::Dispatcher;
@@ -23,11 +23,20 @@ pub struct Refused {
     message: String,
 }
 
+/// Most bytes of a refusal's message.
+const MAX_MESSAGE: usize = 512;
+
 impl Refused {
     /// A refusal.
     #[must_use]
     pub fn new(kind: Refusal, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        let mut message = message.into();
+        // A guest's own words are in it, and may be megabytes.
+        if message.len() > MAX_MESSAGE {
+            message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+            message.push_str("...");
+        }
+        Self { kind, message }
     }
 
     /// A call that a policy does not allow.
@@ -104,7 +113,7 @@ impl Room {
 }
 
 /// Answers as many asks as fit one message; the others are given back.
-pub async fn build(d: &Dispatcher, ready: Vec<Ready>) -> (engine::Reply, Vec<Ready>) {
+pub async fn build(d: &Dispatcher, live: &Live, ready: Vec<Ready>) -> (engine::Reply, Vec<Ready>) {
     let (mut reply, mut room, mut rest) = (engine::Reply::default(), Room { left: MAX_INLINE, empty: true }, Vec::new());
     for one in ready {
         if room.left == 0 && !reply.answers.is_empty() {
@@ -128,7 +137,7 @@ pub async fn build(d: &Dispatcher, ready: Vec<Ready>) -> (engine::Reply, Vec<Rea
                 Ok(_) => Reply::TimedOut,
                 Err(error) => host(&error),
             },
-            WaitsFor::Executions { .. } => match waited(d, &one.waiting, &mut room, &mut reply.payload).await {
+            WaitsFor::Executions { .. } => match waited(d, live, &one.waiting, &mut room, &mut reply.payload).await {
                 Ok(executions) => Reply::Waited { executions, timed_out: one.timed_out },
                 Err(error) => host(&error),
             },
@@ -138,15 +147,18 @@ pub async fn build(d: &Dispatcher, ready: Vec<Ready>) -> (engine::Reply, Vec<Rea
     (reply, rest)
 }
 
-async fn waited(d: &Dispatcher, waiting: &Waiting, room: &mut Room, payload: &mut Vec<u8>) -> Result<Vec<Waited>, StoreError> {
+async fn waited(d: &Dispatcher, live: &Live, waiting: &Waiting, room: &mut Room, payload: &mut Vec<u8>) -> Result<Vec<Waited>, StoreError> {
     let WaitsFor::Executions { ids, results, .. } = &waiting.what else { return Ok(Vec::new()) };
     // One after the other where there may be many: results of all of them need not fit the daemon's memory at once.
-    let mut ends: HashMap<ExecutionId, Execution> = d.store.ends(ids).await?.into_iter().map(|end| (end.id.clone(), end)).collect();
+    let ends = d.store.ends(ids).await?.into_iter();
+    // Asked again: what a parked execution waits for may come from a file.
+    let mut ends: HashMap<ExecutionId, Execution> = ends.filter(|end| may_know(d, live, end)).map(|end| (end.id.clone(), end)).collect();
     let mut all = Vec::with_capacity(ids.len());
     for id in ids {
         let state = |name: &str| Waited { execution: id.to_string(), state: name.to_owned(), result: None, error: None, more: false };
         let Some(end) = ends.get_mut(id) else {
-            all.push(state(d.live(id).map_or("queued", |live| live.view().state.name())));
+            let known = d.live(id).filter(|target| may_know(d, live, &target.view()));
+            all.push(state(known.map_or("queued", |target| target.view().state.name())));
             continue;
         };
         let mut entry = state(end.state.name());

@@ -31,9 +31,12 @@ impl Ending {
     pub fn of(cause: Option<Cause>, policy: &Policy) -> Self {
         let (state, kind, message) = match cause {
             Some(Cause::Deadline) => {
-                let limit = format_millis(policy.deadline_ms.unwrap_or_default());
-                let mut error = ExecutionError::new(ErrorKind::Deadline, format!("did not end within {limit} of its submission"));
-                error.limit = Some(limit);
+                let limit = policy.deadline_ms.map(format_millis);
+                let message = limit.as_ref().map_or("did not end within the deadline of the execution that called it".into(), |limit| {
+                    format!("did not end within {limit} of its submission")
+                });
+                let mut error = ExecutionError::new(ErrorKind::Deadline, message);
+                error.limit = limit;
                 return Self { state: State::TimedOut, result: None, error: Some(error) };
             }
             Some(Cause::Parent) => (State::Cancelled, ErrorKind::Cancelled, "the execution that started it ended without its result"),

@@ -143,3 +143,26 @@ async fn results_are_for_those_who_might_have_asked() {
     let told = live.ended().await.result.clone().unwrap();
     assert!(told.get().contains("unknown_execution"), "{told}");
 }
+
+#[tokio::test]
+async fn what_the_newest_version_closes_is_closed_in_older_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(folder.path(), 1024).await;
+    let task = |name: &str| crate::manifest::TaskName::try_from(name.to_owned()).unwrap();
+    let old = Arc::new(Version { version: "a".repeat(64).into(), ..(*with(Policy::default())).clone() });
+    let callers = Rights { callers: said(vec![Caller::Task(task("shop"))]), ..Rights::default() };
+    let new = Arc::new(Version { version: "b".repeat(64).into(), rights: Arc::new(callers), ..(*old).clone() });
+    let calls = Rights { calls: said(vec![Callee::Task(task("t"))]), ..Rights::default() };
+    let evil = Arc::new(Version { task: task("evil"), version: "c".repeat(64).into(), rights: Arc::new(calls), ..(*old).clone() });
+    daemon.put(&old).await;
+    daemon.put(&evil).await;
+    let ask = json!({"asks": [{"ask": "call", "task": format!("t@{}", "a".repeat(8))}], "payload": {"ms": 1}}).to_string();
+    for (pushed, part) in [(false, "succeeded"), (true, "not_allowed")] {
+        if pushed {
+            daemon.put(&new).await;
+        }
+        let live = daemon.dispatcher.submit(Arc::clone(&evil), ask.clone().into_bytes().into()).unwrap();
+        let told = live.ended().await.result.clone().unwrap();
+        assert!(told.get().contains(part), "{told}");
+    }
+}

@@ -1,11 +1,11 @@
 //! The files of parked machines: one for each execution that is parked.
 //!
 //! ```text
-//! begin -> draft (.free-N, written over, or .new-N) -> commit: rename to ID.parked, folder synced -> open -> give_free: header cleared, .free-N, or removed
+//! begin -> draft (.new-N) -> commit: rename to ID.parked, folder synced -> open -> give_free: removed
 //! ```
-//! A file that was used before is written over, unless a machine that was resumed from it has it mapped and so locked: its blocks are there already, which makes a sync several times faster. Invariants: a name `ID.parked`
-//! is whole; what is not named in the database when the daemon starts is removed; all files together stay within the quota. All functions but those of the
-//! quota block.
+//! A file is written once, by one execution's monitor, and never used again: that monitor was handed the descriptor, and whatever it was taken over by may keep
+//! it until it is reaped. Invariants: a name `ID.parked` is whole; what is not named in the database when the daemon starts is removed; all files together
+//! stay within the quota. All functions but those of the quota block.
 
 use crate::secrets::give::ParkKeyError;
 use crate::state::id::ExecutionId;
@@ -13,12 +13,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use torpor_snapshot::parked::HEADER;
 
-/// Files that are kept to be written over, and bytes of them all.
-const FREE: (usize, u64) = (16, 128 << 20);
+/// What a file may have beyond what its monitor says that it has: the end of its last block.
+const SLACK: u64 = 64 << 10;
 const SUFFIX: &str = ".parked";
 
 /// Why there is no file.
@@ -43,6 +43,14 @@ pub enum ParkError {
     /// It is whole, perhaps, but not the one that was parked.
     #[error("the file is not the parked machine that the database knows: was it exchanged?")]
     Other,
+    /// Its monitor wrote more than it said: it would take more than its part of the quota.
+    #[error("its monitor wrote {found} bytes and said {said}")]
+    Size {
+        /// Bytes of the file.
+        found: u64,
+        /// Bytes that were told of.
+        said: u64,
+    },
     /// It must be encrypted, and can't be.
     #[error(transparent)]
     Key(#[from] ParkKeyError),
@@ -68,27 +76,33 @@ struct Inner {
     quota: u64,
     used: AtomicU64,
     number: AtomicU64,
-    free: Mutex<Vec<(PathBuf, u64)>>,
 }
 
 /// The folder.
 #[derive(Debug, Clone)]
 pub struct ParkedFiles(Arc<Inner>);
 
-/// A file that is being written; dropped uncommitted, it is given free.
+/// A file that is being written; dropped uncommitted, it is removed.
 #[derive(Debug)]
 pub struct Draft {
     /// For the monitor.
     pub file: File,
     path: PathBuf,
-    files: ParkedFiles,
     committed: bool,
+}
+
+impl Draft {
+    /// Its file holds no more than this.
+    pub fn holds(&self, said: u64) -> Result<(), ParkError> {
+        let found = self.file.metadata().map_err(failed("the size"))?.len();
+        if found <= said.saturating_add(SLACK) { Ok(()) } else { Err(ParkError::Size { found, said }) }
+    }
 }
 
 impl Drop for Draft {
     fn drop(&mut self) {
         if !self.committed {
-            self.files.keep_or_remove(&self.file, &self.path);
+            remove(&self.path);
         }
     }
 }
@@ -106,7 +120,7 @@ impl ParkedFiles {
             }
         }
         let used = needed.iter().fold(0u64, |sum, (_, bytes)| sum.saturating_add(*bytes));
-        let inner = Inner { folder, quota, used: AtomicU64::new(used), number: AtomicU64::new(0), free: Mutex::default() };
+        let inner = Inner { folder, quota, used: AtomicU64::new(used), number: AtomicU64::new(0) };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -137,24 +151,9 @@ impl ParkedFiles {
 
     /// A file to write.
     pub fn begin(&self) -> Result<Draft, ParkError> {
-        if let Some((file, path)) = self.take_free() {
-            return Ok(Draft { file, path, files: self.clone(), committed: false });
-        }
         let path = self.0.folder.join(format!(".new-{}", self.0.number.fetch_add(1, Ordering::Relaxed)));
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path);
-        Ok(Draft { file: file.map_err(failed("making the file"))?, path, files: self.clone(), committed: false })
-    }
-
-    /// A file that nobody needs any more. One that a resumed machine still has mapped is locked.
-    fn take_free(&self) -> Option<(File, PathBuf)> {
-        let mut free = self.0.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let usable = |path: &Path| {
-            let file = OpenOptions::new().read(true).write(true).open(path).ok()?;
-            file.try_lock().is_ok().then_some(file)
-        };
-        let (at, file) = free.iter().enumerate().rev().find_map(|(at, (path, _))| Some((at, usable(path)?)))?;
-        file.unlock().ok()?;
-        Some((file, free.swap_remove(at).0))
+        Ok(Draft { file: file.map_err(failed("making the file"))?, path, committed: false })
     }
 
     /// Gives a draft its name; durable when it returns.
@@ -187,29 +186,16 @@ impl ParkedFiles {
     /// A machine is needed no more. `bytes`: its part of the quota.
     pub fn give_free(&self, name: &str, bytes: u64) {
         self.unreserve(bytes);
-        let path = self.path(name);
-        match OpenOptions::new().read(true).write(true).open(&path) {
-            Ok(file) => self.keep_or_remove(&file, &path),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => tracing::warn!("{} can't be given free: {error}; the next start removes it", path.display()),
-        }
+        remove(&self.path(name));
     }
+}
 
-    fn keep_or_remove(&self, file: &File, path: &Path) {
-        let size = file.metadata().map_or(u64::MAX, |found| found.len());
-        let mut free = self.0.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes: u64 = free.iter().map(|(_, size)| size).sum();
-        if free.len() < FREE.0 && bytes.saturating_add(size) <= FREE.1 {
-            let kept = self.0.folder.join(format!(".free-{}", self.0.number.fetch_add(1, Ordering::Relaxed)));
-            if fs::rename(path, &kept).is_ok() {
-                free.push((kept, size));
-                return;
-            }
-        }
-        drop(free);
-        if let Err(error) = fs::remove_file(path) {
+fn remove(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
             tracing::warn!("{} can't be removed: {error}; the next start does", path.display());
         }
+        _ => {}
     }
 }
 
@@ -228,12 +214,12 @@ mod tests {
     }
 
     #[test]
-    fn files_are_named_once_whole_and_written_over_later() {
+    fn files_are_named_once_whole_and_never_written_again() {
         let folder = tempfile::tempdir().unwrap();
         let files = ParkedFiles::open(folder.path(), 100, &[]).unwrap();
         let id = ExecutionId::first_of(Timestamp::now());
         drop(files.begin().unwrap());
-        assert_eq!(names(folder.path()).len(), 1, "a draft that was dropped is kept to be written over");
+        assert!(names(folder.path()).is_empty(), "a draft that was dropped is gone");
         let mut draft = files.begin().unwrap();
         draft.file.write_all(b"machine").unwrap();
         let name = files.commit(draft, &id).unwrap();
@@ -241,12 +227,31 @@ mod tests {
         assert!(files.file(&name).is_ok());
         files.give_free(&name, 0);
         assert!(files.file(&name).is_err());
-        assert_eq!(files.begin().unwrap().file.metadata().unwrap().len(), 7);
-        let mapped = files.begin().unwrap();
-        let other = File::open(&mapped.path).unwrap();
-        drop(mapped);
-        other.lock_shared().unwrap();
-        assert_eq!(files.begin().unwrap().file.metadata().unwrap().len(), 0, "a file that is in use is left alone");
+        assert!(names(folder.path()).is_empty());
+    }
+
+    #[test]
+    fn who_kept_its_descriptor_sees_nothing_of_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = ParkedFiles::open(folder.path(), 100, &[]).unwrap();
+        let first = files.begin().unwrap();
+        let kept = first.file.try_clone().unwrap();
+        drop(first);
+        let mut next = files.begin().unwrap();
+        next.file.write_all(b"machine").unwrap();
+        kept.write_all_at(b"evil", 0).unwrap();
+        let mut bytes = [0; 7];
+        next.file.read_exact_at(&mut bytes, 0).unwrap();
+        assert_eq!((&bytes, kept.metadata().unwrap().len()), (b"machine", 4));
+    }
+
+    #[test]
+    fn more_than_was_told_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = ParkedFiles::open(folder.path(), 100, &[]).unwrap();
+        let draft = files.begin().unwrap();
+        draft.file.set_len(SLACK + 7).unwrap();
+        assert!(draft.holds(7).is_ok() && matches!(draft.holds(6), Err(ParkError::Size { said: 6, .. })));
     }
 
     #[test]

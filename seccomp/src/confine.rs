@@ -89,10 +89,13 @@ pub fn enter(plan: Plan) -> Result<(), SandboxError> {
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(step("the parent's death signal"))
 }
 
-/// Nobody in this process's user namespace makes another one, in which it would hold capabilities again. Where there is none of its own, or /proc/sys is
-/// read-only, this fails, and the filter alone forbids it.
+/// Nobody in this process's user namespace makes another one, in which it would hold capabilities again. Where /proc/sys is read-only, as under a unit with
+/// `ProtectKernelTunables=`, this fails, and the filter alone forbids it. Where the namespace is not its own (it maps more than one id), it is left as it is.
 fn no_more_namespaces() {
-    let _ = std::fs::write("/proc/sys/user/max_user_namespaces", "0");
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    if map.split_whitespace().collect::<Vec<_>>().get(2..) == Some(&["1"]) {
+        let _ = std::fs::write("/proc/sys/user/max_user_namespaces", "0");
+    }
 }
 
 /// Makes an empty read-only file system the root, and lets go of the old one.

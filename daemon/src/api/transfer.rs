@@ -48,9 +48,8 @@ impl From<ImportError> for ApiError {
             ImportError::Differs(_) => ErrorCode::WrongHost,
             ImportError::NoTemplate(_) => ErrorCode::NoTemplate,
             ImportError::Parked(ParkError::Quota { .. }) => ErrorCode::ParkedQuota,
-            ImportError::Parked(ParkError::Key(_) | ParkError::Record(_) | ParkError::Other) | ImportError::Template(_) => {
-                ErrorCode::Internal
-            }
+            ImportError::Parked(ParkError::Key(_) | ParkError::Record(_) | ParkError::Other | ParkError::Size { .. })
+            | ImportError::Template(_) => ErrorCode::Internal,
         };
         Self::new(code, error.to_string())
     }

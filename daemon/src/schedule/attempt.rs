@@ -373,6 +373,7 @@ impl Watch<'_> {
 
     async fn commit(&mut self, (draft, key): (Draft, Option<Sealed>), parked: &Parked, since: Instant) -> Result<(), ParkError> {
         step("park.written").await?;
+        draft.holds(parked.stored_bytes)?;
         let mark = mark(&draft.file)?;
         let (files, id, bytes) = (self.d.parked.clone(), self.live.id.clone(), parked.stored_bytes);
         files.reserve(bytes)?;

@@ -188,8 +188,15 @@ impl Cgroup {
     pub fn limits(&self, memory: u64, cpu_permille: Option<u32>, pids: u32) -> Result<(), CgroupError> {
         for (controller, version, folder) in &self.folders {
             match (controller, version) {
-                (Controller::Memory, 1) => put(folder, "memory.limit_in_bytes", memory)?,
-                (Controller::Memory, _) => put(folder, "memory.max", memory)?,
+                (Controller::Memory, 1) => {
+                    put(folder, "memory.limit_in_bytes", memory)?;
+                    // Memory and swap together.
+                    put_if_there(folder, "memory.memsw.limit_in_bytes", memory)?;
+                }
+                (Controller::Memory, _) => {
+                    put(folder, "memory.max", memory)?;
+                    put_if_there(folder, "memory.swap.max", 0)?;
+                }
                 (Controller::Pids, _) => put(folder, "pids.max", pids)?,
                 (Controller::Cpu, _) => {}
             }
@@ -226,6 +233,11 @@ impl Drop for Cgroup {
 fn put(folder: &Path, file: &str, value: impl std::fmt::Display) -> Result<(), CgroupError> {
     let path = folder.join(file);
     fs::write(&path, value.to_string()).map_err(|source| CgroupError::Io { what: "writing to", path, source })
+}
+
+/// Hosts that do not count swap have no such file.
+fn put_if_there(folder: &Path, file: &str, value: u64) -> Result<(), CgroupError> {
+    if folder.join(file).exists() { put(folder, file, value) } else { Ok(()) }
 }
 
 /// One that is there already is as good: in one hierarchy several controllers share it.

@@ -25,6 +25,8 @@ use torpor_protocol::monitor::{Command, Event};
 const BOOT_TIMEOUT: Duration = Duration::from_secs(300);
 /// Reading and importing a task's code.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// Thousandths of a processor.
+const WHOLE: u32 = 1000;
 const SAVE_TIMEOUT: Duration = Duration::from_secs(60);
 /// For the console of a guest that did not get there.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -68,6 +70,13 @@ pub(super) async fn task(
     let frame = HostMessage::Load(load).to_frame().and_then(|frame| Ok(frame.encode()?));
     let frame = frame.map_err(|error| ExecutionError::new(ErrorKind::Load, error.to_string()))?;
     let mut vm = pool.fresh(task.memory_mib).await?;
+    // Its own code runs while it is imported: with no more of the host than its policy says, and as much longer.
+    let share = task.cpu_permille.unwrap_or(WHOLE).clamp(1, WHOLE);
+    let limit = |vm: &Vm, share| vm.limit_cpu(share).map_err(|error| ExecutionError::new(ErrorKind::Host, error.to_string()));
+    if share < WHOLE {
+        limit(&vm, share)?;
+    }
+    let load_timeout = LOAD_TIMEOUT * WHOLE / share;
     let restore = Command::Restore { code: true, inbox: Some(frame) };
     vm.send(&restore, &[below.state.as_fd(), below.memory.as_fd(), below.image.file.as_fd(), code.as_fd()]).await?;
     let there = to_door(&mut vm, |message| match message {
@@ -82,9 +91,13 @@ pub(super) async fn task(
         GuestMessage::Log { .. } => Ok(false),
         other => Err(out_of_turn(&other)),
     });
-    let there = tokio::time::timeout(LOAD_TIMEOUT, there).await;
-    let late = format!("the code was not loaded within {} s", LOAD_TIMEOUT.as_secs());
+    let there = tokio::time::timeout(load_timeout, there).await;
+    let late = format!("the code was not loaded within {} s", load_timeout.as_secs());
     arrived(there, &mut vm, ErrorKind::Load, &late).await?;
+    if share < WHOLE {
+        // Saving it is torpord's work.
+        limit(&vm, WHOLE)?;
+    }
     save(&mut vm, out).await
 }
 

@@ -1,7 +1,7 @@
 //! The files of parked machines: one for each execution that is parked.
 //!
 //! ```text
-//! begin -> draft (.new-N) -> commit: rename to ID.parked, folder synced -> open -> give_free: removed
+//! begin -> draft (.new-N) -> commit: rename to ID.parked, folder synced -> open -> remove: removed
 //! ```
 //! A file is written once, by one execution's monitor, and never used again: that monitor was handed the descriptor, and whatever it was taken over by may keep
 //! it until it is reaped. Invariants: a name `ID.parked` is whole; what is not named in the database when the daemon starts is removed; all files together
@@ -184,7 +184,7 @@ impl ParkedFiles {
     }
 
     /// A machine is needed no more. `bytes`: its part of the quota.
-    pub fn give_free(&self, name: &str, bytes: u64) {
+    pub fn remove(&self, name: &str, bytes: u64) {
         self.unreserve(bytes);
         remove(&self.path(name));
     }
@@ -225,7 +225,7 @@ mod tests {
         let name = files.commit(draft, &id).unwrap();
         assert_eq!(names(folder.path()), std::slice::from_ref(&name));
         assert!(files.file(&name).is_ok());
-        files.give_free(&name, 0);
+        files.remove(&name, 0);
         assert!(files.file(&name).is_err());
         assert!(names(folder.path()).is_empty());
     }

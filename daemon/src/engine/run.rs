@@ -212,7 +212,7 @@ impl Drop for Wiped {
 async fn restore(engine: &Engine, fds: &[BorrowedFd<'_>], command: &Command, task: &TaskVersion) -> Result<Vm, RestoreError> {
     for _ in 0..WARM_ATTEMPTS {
         let Some(vm) = engine.pool.take(task.memory_mib) else { break };
-        match begun(limited(vm, task)?, fds, command).await {
+        match begun(vm.limited(task)?, fds, command).await {
             Err(RestoreError::Vm(VmError::Ended(why))) => {
                 tracing::warn!("a warm monitor was gone when it was needed: {why}");
                 engine.stats.warm_lost();
@@ -220,15 +220,7 @@ async fn restore(engine: &Engine, fds: &[BorrowedFd<'_>], command: &Command, tas
             other => return other,
         }
     }
-    begun(limited(engine.pool.fresh(task.memory_mib).await?, task)?, fds, command).await
-}
-
-/// A VM that is a task's from here on: before its guest runs, it has no more of the host than the task may.
-fn limited(vm: Vm, task: &TaskVersion) -> Result<Vm, RestoreError> {
-    if let Some(permille) = task.cpu_permille {
-        vm.limit_cpu(permille)?;
-    }
-    Ok(vm)
+    begun(engine.pool.fresh(task.memory_mib).await?.limited(task)?, fds, command).await
 }
 
 async fn begun(mut vm: Vm, fds: &[BorrowedFd<'_>], command: &Command) -> Result<Vm, RestoreError> {

@@ -17,6 +17,7 @@
 
 use super::link::LinkError;
 use super::monitor::Monitor;
+use super::types::TaskVersion;
 use std::os::fd::BorrowedFd;
 use torpor_protocol::monitor::{Command, Event};
 use torpor_seccomp::CgroupError;
@@ -160,6 +161,12 @@ impl Vm {
     /// Its monitor's process id, for logs.
     pub(super) fn pid(&self) -> u32 {
         self.monitor.pid
+    }
+
+    /// A task's from here on: before its guest runs, it has no more of the host than the task may.
+    pub(super) fn limited(self, task: &TaskVersion) -> Result<Self, CgroupError> {
+        task.cpu_permille.map_or(Ok(()), |permille| self.limit_cpu(permille))?;
+        Ok(self)
     }
 
     /// Limits it to thousandths of one processor's time, where the host can.

@@ -83,7 +83,7 @@ struct Watch<'a> {
     runs: bool,
 }
 
-/// Runs one VM of an execution to its end. A parked machine that it begins with is given free when it runs, or when it never will.
+/// Runs one VM of an execution to its end. A parked machine that it begins with is removed when it runs, or when it never will.
 pub(super) async fn attempt(
     d: &Arc<Dispatcher>,
     live: &Arc<Live>,
@@ -111,7 +111,7 @@ pub(super) async fn attempt(
         Outcome::Failed(ExecutionError::new(ErrorKind::Host, message))
     });
     if let Some(parked) = resumed.filter(|_| !ran && !matches!(outcome, Outcome::NotResumed { passing: true, .. })) {
-        d.parked.give_free(&parked.file, parked.stored_bytes);
+        d.parked.remove(&parked.file, parked.stored_bytes);
     }
     outcome
 }
@@ -198,7 +198,7 @@ impl Watch<'_> {
                     self.live.happened(Happening::Resumed { micros, monitor });
                     self.d.history.resumed(Duration::from_micros(micros));
                     let _ = fault::at("resume.running").await;
-                    self.d.parked.give_free(&parked.file, parked.stored_bytes);
+                    self.d.parked.remove(&parked.file, parked.stored_bytes);
                     let _ = fault::at("resume.freed").await;
                     self.look().await;
                 } else {
@@ -389,7 +389,7 @@ impl Watch<'_> {
             Ok(()) => self.record((&file, mark, key), parked, since).await,
             Err(error) => Err(error),
         };
-        recorded.inspect_err(|_| files.give_free(&file, bytes))
+        recorded.inspect_err(|_| files.remove(&file, bytes))
     }
 
     /// The commit point.

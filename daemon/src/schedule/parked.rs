@@ -39,7 +39,7 @@ pub(super) enum Woken {
     Resume(Begin),
     /// For good.
     End(Ending),
-    /// It goes on on another host. Its machine is given free once that is durable.
+    /// It goes on on another host. Its machine is removed once that is durable.
     Moved,
     /// The database does not take anything more: the next start goes on.
     Lost,
@@ -171,12 +171,12 @@ fn stopped(d: &Dispatcher, live: &Live, parked: &Parked) -> Woken {
     if live.cause() == Some(Cause::Daemon) {
         return Woken::Lost;
     }
-    d.parked.give_free(&parked.file, parked.stored_bytes);
+    d.parked.remove(&parked.file, parked.stored_bytes);
     Woken::End(Ending::of(live.cause(), &live.version.policy))
 }
 
 fn fail(d: &Dispatcher, parked: &Parked, error: ExecutionError) -> Woken {
-    d.parked.give_free(&parked.file, parked.stored_bytes);
+    d.parked.remove(&parked.file, parked.stored_bytes);
     Woken::End(Ending::failed(error))
 }
 

@@ -165,7 +165,7 @@ impl Drop for Placed<'_> {
             return;
         }
         match &self.file {
-            Some(file) => self.d.parked.give_free(file, self.bytes),
+            Some(file) => self.d.parked.remove(file, self.bytes),
             None => self.d.parked.unreserve(self.bytes),
         }
         if let Some((engine, content)) = &self.template {

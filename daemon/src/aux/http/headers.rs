@@ -50,6 +50,14 @@ fn same(left: &str, right: &str) -> bool {
             .all(|(left, right)| left == right || (left == b'_' && right == b'-') || (left == b'-' && right == b'_'))
 }
 
+/// Takes off all that a server might take for this one.
+fn remove_alike(headers: &mut HeaderMap, name: &str) {
+    let alike: Vec<HeaderName> = headers.keys().filter(|key| same(key.as_str(), name)).cloned().collect();
+    for name in alike {
+        headers.remove(name);
+    }
+}
+
 fn value(template: &Template, secret: &impl Fn(&SecretName) -> Result<Zeroizing<String>, String>) -> Result<Zeroizing<String>, String> {
     let mut text = Zeroizing::new(String::new());
     for part in &template.0 {
@@ -81,21 +89,14 @@ pub(super) fn outward<B>(
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
     strip(&mut parts.headers);
-    let overrides: Vec<HeaderName> =
-        parts.headers.keys().filter(|name| OVERRIDES.iter().any(|known| same(name.as_str(), known))).cloned().collect();
-    for name in overrides {
-        parts.headers.remove(name);
-    }
+    OVERRIDES.iter().for_each(|name| remove_alike(&mut parts.headers, name));
     // Written anew from the body.
     parts.headers.remove(CONTENT_LENGTH);
     parts.headers.remove(EXPECT);
     let host = HeaderValue::from_str(&host(server)).map_err(|_| "the server's name can't be sent".to_owned())?;
     parts.headers.insert(HOST, host);
     for (name, template) in &server.headers {
-        let copies: Vec<HeaderName> = parts.headers.keys().filter(|key| same(key.as_str(), name)).cloned().collect();
-        for copy in copies {
-            parts.headers.remove(copy);
-        }
+        remove_alike(&mut parts.headers, name);
         let wrong = || format!("header {name} can't be sent: a secret in it holds a character that a header can't");
         let mut added = HeaderValue::from_str(&value(template, &secret)?).map_err(|_| wrong())?;
         added.set_sensitive(true);

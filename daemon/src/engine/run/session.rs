@@ -178,10 +178,8 @@ impl<'a> Session<'a> {
                     }
                 }
             }
-            let until = self.clock.send_until();
-            match timeout_at(until, self.at_door()).await {
-                Ok(done) => done?,
-                Err(_) => return Ok(End::TimedOut),
+            if in_time(self.clock.send_until(), self.at_door()).await?.is_none() {
+                return Ok(End::TimedOut);
             }
             let event = tokio::select! {
                 biased;
@@ -245,9 +243,9 @@ impl<'a> Session<'a> {
             Said::Drained => return Ok(Heard::Nothing),
             Said::Ask { ask, payload, vsock } => {
                 if vsock {
-                    match timeout_at(self.clock.send_until(), self.tell_agent(&HostMessage::Taken(Taken { seq: ask.seq }))).await {
-                        Ok(done) => done?,
-                        Err(_) => return Ok(Heard::Late),
+                    let taken = HostMessage::Taken(Taken { seq: ask.seq });
+                    if in_time(self.clock.send_until(), self.tell_agent(&taken)).await?.is_none() {
+                        return Ok(Heard::Late);
                     }
                 } else {
                     self.stand()?;
@@ -290,15 +288,12 @@ impl<'a> Session<'a> {
         if self.held_back > MAX_HELD_BACK { Err(Broken::Turn("more asks while it says that it stands")) } else { Ok(()) }
     }
 
-    /// Within the guest's time.
     async fn carry_out(&mut self, order: Order) -> Result<Option<End>, ExecutionError> {
         if matches!(order, Order::End) {
             return Ok(Some(End::Parked));
         }
-        match timeout_at(self.clock.send_until(), self.order(order)).await {
-            Ok(done) => done.map(|()| None),
-            Err(_) => Ok(Some(End::TimedOut)),
-        }
+        let done = in_time(self.clock.send_until(), self.order(order)).await?;
+        Ok(if done.is_some() { None } else { Some(End::TimedOut) })
     }
 
     async fn order(&mut self, order: Order) -> Result<(), ExecutionError> {
@@ -419,6 +414,14 @@ impl<'a> Session<'a> {
         }
         false
     }
+}
+
+/// None where it takes longer.
+async fn in_time<T>(
+    until: tokio::time::Instant,
+    work: impl Future<Output = Result<T, ExecutionError>>,
+) -> Result<Option<T>, ExecutionError> {
+    timeout_at(until, work).await.ok().transpose()
 }
 
 async fn sleep_until(moment: Option<tokio::time::Instant>) {

@@ -249,8 +249,7 @@ async fn time_stands_still_for_who_is_at_the_door_alone() {
     let (_orders, mut ordered) = mpsc::unbounded_channel();
     let (vm, peer) = Vm::scripted(VmState::Running).unwrap();
     say(&peer, &[door(&GuestMessage::Started), door(&ask(1))]);
-    let clock = Clock::new(Duration::from_millis(300), false);
-    let mut session = Session::new(vm, Conversation::new(), (Ground::nowhere(), Arc::default()), clock, &progress, Instant::now());
+    let mut session = session(vm, &progress, Duration::from_millis(300));
     let end = tokio::time::timeout(Duration::from_secs(60), session.listen(&mut ordered)).await;
     assert!(matches!(end, Ok(Ok(End::TimedOut))));
 }

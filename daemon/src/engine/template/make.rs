@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use torpor_protocol::agent::{self, FailureKind, GuestMessage, Hello, HostMessage, Load, MessageError, Runtime};
 use torpor_protocol::frame::{Decoder, Frame};
 use torpor_protocol::monitor::{Command, Event};
+use torpor_seccomp::CgroupError;
 
 /// A host without hardware virtualization boots in 10 s to 20 s; one whose cores are taken by others needs many times that.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(300);
@@ -69,14 +70,10 @@ pub(super) async fn task(
     };
     let frame = HostMessage::Load(load).to_frame().and_then(|frame| Ok(frame.encode()?));
     let frame = frame.map_err(|error| ExecutionError::new(ErrorKind::Load, error.to_string()))?;
-    let mut vm = pool.fresh(task.memory_mib).await?;
     // Its own code runs while it is imported: with no more of the host than its policy says, and as much longer.
-    let share = task.cpu_permille.unwrap_or(WHOLE).clamp(1, WHOLE);
-    let limit = |vm: &Vm, share| vm.limit_cpu(share).map_err(|error| ExecutionError::new(ErrorKind::Host, error.to_string()));
-    if share < WHOLE {
-        limit(&vm, share)?;
-    }
-    let load_timeout = LOAD_TIMEOUT * WHOLE / share;
+    let limit_failed = |error: CgroupError| ExecutionError::new(ErrorKind::Host, error.to_string());
+    let mut vm = pool.fresh(task.memory_mib).await?.limited(task).map_err(limit_failed)?;
+    let load_timeout = LOAD_TIMEOUT * WHOLE / task.cpu_permille.unwrap_or(WHOLE).clamp(1, WHOLE);
     let restore = Command::Restore { code: true, inbox: Some(frame) };
     vm.send(&restore, &[below.state.as_fd(), below.memory.as_fd(), below.image.file.as_fd(), code.as_fd()]).await?;
     let there = to_door(&mut vm, |message| match message {
@@ -94,9 +91,9 @@ pub(super) async fn task(
     let there = tokio::time::timeout(load_timeout, there).await;
     let late = format!("the code was not loaded within {} s", load_timeout.as_secs());
     arrived(there, &mut vm, ErrorKind::Load, &late).await?;
-    if share < WHOLE {
+    if task.cpu_permille.is_some() {
         // Saving it is torpord's work.
-        limit(&vm, WHOLE)?;
+        vm.limit_cpu(WHOLE).map_err(limit_failed)?;
     }
     save(&mut vm, out).await
 }

@@ -33,8 +33,7 @@ impl Refused {
         let mut message = message.into();
         // A guest's own words are in it, and may be megabytes.
         if message.len() > MAX_MESSAGE {
-            message.truncate(message.floor_char_boundary(MAX_MESSAGE));
-            message.push_str("...");
+            message = cut(&message, MAX_MESSAGE) + "...";
         }
         Self { kind, message }
     }
@@ -79,16 +78,16 @@ pub(super) async fn event(d: &Dispatcher, live: &Live, most: u64) -> Result<Repl
     Ok(Reply::Event { token })
 }
 
-fn cut(text: &str) -> String {
-    text[..text.floor_char_boundary(MAX_TEXT)].to_owned()
+fn cut(text: &str, most: usize) -> String {
+    text[..text.floor_char_boundary(most)].to_owned()
 }
 
 fn callee(error: &ExecutionError) -> CalleeError {
     CalleeError {
         kind: error.kind.name().to_owned(),
-        message: cut(&error.message),
+        message: cut(&error.message, MAX_TEXT),
         exception: error.exception.clone(),
-        traceback: error.traceback.as_deref().map(cut),
+        traceback: error.traceback.as_deref().map(|text| cut(text, MAX_TEXT)),
         exit_code: error.exit_code,
         signal: error.signal,
     }

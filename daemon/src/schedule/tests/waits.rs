@@ -84,7 +84,7 @@ async fn a_program_that_sleeps_is_parked_and_woken() {
     let seen = events(&ended);
     assert_eq!(seen[..7], ["queued", "starting", "restored", "running", "parked", "resuming", "resumed"]);
     assert_eq!(daemon.store.execution(&ended.id).await.unwrap().unwrap().parks, 2);
-    assert_eq!(daemon.parts.parked.used(), 0, "its file is given free");
+    assert_eq!(daemon.parts.parked.used(), 0, "its file is removed");
 }
 
 #[tokio::test]

@@ -17,6 +17,8 @@
 //! deadline = "1h"               # 1s to 366d; none where it is not given
 //! max_parallel = 10             # executions that have a VM at once; no limit where it is not given
 //! isolation = "execution"       # or "task": a VM is used again for the same task
+//! priority = 0                  # -10 to 10: the higher goes first among an account's executions that wait
+//! replay = "results"            # or "none": what a retry gets of the calls that were done
 //! callers = ["client", "shop"]  # who may call it: clients of the API, tasks; all of the account where it is not given
 //! calls = ["portion:sign"]      # what it may call: portions of this task, other tasks, "*"; nothing where it is not given
 //! secrets = ["api-key"]         # secrets that the program gets
@@ -55,7 +57,7 @@ mod tests;
 pub use entry::Entry;
 use entry::relative;
 pub use names::{MAIN, PortionName, SecretName, TaskName};
-pub use policy::{Caps, Declared, Isolation, Park, Policy};
+pub use policy::{Caps, Declared, Isolation, Park, Policy, Replay};
 use reader::Reader;
 pub use reader::Said;
 pub use rights::{Callee, Caller, Rights, Trust};

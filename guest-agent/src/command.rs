@@ -15,7 +15,8 @@ const HELP: &str = "\
 torpor waits for what happens outside of this machine.
 
   torpor call NAME [--timeout S] < IN.json > OUT.json   run a task, give its result
-  torpor spawn NAME < IN.json                           start a task, print its execution's id
+  torpor spawn NAME [--need-by T] [--on-late refuse|run] < IN.json
+                                                        start a task, print its execution's id; with T it may be put off, and is done by then
   torpor wait ID... [--timeout S]                       print the results, one line of JSON each
   torpor wait --any ID... [--timeout S]                 wait for one of them, print the ids of those that have ended
   torpor done ID                                        print its state; exit status 1 where it has not ended
@@ -23,7 +24,7 @@ torpor waits for what happens outside of this machine.
   torpor event                                          make an event, print its token
   torpor event wait TOKEN [--timeout S]                 wait until it is signalled, print the data
 
-NAME may be NAME@VERSION. No input is the input null. S and SECONDS may have a fraction.
+NAME may be NAME@VERSION. No input is the input null. S and SECONDS may have a fraction. T is seconds from now on, or a moment: @ and seconds since 1970.
 Exit status: 0 done; 1 a task failed; 2 wrong usage; 3 refused, or the host failed; 124 the time passed.
 ";
 
@@ -47,7 +48,7 @@ fn usage(message: impl Into<String>) -> End {
 enum Command {
     Help,
     Call { task: String, timeout: Option<f64> },
-    Spawn { task: String },
+    Spawn { task: String, need_by: Option<NeedBy>, on_late: Option<String> },
     Wait { executions: Vec<String>, any: bool, timeout: Option<f64> },
     Done { execution: String },
     Sleep { seconds: f64 },
@@ -59,33 +60,78 @@ fn seconds(text: &str) -> Result<f64, End> {
     text.parse().ok().filter(|seconds: &f64| seconds.is_finite()).ok_or_else(|| usage(format!("{text:?} is no number of seconds")))
 }
 
+/// Seconds from now on, or a moment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum NeedBy {
+    In(f64),
+    At(f64),
+}
+
+fn need_by(text: &str) -> Result<NeedBy, End> {
+    match text.strip_prefix('@') {
+        Some(moment) => seconds(moment).map(NeedBy::At),
+        None => seconds(text).map(NeedBy::In),
+    }
+}
+
+/// What options say.
+#[derive(Default)]
+struct Options {
+    any: bool,
+    timeout: Option<f64>,
+    need_by: Option<NeedBy>,
+    on_late: Option<String>,
+}
+
+impl Options {
+    /// Takes an option in; `value` gives what follows it.
+    fn take(&mut self, name: &str, mut value: impl FnMut(&str) -> Result<String, End>) -> Result<(), End> {
+        match name {
+            "--timeout" => self.timeout = Some(seconds(&value("a number of seconds")?)?),
+            "--need-by" => self.need_by = Some(need_by(&value("a number of seconds, or a moment")?)?),
+            "--on-late" => match value("refuse or run")? {
+                what if what == "refuse" || what == "run" => self.on_late = Some(what),
+                other => return Err(usage(format!("--on-late is refuse or run, not {other:?}"))),
+            },
+            _ => return Err(usage(format!("unknown option {name}"))),
+        }
+        Ok(())
+    }
+}
+
 /// The arguments after the command's own name.
 fn parse(arguments: &[String]) -> Result<Command, End> {
-    let (mut words, mut any, mut timeout, mut options) = (Vec::new(), false, None, true);
+    let (mut words, mut said, mut options) = (Vec::new(), Options::default(), true);
     let mut rest = arguments.iter();
     while let Some(word) = rest.next() {
         match word.as_str() {
             "--" if options => options = false,
             "--help" | "-h" if options => return Ok(Command::Help),
-            "--any" if options => any = true,
-            "--timeout" if options => timeout = Some(seconds(rest.next().ok_or_else(|| usage("--timeout needs a number of seconds"))?)?),
-            other => match other.strip_prefix("--timeout=") {
-                Some(value) if options => timeout = Some(seconds(value)?),
-                _ if options && other.starts_with('-') && other.len() > 1 => return Err(usage(format!("unknown option {other}"))),
-                _ => words.push(other),
-            },
+            "--any" if options => said.any = true,
+            other if options && other.starts_with('-') && other.len() > 1 => {
+                let (name, inline) = other.split_once('=').map_or((other, None), |(name, value)| (name, Some(value)));
+                said.take(name, |what| {
+                    let value = inline.map(str::to_owned).or_else(|| rest.next().cloned());
+                    value.ok_or_else(|| usage(format!("{name} needs {what}")))
+                })?;
+            }
+            other => words.push(other),
         }
     }
+    let Options { any, timeout, need_by, on_late } = said;
     let (command, words) = words.split_first().ok_or_else(|| usage("no command is named"))?;
     if any && *command != "wait" {
         return Err(usage("--any goes with wait only"));
+    }
+    if (need_by.is_some() || on_late.is_some()) && *command != "spawn" {
+        return Err(usage("--need-by and --on-late go with spawn only"));
     }
     let no_timeout =
         |command| if timeout.is_none() { Ok(command) } else { Err(usage("--timeout goes with call, wait and event wait only")) };
     match (*command, words) {
         ("help", _) => Ok(Command::Help),
         ("call", [task]) => Ok(Command::Call { task: (*task).to_owned(), timeout }),
-        ("spawn", [task]) => no_timeout(Command::Spawn { task: (*task).to_owned() }),
+        ("spawn", [task]) => no_timeout(Command::Spawn { task: (*task).to_owned(), need_by, on_late }),
         ("wait", [_, ..]) => Ok(Command::Wait { executions: words.iter().map(|id| (*id).to_owned()).collect(), any, timeout }),
         ("done", [execution]) => no_timeout(Command::Done { execution: (*execution).to_owned() }),
         ("sleep", [text]) => no_timeout(Command::Sleep { seconds: seconds(text)? }),
@@ -109,7 +155,15 @@ fn request(command: &Command, input: &str) -> String {
     match command {
         Command::Help => String::new(),
         Command::Call { task, timeout } => format!("{{\"call\":{},\"input\":{input}{}}}", json(task), limit(*timeout)),
-        Command::Spawn { task } => format!("{{\"spawn\":{},\"input\":{input}}}", json(task)),
+        Command::Spawn { task, need_by, on_late } => {
+            let needed = match need_by {
+                Some(NeedBy::In(seconds)) => format!(",\"need_by\":{seconds}"),
+                Some(NeedBy::At(moment)) => format!(",\"need_by_at\":{moment}"),
+                None => String::new(),
+            };
+            let on_late = on_late.as_ref().map(|what| format!(",\"on_late\":{}", json(what))).unwrap_or_default();
+            format!("{{\"spawn\":{},\"input\":{input}{needed}{on_late}}}", json(task))
+        }
         Command::Wait { executions, any, timeout } => {
             format!("{{\"wait\":{},\"any\":{any},\"results\":{}{}}}", json(executions), !any, limit(*timeout))
         }

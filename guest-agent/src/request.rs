@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-use torpor_protocol::ask::{CalleeError, MAX_TARGETS, MAX_WAIT_MS, Refusal, Reply, Waited, What};
+use torpor_protocol::ask::{CalleeError, MAX_TARGETS, MAX_WAIT_MS, NeedBy, OnLate, Refusal, Reply, Waited, What};
 use torpor_protocol::limits::MAX_INPUT;
 
 /// Longest line: an input, or the ids of as many executions as there may be, and what stands around it.
@@ -49,6 +49,9 @@ struct Request<'a> {
     any: Option<bool>,
     results: Option<bool>,
     timeout: Option<f64>,
+    need_by: Option<f64>,
+    need_by_at: Option<f64>,
+    on_late: Option<OnLate>,
 }
 
 /// Whole ms, never less than asked for.
@@ -62,22 +65,38 @@ fn ms(seconds: f64, what: &str) -> Result<u64, Wrong> {
     Ok(ms as u64)
 }
 
+/// When a result is needed, in seconds from now on or as a moment, in seconds since 1970.
+fn needed(within: Option<f64>, at: Option<f64>) -> Result<Option<NeedBy>, Wrong> {
+    match (within, at) {
+        (Some(_), Some(_)) => Err(Wrong::invalid("need_by or need_by_at, not both")),
+        (Some(seconds), None) => Ok(Some(NeedBy::InMs(ms(seconds, "a need_by")?))),
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        (None, Some(seconds)) if (0.0..1e11).contains(&seconds) => Ok(Some(NeedBy::AtMs((seconds * 1000.0) as u64))),
+        (None, Some(seconds)) => Err(Wrong::invalid(format!("need_by_at {seconds} is no moment in seconds since 1970"))),
+        (None, None) => Ok(None),
+    }
+}
+
 /// What a line asks for, and the input that goes with it.
 pub(crate) fn parse(line: &[u8]) -> Result<(What, &[u8]), Wrong> {
     let request: Request<'_> =
         serde_json::from_slice(line).map_err(|error| Wrong::invalid(format!("the request is not one that is known: {error}")))?;
-    let Request { call, spawn, wait, sleep, event, input, any, results, timeout } = request;
+    let Request { call, spawn, wait, sleep, event, input, any, results, timeout, need_by, need_by_at, on_late } = request;
+    let need_by = needed(need_by, need_by_at)?;
     let timeout_ms = timeout.map(|seconds| ms(seconds, "a timeout")).transpose()?;
     let takes = |fits: bool, what: &str| if fits { Ok(()) } else { Err(Wrong::invalid(what)) };
     let (no_input, no_flags) = (input.is_none(), any.is_none() && results.is_none());
+    if spawn.is_none() && (need_by.is_some() || on_late.is_some()) {
+        return Err(Wrong::invalid("need_by, need_by_at and on_late go with spawn"));
+    }
     let what = match (call, spawn, wait, sleep, event) {
         (Some(task), None, None, None, None) => {
             takes(no_flags, "call takes input and timeout")?;
             What::Call { task: task.into_owned(), timeout_ms }
         }
         (None, Some(task), None, None, None) => {
-            takes(no_flags && timeout.is_none(), "spawn takes input")?;
-            What::Spawn { task: task.into_owned() }
+            takes(no_flags && timeout.is_none(), "spawn takes input, need_by or need_by_at, and on_late")?;
+            What::Spawn { task: task.into_owned(), need_by, on_late: on_late.unwrap_or_default() }
         }
         (None, None, Some(executions), None, None) => {
             takes(no_input, "wait takes any, results and timeout")?;
@@ -155,6 +174,7 @@ fn refusal(kind: Refusal, message: &str, resumed: bool) -> Vec<u8> {
         Refusal::TooMany => "too_many",
         Refusal::NotAllowed => "not_allowed",
         Refusal::Capacity => "capacity",
+        Refusal::Late => "late",
         Refusal::Invalid => "invalid",
         Refusal::Host => "host",
     };

@@ -41,6 +41,35 @@ pub struct Ask {
     pub what: What,
 }
 
+/// When a result is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NeedBy {
+    /// In so many ms from now on, of time outside; at most [`MAX_WAIT_MS`].
+    InMs(u64),
+    /// At this moment: ms since 1970, UTC.
+    AtMs(u64),
+}
+
+/// What to do with an execution that is certain to miss the time at which it is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnLate {
+    /// Run it all the same.
+    #[default]
+    Run,
+    /// Refuse it.
+    Refuse,
+}
+
+impl OnLate {
+    /// It is run.
+    #[must_use]
+    pub const fn is_run(&self) -> bool {
+        matches!(self, Self::Run)
+    }
+}
+
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
@@ -49,6 +78,12 @@ pub enum What {
     Spawn {
         /// `NAME`, `NAME@HASH`, or `portion:NAME` for a portion of the caller's own version.
         task: String,
+        /// When its result is needed: it may be put off until it has to begin. At once where there is none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        need_by: Option<NeedBy>,
+        /// What to do where that is certain to be missed.
+        #[serde(default, skip_serializing_if = "OnLate::is_run")]
+        on_late: OnLate,
     },
     /// Start one and wait for its end; the payload is its input. One that is not done in time is cancelled. Answer: [`Reply::Waited`] with one entry.
     Call {
@@ -241,6 +276,8 @@ pub enum Refusal {
     NotAllowed,
     /// The task's VM would never fit this host, or the host takes no new work.
     Capacity,
+    /// Its result can't be there when it is needed, and it was asked to be refused then.
+    Late,
     /// The ask itself makes no sense: an input that is no JSON, a time out of range.
     Invalid,
     /// The host failed; its message says how.

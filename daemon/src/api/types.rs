@@ -125,6 +125,11 @@ pub struct PolicyBody {
     /// What executions share a VM: none (`execution`), or those of the same task (`task`).
     #[schema(example = "execution")]
     pub isolation: &'static str,
+    /// The higher goes first among those of the account that wait: -10 to 10.
+    pub priority: i32,
+    /// What a retry gets of the calls that were done: their `results`, or `none`.
+    #[schema(example = "results")]
+    pub replay: &'static str,
 }
 
 /// A portion of a version, beside main.
@@ -158,6 +163,8 @@ impl From<Policy> for PolicyBody {
             vcpus: f64::from(policy.vcpus_permille) / 1000.0,
             max_parallel: policy.max_parallel,
             isolation: policy.isolation.name(),
+            priority: policy.priority,
+            replay: policy.replay.name(),
         }
     }
 }

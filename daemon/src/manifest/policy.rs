@@ -20,6 +20,7 @@ const RETRIES: std::ops::RangeInclusive<u32> = 0..=10;
 const LOG_CAP_DEFAULT: u64 = 1 << 20;
 const LOG_CAP: std::ops::RangeInclusive<u64> = (4 << 10)..=(64 << 20);
 const MAX_PARALLEL: std::ops::RangeInclusive<u32> = 1..=100_000;
+const PRIORITY: std::ops::RangeInclusive<i32> = -10..=10;
 /// A VM has one vCPU; less than a twentieth of a processor is no way to run a kernel.
 const VCPUS_PERMILLE: std::ops::RangeInclusive<u32> = 50..=1000;
 
@@ -70,6 +71,28 @@ impl Isolation {
     }
 }
 
+/// What becomes of the executions that an attempt has started, when another attempt follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Replay {
+    /// Those that succeeded are not run again, as long as the new attempt makes the same calls with the same inputs: it gets their results.
+    #[default]
+    Results,
+    /// All is run anew.
+    None,
+}
+
+impl Replay {
+    /// Its name in manifests.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Results => "results",
+            Self::None => "none",
+        }
+    }
+}
+
 /// The rules that an execution runs under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
@@ -91,6 +114,10 @@ pub struct Policy {
     pub max_parallel: Option<u32>,
     /// What executions share a VM.
     pub isolation: Isolation,
+    /// Who goes first among those of one account that wait: the higher.
+    pub priority: i32,
+    /// What a further attempt gets of what an earlier one has called.
+    pub replay: Replay,
 }
 
 impl Default for Policy {
@@ -112,10 +139,13 @@ pub struct Declared {
     log_cap: Option<Said<u64>>,
     max_parallel: Option<Said<u32>>,
     isolation: Option<Said<Isolation>>,
+    priority: Option<Said<i32>>,
+    replay: Option<Said<Replay>>,
 }
 
 /// Keys of figures, in manifests.
-pub(super) const KEYS: [&str; 9] = ["memory", "vcpus", "timeout", "deadline", "park", "retries", "log_cap", "max_parallel", "isolation"];
+pub(super) const KEYS: [&str; 11] =
+    ["memory", "vcpus", "timeout", "deadline", "park", "retries", "log_cap", "max_parallel", "isolation", "priority", "replay"];
 
 /// Limits that an administrator sets for the host or for an account.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -180,6 +210,8 @@ impl Resolved {
             units::format_bytes(policy.log_cap),
             policy.max_parallel.map_or_else(|| "no limit".into(), |most| most.to_string()),
             policy.isolation.name().into(),
+            policy.priority.to_string(),
+            policy.replay.name().into(),
         ];
         KEYS.into_iter().zip(values).zip(self.sources).map(|((key, value), source)| (key, value, source)).collect()
     }
@@ -235,6 +267,8 @@ impl Declared {
             log_cap: reader.parsed(table, "log_cap", log_cap)?,
             max_parallel: reader.whole(table, "max_parallel", &MAX_PARALLEL)?,
             isolation: reader.parsed(table, "isolation", isolation)?,
+            priority: priority(reader, table)?,
+            replay: reader.parsed(table, "replay", replay)?,
         })
     }
 
@@ -254,6 +288,8 @@ impl Declared {
             log_cap: said(policy.log_cap),
             max_parallel: policy.max_parallel.and_then(said),
             isolation: said(policy.isolation),
+            priority: said(policy.priority),
+            replay: said(policy.replay),
         }
     }
 
@@ -269,8 +305,23 @@ impl Declared {
         let (log_cap, logged) = narrowest(self.log_cap, LOG_CAP_DEFAULT, host.log_cap, account.log_cap);
         let (max_parallel, parallel) = narrowest_limit(self.max_parallel, host.max_parallel, account.max_parallel);
         let (isolation, isolated) = plain(self.isolation);
-        let policy = Policy { memory_mib, vcpus_permille, timeout_ms, deadline_ms, park, retries, log_cap, max_parallel, isolation };
-        Resolved { policy, sources: [memory, vcpus, timeout, deadline, parked, retried, logged, parallel, isolated] }
+        let (priority, ranked) = plain(self.priority);
+        let (replay, replayed) = plain(self.replay);
+        let policy = Policy {
+            memory_mib,
+            vcpus_permille,
+            timeout_ms,
+            deadline_ms,
+            park,
+            retries,
+            log_cap,
+            max_parallel,
+            isolation,
+            priority,
+            replay,
+        };
+        let sources = [memory, vcpus, timeout, deadline, parked, retried, logged, parallel, isolated, ranked, replayed];
+        Resolved { policy, sources }
     }
 
     /// The line that wants VMs to be used again.
@@ -332,6 +383,23 @@ fn deadline(text: &str) -> Result<u64, String> {
 fn park(text: &str) -> Result<Park, String> {
     let known = [Park::Auto, Park::Always, Park::Never].into_iter().find(|park| park.name() == text);
     known.ok_or_else(|| format!("park {text:?} is none of \"auto\", \"always\", \"never\""))
+}
+
+fn priority(reader: &Reader<'_>, table: &DeTable<'_>) -> Result<Option<Said<i32>>, ManifestError> {
+    let Some(value) = table.get("priority") else { return Ok(None) };
+    let wrong = || {
+        reader
+            .error(value.span(), "priority is a whole number from -10 to 10: the higher goes first among an account's executions that wait")
+    };
+    let number = value.get_ref().as_integer().and_then(|number| i32::from_str_radix(number.as_str(), number.radix()).ok());
+    Ok(Some(reader.said(number.filter(|number| PRIORITY.contains(number)).ok_or_else(wrong)?, &value.span())))
+}
+
+fn replay(text: &str) -> Result<Replay, String> {
+    let known = [Replay::Results, Replay::None].into_iter().find(|replay| replay.name() == text);
+    known.ok_or_else(|| {
+        format!("replay {text:?} is neither \"results\" (a retry gets the results of calls that were done) nor \"none\" (all is run anew)")
+    })
 }
 
 fn isolation(text: &str) -> Result<Isolation, String> {

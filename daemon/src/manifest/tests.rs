@@ -19,7 +19,7 @@ fn refused(text: &str) -> (usize, String) {
 fn a_whole_manifest() {
     let text = manifest(
         PYTHON,
-        "memory = \"256MiB\"\ntimeout = \"1500ms\"\nretries = 0x2\nlog_cap = \"64KiB\"\npark = \"always\"\ndeadline = \"2h\"\nvcpus = 0.25\nmax_parallel = 3\nisolation = \"task\"",
+        "memory = \"256MiB\"\ntimeout = \"1500ms\"\nretries = 0x2\nlog_cap = \"64KiB\"\npark = \"always\"\ndeadline = \"2h\"\nvcpus = 0.25\nmax_parallel = 3\nisolation = \"task\"\npriority = -3\nreplay = \"none\"",
     );
     let manifest = Manifest::parse(text.as_bytes()).unwrap();
     assert_eq!(manifest.name.as_str(), "wordcount");
@@ -37,6 +37,8 @@ fn a_whole_manifest() {
         log_cap: 64 << 10,
         max_parallel: Some(3),
         isolation: Isolation::Task,
+        priority: -3,
+        replay: Replay::None,
     };
     assert_eq!(policy, expected);
 }
@@ -85,6 +87,9 @@ fn each_refusal_names_its_line() {
         (manifest(PYTHON, "vcpus = nan"), 6, "0.05 to 1"),
         (manifest(PYTHON, "max_parallel = 0"), 6, "1 to 100000"),
         (manifest(PYTHON, "isolation = \"none\""), 6, "neither \"execution\""),
+        (manifest(PYTHON, "priority = 11"), 6, "-10 to 10"),
+        (manifest(PYTHON, "priority = 0.5"), 6, "-10 to 10"),
+        (manifest(PYTHON, "replay = \"all\""), 6, "neither \"results\""),
         (manifest(PYTHON, "calls = \"x\""), 6, "list of texts"),
         (manifest(PYTHON, "calls = [\"a\", \"a\"]"), 6, "twice"),
         (manifest(PYTHON, "calls = [\"Upper\"]"), 6, "neither a task's name"),
@@ -243,6 +248,8 @@ fn caps_narrow_and_say_so() {
         "log_cap 1MiB default",
         "max_parallel 5 cap of the account",
         "isolation execution default",
+        "priority 0 default",
+        "replay results default",
     ];
     assert_eq!(lines, expected);
     let sign = &Manifest::parse(CHECKOUT.as_bytes()).unwrap().portions[1];

@@ -154,7 +154,7 @@ impl Asks {
             return Taken::Answer(Refused::new(Refusal::TooMany, format!("at most {MAX_ASKS} asks may be outstanding")).into());
         }
         let taken = match what {
-            What::Spawn { task } => self.start(d, live, seq, &task, payload, None),
+            What::Spawn { task, .. } => self.start(d, live, seq, &task, payload, None),
             What::Call { task, timeout_ms } => match within(timeout_ms) {
                 Ok(timeout) => self.start(d, live, seq, &task, payload, Some(timeout)),
                 Err(refused) => Err(refused),

@@ -178,6 +178,24 @@ class AtTheDoor(unittest.TestCase):
         self.assertEqual(door.stood, 3)
         self.assertEqual(pickle.loads(pickle.dumps(handle)), handle)
 
+    def test_spawn_says_when_it_is_needed(self):
+        from datetime import datetime, timedelta, timezone
+
+        spawned = reply(answer="spawned", execution="ex_2")
+        door = self.stand(spawned, spawned, spawned, spawned, reply(answer="refused", kind="late", message="too late"))
+        torpor.spawn("t", need_by=1.5)
+        self.assertEqual(door.ask["need_by"], {"in_ms": 1500})
+        self.assertNotIn("on_late", door.ask)
+        torpor.spawn("t", need_by=timedelta(minutes=1), on_late="refuse")
+        self.assertEqual((door.ask["need_by"], door.ask["on_late"]), ({"in_ms": 60_000}, "refuse"))
+        torpor.spawn("t", need_by=datetime(2026, 1, 1, tzinfo=timezone.utc))
+        self.assertEqual(door.ask["need_by"], {"at_ms": 1_767_225_600_000})
+        torpor.portion("p").spawn(1, 2)
+        self.assertEqual((door.ask["task"], door.ask["need_by"]), ("portion:p", {"in_ms": 2000}))
+        self.assertRaisesRegex(torpor.Late, "too late", torpor.spawn, "t", need_by=0, on_late="refuse")
+        for wrong in ({"need_by": -1}, {"need_by": datetime(2026, 1, 1)}, {"on_late": "skip"}, {"need_by": 1e12}):
+            self.assertRaises(ValueError, torpor.spawn, "t", **wrong)
+
     def test_gather_is_in_order_and_fetches_what_did_not_fit(self):
         door = self.stand(
             reply(b"12", answer="waited", timed_out=False, executions=[ended("a", result=1), ended("b", result=1), ended("c", more=True)]),
@@ -332,11 +350,13 @@ class OverTheSocket(unittest.TestCase):
             '{"ok":null}',
             '{"ok":"ev"}',
             '{"ok":[1]}',
+            '{"ok":"ex_3"}',
         )
         self.assertEqual(torpor.call("t", {"in": "\n"}, timeout=2), {"a": 1})
         self.assertEqual(torpor.spawn("t").result(), 5)
         torpor.sleep(0.25)
         self.assertEqual(torpor.event().wait(3), [1])
+        torpor.spawn("t", 1, need_by=30, on_late="refuse")
         self.assertEqual(
             asked,
             [
@@ -346,6 +366,7 @@ class OverTheSocket(unittest.TestCase):
                 {"sleep": 0.25},
                 {"event": "new"},
                 {"event": "ev", "timeout": 3},
+                {"spawn": "t", "need_by": 30, "on_late": "refuse", "input": 1},
             ],
         )
 

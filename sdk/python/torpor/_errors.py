@@ -104,6 +104,10 @@ class Capacity(Refused):
     """The task would never fit the host, or the host takes no new work."""
 
 
+class Late(Refused):
+    """The result can't be there when it is needed, and ``on_late="refuse"`` was asked for."""
+
+
 class InvalidRequest(Refused, ValueError):
     """What was asked for makes no sense: an input that JSON can't hold, a time out of range."""
 
@@ -121,6 +125,7 @@ _REFUSALS = {
     "too_many": TooMany,
     "not_allowed": NotAllowed,
     "capacity": Capacity,
+    "late": Late,
     "invalid": InvalidRequest,
     "host": HostFailure,
 }

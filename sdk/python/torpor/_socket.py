@@ -100,6 +100,11 @@ def _request(what, payload):
         fields = {"sleep": what["ms"] / 1000}
     else:
         fields = {"event": what.get("token", "new")}
+    need_by = what.get("need_by", {})
+    for name, value in need_by.items():
+        fields["need_by" if name == "in_ms" else "need_by_at"] = value / 1000
+    if "on_late" in what:
+        fields["on_late"] = what["on_late"]
     if "timeout_ms" in what:
         fields["timeout"] = what["timeout_ms"] / 1000
     text = _encode(fields).encode()

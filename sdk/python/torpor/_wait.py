@@ -9,9 +9,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torpor import _errors
+
+if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+    from typing import Literal
 
 _MAX_INPUT = 6 << 20
 _MAX_TARGETS = 10_000
@@ -73,6 +77,27 @@ def _limited(what, timeout):
     return what
 
 
+def _needed(what, need_by, on_late):
+    """Adds when a result is needed: seconds from now on, a ``timedelta``, or a moment (an aware ``datetime``)."""
+    if on_late not in ("run", "refuse"):
+        raise ValueError(f'on_late is "run" or "refuse", not {on_late!r}')
+    if on_late == "refuse":
+        what["on_late"] = on_late
+    if need_by is None:
+        return what
+    if hasattr(need_by, "timestamp"):
+        if need_by.tzinfo is None:
+            raise ValueError("need_by is a datetime without a time zone; use datetime.now(timezone.utc) + ..., or seconds")
+        what["need_by"] = {"at_ms": max(0, math.floor(need_by.timestamp() * 1000))}
+        return what
+    if hasattr(need_by, "total_seconds"):
+        need_by = need_by.total_seconds()
+    if need_by < 0:
+        raise ValueError("need_by is in the past")
+    what["need_by"] = {"in_ms": _ms(need_by, "a need_by")}
+    return what
+
+
 def _outcome(entry, values):
     """Result, or exception, of an entry of ``waited`` that has ended."""
     if entry["state"] == "succeeded":
@@ -98,9 +123,19 @@ def call(task: str, input: Any = None, timeout: float | None = None) -> Any:
     return value
 
 
-def spawn(task: str, input: Any = None) -> Handle:
-    """Starts ``task`` on ``input`` and does not wait for it. When this returns the execution is recorded and will run."""
-    reply, _ = _ask({"ask": "spawn", "task": _task(task)}, _input(input))
+def spawn(
+    task: str,
+    input: Any = None,
+    need_by: float | timedelta | datetime | None = None,
+    on_late: Literal["run", "refuse"] = "run",
+) -> Handle:
+    """Starts ``task`` on ``input`` and does not wait for it. When this returns the execution is recorded and will run.
+
+    ``need_by`` says when its result is needed: in so many seconds, or at a moment (an aware ``datetime``). While the host is busy it may be put off, and
+    it is done by then. Where that is already certain to be missed it is run all the same, or with ``on_late="refuse"`` refused: :class:`Late`.
+    Who waits for it before it has begun makes it as urgent as itself.
+    """
+    reply, _ = _ask(_needed({"ask": "spawn", "task": _task(task)}, need_by, on_late), _input(input))
     return Handle(reply["execution"])
 
 
@@ -124,9 +159,14 @@ class Portion:
         """
         return call(f"portion:{self.name}", input, timeout)
 
-    def spawn(self, input: Any = None) -> Handle:
+    def spawn(
+        self,
+        input: Any = None,
+        need_by: float | timedelta | datetime | None = None,
+        on_late: Literal["run", "refuse"] = "run",
+    ) -> Handle:
         """Starts the portion on ``input`` and does not wait for it. As :func:`spawn`."""
-        return spawn(f"portion:{self.name}", input)
+        return spawn(f"portion:{self.name}", input, need_by, on_late)
 
 
 def portion(name: str) -> Portion:

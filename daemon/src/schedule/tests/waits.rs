@@ -2,7 +2,7 @@
 
 use super::life::{events, with};
 use crate::engine::ErrorKind;
-use crate::manifest::{Isolation, Park, Policy};
+use crate::manifest::{Isolation, Park, Policy, Replay};
 use crate::schedule::live::Live;
 use crate::schedule::scripted::Daemon;
 use crate::state::id::ExecutionId;
@@ -26,6 +26,8 @@ const DEFAULT: Policy = Policy {
     log_cap: 1 << 20,
     max_parallel: None,
     isolation: Isolation::Execution,
+    priority: 0,
+    replay: Replay::Results,
 };
 
 async fn daemon(folder: &std::path::Path, budget_mib: u64, policy: Policy) -> Daemon {

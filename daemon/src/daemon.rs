@@ -21,6 +21,7 @@ use crate::parked::ParkedFiles;
 use crate::retention::Retention;
 use crate::schedule::core::Budget;
 use crate::schedule::dispatch::{Dispatcher, Parts};
+use crate::schedule::estimates::Estimates;
 use crate::schedule::live::task_version;
 use crate::schedule::recover::recover;
 use crate::schedule::runner::Runner;
@@ -214,6 +215,7 @@ async fn open(config: &Config, budget_bytes: u64) -> Result<Opened, DaemonError>
     let budget = Budget { bytes: budget_bytes, vms: config.max_vms.map(|vms| usize::try_from(vms).unwrap_or(usize::MAX)) };
     let last = store.last_id().await.map_err(store_error)?;
     let (packing, runner_of) = (config.parked_packing.into(), Arc::clone(&runner));
+    let estimates = Arc::new(Estimates::load(store.durations().await.map_err(store_error)?));
     let outside = Outside::new(Arc::clone(&caps), Arc::new(secrets.clone()), Arc::clone(&metrics));
     let parts = Parts {
         store: store.clone(),
@@ -226,6 +228,7 @@ async fn open(config: &Config, budget_bytes: u64) -> Result<Opened, DaemonError>
         caps,
         runner: runner_of,
         outside,
+        estimates,
         metrics,
     };
     let dispatcher = Dispatcher::new(budget, last.as_ref(), parts.clone());

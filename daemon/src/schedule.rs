@@ -6,6 +6,7 @@
 //! - [`dispatch`]: submissions, cancels, draining
 //! - [`run`]: one execution from its VM to its end, by way of [`attempt`], one VM of it, and [`parked`], the time without one
 //! - [`ending`]: what follows when a VM ended
+//! - [`estimates`]: how long executions take
 //! - [`asks`]: what an execution waits for
 //! - [`moved`]: from host to host
 //! - [`recover`]: what a restart does with what it finds
@@ -21,6 +22,7 @@ pub mod attempt;
 pub mod core;
 pub mod dispatch;
 pub mod ending;
+pub mod estimates;
 pub mod live;
 pub mod moved;
 pub mod parked;

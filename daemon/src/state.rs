@@ -5,6 +5,7 @@
 //! - [`id`], [`time`]: ids that sort by age; moments
 //! - [`waiting`]: what an execution waits for, and its parked machine
 //! - [`store`]: the database, and [`writer`], the only one who writes to it
+//! - [`sketch`]: how long things take
 //! - [`reserve`]: room on the disk for the ends of what was accepted
 //!
 //! # What a crash means
@@ -32,6 +33,7 @@ pub mod id;
 pub mod machine;
 pub mod record;
 pub mod reserve;
+pub mod sketch;
 pub mod store;
 pub mod time;
 pub mod waiting;

@@ -66,6 +66,8 @@ pub enum ErrorCode {
     NotAllowed,
     /// 422: its VM would need more than the whole memory budget.
     OverCapacity,
+    /// Its result can't be there when it is needed.
+    Late,
     /// 503: the daemon is stopping.
     Draining,
     /// 507: nothing was stored.
@@ -91,7 +93,7 @@ impl ErrorCode {
                 StatusCode::CONFLICT
             }
             Self::NotAllowed => StatusCode::FORBIDDEN,
-            Self::OverCapacity | Self::WrongHost | Self::NoTemplate => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::OverCapacity | Self::Late | Self::WrongHost | Self::NoTemplate => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
             Self::DiskFull | Self::ParkedQuota => StatusCode::INSUFFICIENT_STORAGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -248,6 +250,7 @@ impl From<SubmitError> for ApiError {
         let code = match error {
             SubmitError::Draining => ErrorCode::Draining,
             SubmitError::OverCapacity { .. } => ErrorCode::OverCapacity,
+            SubmitError::Late { .. } => ErrorCode::Late,
             SubmitError::UnknownSecret { .. } => ErrorCode::UnknownSecret,
             SubmitError::Entropy(_) => ErrorCode::Internal,
         };

@@ -1,10 +1,11 @@
 //! Executions: submit, list, inspect, cancel.
 
 use super::error::{ApiError, ErrorBody, ErrorCode};
-use super::types::{ExecutionList, ListParams, Params, WaitParams};
+use super::types::{ExecutionList, ListParams, Params, SubmitParams, WaitParams};
 use super::{App, BODY_TIMEOUT};
 use crate::manifest::flow::{self, By};
 use crate::manifest::format_bytes;
+use crate::schedule::dispatch::Wish;
 use crate::schedule::live::Live;
 use crate::state::id::ExecutionId;
 use crate::state::record::Execution;
@@ -62,21 +63,21 @@ async fn wait(app: &App, live: &Live, time: Duration) -> Arc<Execution> {
 /// Run a task (`NAME`, or `NAME@` and at least 8 digits of a version) on the JSON of the body.
 #[utoipa::path(
     post, path = "/v1/tasks/{name}/executions", tag = "executions",
-    params(("name" = String, Path, description = "NAME or NAME@HASH"), WaitParams),
+    params(("name" = String, Path, description = "NAME or NAME@HASH"), SubmitParams),
     request_body(content = Object, content_type = "application/json", description = "The input: any JSON, at most 6 MiB"),
     responses(
         (status = 201, description = "Durable; ended if `wait` was long enough", body = Execution),
-        (status = "4XX", description = "unknown_task, unknown_version, not_allowed, invalid_input, input_too_large, over_capacity", body = ErrorBody),
+        (status = "4XX", description = "unknown_task, unknown_version, not_allowed, invalid_input, input_too_large, over_capacity, late", body = ErrorBody),
         (status = "5XX", description = "draining, disk_full", body = ErrorBody),
     )
 )]
 pub(super) async fn submit(
     State(app): State<Arc<App>>,
     Path(name): Path<String>,
-    Params(params): Params<WaitParams>,
+    Params(params): Params<SubmitParams>,
     body: Body,
 ) -> Result<(StatusCode, Json<Arc<Execution>>), ApiError> {
-    let time = params.duration()?;
+    let (time, need_by) = (params.duration()?, params.need_by()?);
     // Before the body, so that a client does not send it in vain.
     let version = app.catalog.version(&name)?;
     flow::allowed(By::Client, version.end())?;
@@ -84,7 +85,7 @@ pub(super) async fn submit(
     app.store.check_room()?;
     let live = app.catalog.with_version(&name, |version| {
         flow::allowed(By::Client, version.end())?;
-        Ok::<_, ApiError>(app.dispatcher.submit(version, input)?)
+        Ok::<_, ApiError>(app.dispatcher.submit_wish(version, input, Wish { need_by, on_late: params.on_late, call_key: None })?)
     })??;
     live.stored().await?;
     drop(room);

@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
+use torpor_protocol::ask::OnLate;
 use utoipa::{IntoParams, ToSchema};
 
 /// Longest wait that a client may ask for.
@@ -39,6 +40,48 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
 pub struct WaitParams {
     /// Answer when the execution has ended, or after so many seconds (at most 86400).
     pub wait: Option<f64>,
+}
+
+/// How to submit.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct SubmitParams {
+    /// Answer when the execution has ended, or after so many seconds (at most 86400).
+    pub wait: Option<f64>,
+    /// When its result is needed: a number of seconds from now on, or a moment (RFC 3339). While the host is busy it may be put off, and is done by then.
+    pub need_by: Option<String>,
+    /// What to do where that is already certain to be missed: `run` it all the same (the default), or `refuse` it.
+    #[param(value_type = Option<String>)]
+    #[serde(default)]
+    pub on_late: OnLate,
+}
+
+/// Longest time from now on at which a result may be needed, in seconds: a year.
+const MAX_NEED_BY: f64 = 366.0 * 86_400.0;
+
+impl SubmitParams {
+    pub(super) fn duration(&self) -> Result<Option<Duration>, ApiError> {
+        WaitParams { wait: self.wait }.duration()
+    }
+
+    /// When its result is needed.
+    pub(super) fn need_by(&self) -> Result<Option<Timestamp>, ApiError> {
+        let Some(text) = &self.need_by else { return Ok(None) };
+        let wrong = || {
+            let message =
+                format!("need_by {text:?} is neither a number of seconds from 0 to 31622400 nor a moment such as 2027-01-01T12:00:00Z");
+            ApiError::request(StatusCode::BAD_REQUEST, message)
+        };
+        let now = Timestamp::now();
+        if let Ok(seconds) = text.parse::<f64>() {
+            if !(0.0..=MAX_NEED_BY).contains(&seconds) {
+                return Err(wrong());
+            }
+            return Ok(Some(now.later(u64::try_from(Duration::from_secs_f64(seconds).as_millis()).unwrap_or(u64::MAX))));
+        }
+        let moment = Timestamp::parse(text).ok_or_else(wrong)?;
+        if moment.seconds_since(now) > MAX_NEED_BY { Err(wrong()) } else { Ok(Some(moment)) }
+    }
 }
 
 impl WaitParams {

@@ -7,7 +7,7 @@
 //!          +--------------------------------------------------+-> open -- ended, passed, signalled, late
 //! ```
 //! - [`graph`]: who waits for whom
-//! - [`decide`]: whether parking pays; [`history`]: what that is decided by
+//! - [`decide`]: whether parking pays
 //! - [`answer`]: from what happened to the message
 //!
 //! Invariants: whatever an open ask waits for is registered before its state is looked at, so nothing that happens in between is missed; an ask is
@@ -16,23 +16,22 @@
 pub mod answer;
 pub mod decide;
 pub mod graph;
-pub mod history;
 
-use super::dispatch::{Dispatcher, Ties};
+use super::dispatch::{Dispatcher, SubmitError, Ties, Wish};
 use super::live::{Cause, Live, Note};
 use crate::engine;
-use crate::manifest::PortionName;
 use crate::manifest::flow::{self, By};
+use crate::manifest::{PortionName, Replay};
 use crate::state::id::ExecutionId;
-use crate::state::record::{Execution, Version};
+use crate::state::record::{Execution, Happening, Version};
 use crate::state::time::Timestamp;
-use crate::state::waiting::{Parked, WaitView, Waiting, WaitsFor};
+use crate::state::waiting::{CallKey, Parked, WaitView, Waiting, WaitsFor};
 use answer::Refused;
 use serde_json::value::RawValue;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use torpor_protocol::ask::{Ask, MAX_ASKS, MAX_TARGETS, MAX_WAIT_MS, Refusal, Reply, What};
+use torpor_protocol::ask::{Ask, MAX_ASKS, MAX_TARGETS, MAX_WAIT_MS, NeedBy, OnLate, Refusal, Reply, What};
 
 /// Deepest nesting of calls.
 pub const MAX_DEPTH: u32 = 128;
@@ -90,6 +89,43 @@ pub struct Asks {
     starting: BTreeSet<u64>,
     /// Executions that it has started.
     pub children: u32,
+    /// The calls that it has made.
+    pub calls: Option<CallKey>,
+    /// What earlier attempts had called, where that succeeded or still goes on.
+    done: HashMap<CallKey, ExecutionId>,
+}
+
+/// A wish to start an execution.
+struct Start<'a> {
+    seq: u64,
+    /// `NAME`, `NAME@HASH`, `portion:NAME`.
+    task: &'a str,
+    /// Waits for its end: until when.
+    call: Option<Option<Duration>>,
+    need_by: Option<NeedBy>,
+    on_late: OnLate,
+}
+
+/// What a wish to start an execution leads to.
+enum Child {
+    /// It is being stored.
+    New(Arc<Live>),
+    /// An earlier attempt had started it.
+    Done(ExecutionId),
+}
+
+/// When a result is needed, as a moment.
+fn needed(need_by: Option<NeedBy>) -> Result<Option<Timestamp>, Refused> {
+    let now = Timestamp::now();
+    let latest = now.later(MAX_WAIT_MS);
+    let moment = need_by.map(|need_by| match need_by {
+        NeedBy::InMs(ms) => now.later(ms),
+        NeedBy::AtMs(ms) => Timestamp(0).later(ms),
+    });
+    match moment {
+        Some(moment) if moment > latest => Err(Refused::new(Refusal::Invalid, "need_by is more than a year from now")),
+        moment => Ok(moment),
+    }
 }
 
 /// What follows an ask at once.
@@ -130,9 +166,18 @@ fn may_know(d: &Dispatcher, live: &Live, target: &Execution) -> bool {
 }
 
 impl Asks {
+    /// Those of a new attempt.
+    pub async fn begin(d: &Dispatcher, live: &Live) -> Self {
+        let done = done(d, live).await;
+        if !done.is_empty() {
+            live.happened(Happening::Replaying { calls: u32::try_from(done.len()).unwrap_or(u32::MAX) });
+        }
+        Self { done, ..Self::default() }
+    }
+
     /// Those of a parked execution. What they wait for is registered again.
     pub async fn restore(d: &Dispatcher, live: &Live, parked: &Parked) -> Self {
-        let mut this = Self { children: parked.children, ..Self::default() };
+        let mut this = Self { children: parked.children, calls: parked.calls.clone(), done: done(d, live).await, ..Self::default() };
         for waiting in &parked.asks {
             if let Err(error) = this.register(d, live, waiting.clone()).await {
                 // Its children may be gone from the database: it is woken, and told what is known.
@@ -141,6 +186,13 @@ impl Asks {
             }
         }
         this
+    }
+
+    /// Its execution is over: what an earlier attempt had called and no later one wanted is nobody's.
+    pub fn leave(&mut self, d: &Arc<Dispatcher>) {
+        for child in self.done.drain().map(|(_, child)| child) {
+            d.abandon(&child, Cause::Parent);
+        }
     }
 
     /// Takes an ask.
@@ -154,9 +206,14 @@ impl Asks {
             return Taken::Answer(Refused::new(Refusal::TooMany, format!("at most {MAX_ASKS} asks may be outstanding")).into());
         }
         let taken = match what {
-            What::Spawn { task, .. } => self.start(d, live, seq, &task, payload, None),
+            What::Spawn { task, need_by, on_late } => {
+                self.start(d, live, Start { seq, task: &task, call: None, need_by, on_late }, payload).await
+            }
             What::Call { task, timeout_ms } => match within(timeout_ms) {
-                Ok(timeout) => self.start(d, live, seq, &task, payload, Some(timeout)),
+                Ok(timeout) => {
+                    let start = Start { seq, task: &task, call: Some(timeout), need_by: None, on_late: OnLate::Run };
+                    self.start(d, live, start, payload).await
+                }
                 Err(refused) => Err(refused),
             },
             What::Wait { executions, any, results, timeout_ms } => self.wait(d, live, seq, &executions, (any, results), timeout_ms).await,
@@ -167,15 +224,8 @@ impl Asks {
         taken.unwrap_or_else(|refused| Taken::Answer(refused.into()))
     }
 
-    fn start(
-        &mut self,
-        d: &Arc<Dispatcher>,
-        live: &Arc<Live>,
-        seq: u64,
-        task: &str,
-        input: Vec<u8>,
-        call: Option<Option<Duration>>,
-    ) -> Result<Taken, Refused> {
+    async fn start(&mut self, d: &Arc<Dispatcher>, live: &Arc<Live>, start: Start<'_>, input: Vec<u8>) -> Result<Taken, Refused> {
+        let Start { seq, task, call, need_by, on_late } = start;
         if self.children >= MAX_CHILDREN {
             return Err(Refused::new(Refusal::TooMany, format!("one execution may start at most {MAX_CHILDREN} others")));
         }
@@ -189,10 +239,20 @@ impl Asks {
             .map_err(|error| Refused::new(Refusal::Invalid, format!("the input of a call of {task:?} is not JSON: {error}")))?;
         d.store.check_room().map_err(|error| Refused::new(Refusal::Host, error.to_string()))?;
         let ties = if call.is_some() { Ties::Call } else { Ties::Spawn };
+        let need_by = needed(need_by)?;
         let submit = |version: Arc<Version>| {
             flow::allowed(By::Portion(live.version.end()), version.end()).map_err(|denied| Refused::denied(&denied))?;
-            let submitted = d.submit_child(version, input.into(), live, ties);
-            submitted.map_err(|error| Refused::new(Refusal::Capacity, error.to_string()))
+            let key = CallKey::after(self.calls.as_ref(), &version, &input);
+            let done = self.done.remove(&key);
+            self.calls = Some(key.clone());
+            if let Some(done) = done {
+                return Ok(Child::Done(done));
+            }
+            let submitted = d.submit_child(version, input.into(), live, ties, Wish { need_by, on_late, call_key: Some(key) });
+            submitted.map(Child::New).map_err(|error| {
+                let kind = if matches!(error, SubmitError::Late { .. }) { Refusal::Late } else { Refusal::Capacity };
+                Refused::new(kind, error.to_string())
+            })
         };
         let child = match task.strip_prefix("portion:") {
             Some(name) => submit(portion(d, live, name)?),
@@ -208,7 +268,13 @@ impl Asks {
         }?;
         self.children += 1;
         self.starting.insert(seq);
-        Ok(Taken::Starting(child, call))
+        match child {
+            Child::New(child) => Ok(Taken::Starting(child, call)),
+            Child::Done(child) => {
+                let answer = self.started(d, live, Started { seq, child: Ok(child), call }).await;
+                Ok(answer.map_or(Taken::Open, |(_, reply)| Taken::Answer(reply)))
+            }
+        }
     }
 
     /// A child is durable, or is not.
@@ -429,6 +495,20 @@ impl Asks {
         };
         self.open.values().map(one).collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().min())
     }
+}
+
+/// What earlier attempts had called, and what succeeded or still goes on; nothing where it can't be known, or is not wanted.
+async fn done(d: &Dispatcher, live: &Live) -> HashMap<CallKey, ExecutionId> {
+    if live.version.policy.replay == Replay::None || live.view().attempts < 2 {
+        return HashMap::new();
+    }
+    // Those that go on first: one that ends meanwhile is then in the database.
+    let mut calls = d.calls_of(&live.id);
+    match d.store.done_calls(&live.id).await {
+        Ok(done) => calls.extend(done),
+        Err(error) => tracing::warn!(execution = %live.id, %error, "what earlier attempts have called can't be read and is run anew"),
+    }
+    calls
 }
 
 fn waiting(seq: u64, what: WaitsFor, timeout: Option<Duration>) -> Waiting {

@@ -12,6 +12,7 @@ use super::asks::answer::single;
 use super::asks::decide::{Facts, decide};
 use super::asks::{Asks, Started, Taken};
 use super::dispatch::Dispatcher;
+use super::estimates::Kind;
 use super::live::{Live, Note};
 use super::until;
 use crate::aux::broker::{Broker, Next};
@@ -196,7 +197,7 @@ impl Watch<'_> {
                 self.runs = true;
                 if let Some(parked) = &self.resumed {
                     self.live.happened(Happening::Resumed { micros, monitor });
-                    self.d.history.resumed(Duration::from_micros(micros));
+                    self.d.estimates.note(&self.live.version, Kind::Resume, Duration::from_micros(micros));
                     let _ = fault::at("resume.running").await;
                     self.d.parked.remove(&parked.file, parked.stored_bytes);
                     let _ = fault::at("resume.freed").await;
@@ -205,7 +206,10 @@ impl Watch<'_> {
                     self.live.happened(Happening::Restored { micros, monitor });
                 }
             }
-            Progress::Started { micros } => self.live.happened(Happening::Running { micros }),
+            Progress::Started { micros } => {
+                self.d.estimates.note(&self.live.version, Kind::Startup, Duration::from_micros(micros));
+                self.live.happened(Happening::Running { micros });
+            }
             Progress::Log { stream, bytes } => self.log.push(stream, &bytes, &self.live.log),
             Progress::Asked { ask, payload } => {
                 let (seq, standing) = (ask.seq, ask.standing);
@@ -298,7 +302,7 @@ impl Watch<'_> {
         }
         let park = self.live.version.policy.park;
         let pressed = self.d.pressed();
-        let facts = Facts { park, expected: self.asks.expected(self.d), cost: self.d.history.cost(), pressed };
+        let facts = Facts { park, expected: self.asks.expected(self.d), cost: self.d.estimates.cost(), pressed };
         self.standing.park_at = decide(facts).map(|after| Instant::now() + after);
         self.standing.waits_longer = park == Park::Auto && !pressed;
     }
@@ -359,7 +363,7 @@ impl Watch<'_> {
                 let _ = self.orders.send(Order::End);
                 self.aux.parked();
                 self.aux_lines();
-                self.d.history.parked(since.elapsed());
+                self.d.estimates.note(&self.live.version, Kind::Park, since.elapsed());
                 self.standing.stands = false;
                 self.standing.over = true;
                 self.granted(&Ok(()));
@@ -421,6 +425,7 @@ impl Watch<'_> {
             since: now,
             ran_micros: before.saturating_add(u64::try_from(parked.ran.as_micros()).unwrap_or(u64::MAX)),
             children: self.asks.children,
+            calls: self.asks.calls.clone(),
             asks: self.asks.saved(),
             aux: self.aux.held(),
         }));

@@ -9,9 +9,9 @@ mod kept;
 mod waits;
 
 use super::asks::graph::Graph;
-use super::asks::history::History;
 use super::core::{Budget, Core, Event, Job, Need};
 use super::ending::Ending;
+use super::estimates::Estimates;
 use super::live::{Cause, Live, Stored, need, task_version};
 use super::run;
 use super::runner::Runner;
@@ -21,7 +21,7 @@ use crate::code::images::Images;
 use crate::engine::{Packing, ParkKey};
 use crate::logs::Logs;
 use crate::manifest::host::HostPolicy;
-use crate::manifest::{SecretName, TaskName, format_bytes};
+use crate::manifest::{SecretName, TaskName, format_bytes, format_millis};
 use crate::metrics::Metrics;
 use crate::parked::ParkedFiles;
 use crate::secrets::Secrets;
@@ -32,12 +32,14 @@ use crate::state::machine::State;
 use crate::state::record::{Execution, Happening, Version};
 use crate::state::store::{Store, StoreError};
 use crate::state::time::Timestamp;
+use crate::state::waiting::CallKey;
 use crate::state::writer::Change;
 use kept::Shelf;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
+use torpor_protocol::ask::OnLate;
 
 /// How long a cancel waits for the VM to be gone before it answers with what is known.
 const CANCEL_WAIT: Duration = Duration::from_secs(15);
@@ -71,6 +73,14 @@ pub enum SubmitError {
         /// The secret.
         secret: SecretName,
     },
+    /// It can't be done when it is needed.
+    #[error("task {:?} can't be done when it is needed: {why}; give it more time, or run it late with on_late = \"run\"", task.as_str())]
+    Late {
+        /// The task.
+        task: TaskName,
+        /// What is known.
+        why: String,
+    },
     /// No ids without entropy.
     #[error("the host gives no random bytes: {0}")]
     Entropy(getrandom::Error),
@@ -83,6 +93,17 @@ pub(super) enum Ties {
     Call,
     /// It may outlive it.
     Spawn,
+}
+
+/// What is wanted of an execution beside its result.
+#[derive(Debug, Clone, Default)]
+pub struct Wish {
+    /// When its result is needed; at once where there is nothing.
+    pub need_by: Option<Timestamp>,
+    /// What to do where that is certain to be missed.
+    pub on_late: OnLate,
+    /// The calls of its parent up to it.
+    pub call_key: Option<CallKey>,
 }
 
 /// What the scheduler does, in figures.
@@ -136,6 +157,8 @@ pub struct Parts {
     pub runner: Arc<dyn Runner>,
     /// Auxiliary services.
     pub outside: Arc<Outside>,
+    /// How long executions take.
+    pub estimates: Arc<Estimates>,
     /// Figures.
     pub metrics: Arc<Metrics>,
 }
@@ -146,7 +169,6 @@ pub struct Dispatcher {
     graph: Mutex<Graph>,
     changed: watch::Sender<()>,
     pressure: watch::Sender<bool>,
-    pub(super) history: History,
     parts: Parts,
 }
 
@@ -178,7 +200,7 @@ impl Dispatcher {
             kept: Shelf::default(),
         };
         let (changed, pressure) = (watch::Sender::default(), watch::Sender::default());
-        Arc::new(Self { shared: Mutex::new(shared), graph: Mutex::default(), changed, pressure, history: History::default(), parts })
+        Arc::new(Self { shared: Mutex::new(shared), graph: Mutex::default(), changed, pressure, parts })
     }
 
     /// Who runs VMs.
@@ -210,7 +232,12 @@ impl Dispatcher {
 
     /// Takes an execution. It is durable once [`Live::stored`] says so; where there is room its VM starts meanwhile.
     pub fn submit(self: &Arc<Self>, version: Arc<Version>, input: Arc<[u8]>) -> Result<Arc<Live>, SubmitError> {
-        self.submit_for(version, input, None)
+        self.submit_for(version, input, None, Wish::default())
+    }
+
+    /// The same with wishes.
+    pub fn submit_wish(self: &Arc<Self>, version: Arc<Version>, input: Arc<[u8]>, wish: Wish) -> Result<Arc<Live>, SubmitError> {
+        self.submit_for(version, input, None, wish)
     }
 
     /// The same for one that another execution starts.
@@ -220,8 +247,9 @@ impl Dispatcher {
         input: Arc<[u8]>,
         parent: &Live,
         ties: Ties,
+        wish: Wish,
     ) -> Result<Arc<Live>, SubmitError> {
-        self.submit_for(version, input, Some((parent, ties)))
+        self.submit_for(version, input, Some((parent, ties)), wish)
     }
 
     fn submit_for(
@@ -229,6 +257,7 @@ impl Dispatcher {
         version: Arc<Version>,
         input: Arc<[u8]>,
         parent: Option<(&Live, Ties)>,
+        mut wish: Wish,
     ) -> Result<Arc<Live>, SubmitError> {
         let bytes = self.check_capacity(&version)?;
         if let Some(secret) = self.secrets.missing(version.rights.all_secrets()) {
@@ -238,6 +267,15 @@ impl Dispatcher {
         let mut random = [0; 10];
         getrandom::fill(&mut random).map_err(SubmitError::Entropy)?;
         let now = Timestamp::now();
+        if let Some(parent) = caller {
+            // Nobody needs it after its parent.
+            let latest = [parent.view().due, parent.view().need_by].into_iter().flatten().min();
+            wish.need_by = wish.need_by.map(|need_by| latest.map_or(need_by, |latest| need_by.min(latest)));
+        }
+        let late = wish.need_by.and_then(|need_by| certain(now, need_by, self.estimates.of(&version).least));
+        if let (Some((_, why)), OnLate::Refuse) = (&late, wish.on_late) {
+            return Err(SubmitError::Late { task: version.task.clone(), why: why.clone() });
+        }
         let (live, admitted, others) = {
             let mut shared = self.lock();
             if shared.core.draining() {
@@ -249,6 +287,11 @@ impl Dispatcher {
             execution.depth = caller.map_or(0, |parent| parent.depth.saturating_add(1));
             if let Some((parent, Ties::Call)) = parent {
                 execution.due = [execution.due, parent.view().due].into_iter().flatten().min();
+            }
+            execution.need_by = wish.need_by;
+            execution.call_key = wish.call_key;
+            if let Some((by_ms, _)) = late {
+                let _ = execution.apply(now, Happening::Late { by_ms });
             }
             let job = Job::Execution(id.clone());
             let mut started = shared.core.step(Event::Submit(job.clone(), need(&version, bytes)));
@@ -480,6 +523,22 @@ impl Dispatcher {
             tracing::error!("some executions could not be stopped or recorded; the next start accounts for them");
         }
     }
+}
+
+/// Whether a result can't be there when it is needed, however fast it is: by how many ms, and why.
+fn certain(now: Timestamp, need_by: Timestamp, least: Duration) -> Option<(u64, String)> {
+    let earliest = Timestamp(now.0.saturating_add(i64::try_from(least.as_micros()).unwrap_or(i64::MAX)));
+    let by_ms = u64::try_from(earliest.0.saturating_sub(need_by.0)).ok().filter(|by| *by > 0)?.div_ceil(1000);
+    let why = if need_by < now {
+        format!("that is {} ago", format_millis(now.millis().saturating_sub(need_by.millis())))
+    } else {
+        let left = format_millis(need_by.millis().saturating_sub(now.millis()));
+        format!(
+            "that is in {left}, and it has never taken less than {}",
+            format_millis(u64::try_from(least.as_millis()).unwrap_or(u64::MAX))
+        )
+    };
+    Some((by_ms, why))
 }
 
 /// It is in the database as it is, and needs nothing.

@@ -26,13 +26,14 @@ pub struct Recovered {
 /// for, so that their order holds.
 pub async fn recover(d: &Arc<Dispatcher>) -> Result<Recovered, StoreError> {
     let mut recovered = Recovered::default();
-    let (mut waiting, mut parked) = (Vec::new(), Vec::new());
+    let (mut waiting, mut parked, mut failed) = (Vec::new(), Vec::new(), Vec::new());
     for execution in d.store.unfinished().await? {
         let ran = execution.state != State::Queued;
         let machine = execution.parked.clone();
         match revive(d, execution) {
             (live, Some(ending)) => {
                 recovered.failed += 1;
+                failed.push(live.id.clone());
                 run::finish(d, &live, ending).await;
             }
             (live, None) if let Some(machine) = machine => {
@@ -47,10 +48,12 @@ pub async fn recover(d: &Arc<Dispatcher>) -> Result<Recovered, StoreError> {
                 d.store.commit(live.change(&view)).await?;
                 live.saved(view);
                 recovered.retried += 1;
+                d.adopt(&live);
                 waiting.push(live);
             }
             (live, None) => {
                 recovered.queued += 1;
+                d.adopt(&live);
                 waiting.push(live);
             }
         }
@@ -64,6 +67,8 @@ pub async fn recover(d: &Arc<Dispatcher>) -> Result<Recovered, StoreError> {
         d.watch_deadline(&live);
         d.requeue(live);
     }
+    // What only those could have waited for.
+    failed.iter().for_each(|id| d.abandon_children(id));
     Ok(recovered)
 }
 

@@ -101,7 +101,8 @@ pub(super) async fn run(d: Arc<Dispatcher>, live: Arc<Live>, input: Option<Arc<[
         }
     };
     let stage = Stage::Vm { job, begin: Begin::Start { input: input.to_vec(), secrets: Vec::new() }, resumed: None, tries: 0 };
-    stages(&d, &live, stage, Asks::default(), Some(input)).await;
+    let asks = Asks::begin(&d, &live).await;
+    stages(&d, &live, stage, asks, Some(input)).await;
 }
 
 /// Goes on with an execution that is parked.
@@ -201,6 +202,7 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
                     Ok(vm) => d.keep(live, &job, vm),
                     Err(_) => d.release(job),
                 }
+                asks.leave(d);
                 return end(d, live, ending, log).await;
             }
             Decision::Again(error) => {
@@ -210,7 +212,7 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
                 if !persist(d, live, live.view()).await {
                     return drop_it(d, live, job);
                 }
-                (asks, aux) = (Asks::default(), broker());
+                (asks, aux) = (Asks::begin(d, live).await, broker());
                 let again = match input.take() {
                     Some(input) => Ok(input),
                     None => d.store.input(&live.id).await.map(Arc::from),
@@ -277,5 +279,5 @@ pub(super) async fn finish(d: &Arc<Dispatcher>, live: &Live, ending: Ending) {
         live.log.send_modify(|tail| tail.ended = true);
     }
     d.forget(&execution.id);
-    d.ended(&execution);
+    d.ended(&execution, live);
 }

@@ -53,7 +53,7 @@ struct Script {
     panic: bool,
     /// Gives a result without having started.
     lie: bool,
-    /// What it asks for, one after the other, each time standing until it is answered; its result is the answers.
+    /// What it asks for, one after the other, each time standing until it is answered; its result is the answers, unless `fail` says otherwise.
     asks: Vec<What>,
     /// Inputs of its calls.
     payload: Option<serde_json::Value>,
@@ -142,7 +142,7 @@ impl Scripted {
         if !script.asks.is_empty() {
             progress.send(Progress::Restored { micros: 1, warm: true }).await.unwrap();
             progress.send(Progress::Started { micros: 2 }).await.unwrap();
-            return self.ask(machine, progress, orders, cancel).await;
+            return self.ask(Machine { attempt, ..machine }, progress, orders, cancel).await;
         }
         let result = Outcome::Succeeded { result: serde_json::value::RawValue::from_string(attempt.to_string()).unwrap() };
         assert!(!script.panic, "as scripted");
@@ -173,6 +173,8 @@ impl Scripted {
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Machine {
     input: serde_json::Value,
+    #[serde(default)]
+    attempt: usize,
     answers: Vec<serde_json::Value>,
 }
 
@@ -242,6 +244,9 @@ impl Scripted {
                     None => return Outcome::Failed(ExecutionError::new(ErrorKind::Host, "no more orders")),
                 }
             }
+        }
+        if let Some(kind) = script.fail.filter(|_| script.works_at.is_none_or(|works| machine.attempt < works)) {
+            return Outcome::Failed(ExecutionError::new(kind, "scripted"));
         }
         let result = serde_json::value::to_raw_value(&machine.answers).unwrap();
         Outcome::Succeeded { result }
@@ -335,6 +340,7 @@ impl Daemon {
             caps: Arc::default(),
             runner: Arc::clone(&runner) as Arc<dyn Runner>,
             outside: Outside::new(Arc::default(), Arc::new(secrets), Arc::clone(&metrics)),
+            estimates: Arc::new(super::estimates::Estimates::load(store.durations().await.unwrap())),
             metrics,
         };
         let dispatcher = Dispatcher::new(budget, last.as_ref(), parts.clone());

@@ -4,5 +4,6 @@
 mod life;
 mod policy;
 mod queue;
+mod replay;
 mod restart;
 mod waits;

@@ -5,7 +5,7 @@
 use super::id::ExecutionId;
 use super::machine::{IllegalTransition, State, Step};
 use super::time::Timestamp;
-use super::waiting::{Parked, WaitView};
+use super::waiting::{CallKey, Parked, WaitView};
 use crate::engine::{ErrorKind, ExecutionError};
 use crate::manifest::flow::End;
 use crate::manifest::host::HostPolicy;
@@ -93,6 +93,16 @@ pub enum Happening {
         /// For people.
         message: String,
     },
+    /// Another attempt begins, and knows what earlier ones had called with success.
+    Replaying {
+        /// How many calls that are.
+        calls: u32,
+    },
+    /// It will not be done when it is needed, or was not.
+    Late {
+        /// How much later than that, in ms: at least, or after its end in fact.
+        by_ms: u64,
+    },
     /// A client asked for its end.
     Cancelled,
     /// The end.
@@ -109,9 +119,14 @@ pub enum Happening {
 impl Happening {
     const fn step(&self) -> Option<Step> {
         match self {
-            Self::Queued | Self::Template { .. } | Self::Restored { .. } | Self::Cancelled | Self::NotParked { .. } | Self::Imported => {
-                None
-            }
+            Self::Queued
+            | Self::Template { .. }
+            | Self::Restored { .. }
+            | Self::Cancelled
+            | Self::NotParked { .. }
+            | Self::Imported
+            | Self::Replaying { .. }
+            | Self::Late { .. } => None,
             Self::Parked { .. } | Self::NotResumed { .. } => Some(Step::Park),
             Self::Resuming => Some(Step::Wake),
             Self::Resumed { .. } => Some(Step::Resume),
@@ -182,6 +197,15 @@ pub struct Execution {
     /// When it must have ended: by its policy's deadline, or by that of whoever called it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub due: Option<Timestamp>,
+    /// When its result is needed: while the host is busy it may be put off, and is to be done by then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub need_by: Option<Timestamp>,
+    /// It is not done when it is needed, or can't be any more.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub late: bool,
+    /// Names the calls of its parent up to this one, and their inputs.
+    #[serde(skip)]
+    pub call_key: Option<CallKey>,
     /// What it waits for now.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub waiting: Vec<WaitView>,
@@ -227,6 +251,9 @@ impl Execution {
             parent: None,
             depth: 0,
             due: version.policy.deadline_ms.map(|ms| at.later(ms)),
+            need_by: None,
+            late: false,
+            call_key: None,
             waiting: Vec::new(),
             parks: 0,
             parked_ms: 0,
@@ -258,6 +285,7 @@ impl Execution {
             }
             Happening::Resuming => self.stop_parking(at),
             Happening::NotResumed { .. } => self.parked_since = Some(at),
+            Happening::Late { .. } => self.late = true,
             Happening::Retrying { .. } => {
                 self.stop_parking(at);
                 self.waiting.clear();
@@ -273,6 +301,12 @@ impl Execution {
 }
 
 impl Execution {
+    /// When its last attempt was begun.
+    #[must_use]
+    pub fn begun_at(&self) -> Option<Timestamp> {
+        self.timeline.iter().rev().find(|entry| matches!(entry.what, Happening::Starting { .. })).map(|entry| entry.at)
+    }
+
     fn stop_parking(&mut self, at: Timestamp) {
         if let Some(since) = self.parked_since.take() {
             self.parked_ms = self.parked_ms.saturating_add(u64::try_from(at.0.saturating_sub(since.0) / 1000).unwrap_or(0));

@@ -3,13 +3,14 @@
 //! SQLite in WAL mode with `synchronous=FULL`: readers never wait for the writer, and a commit is on disk. The SQL is what SQLite and
 //! PostgreSQL both take.
 
+mod durations;
 mod moving;
 mod secrets;
 mod waits;
 
 use super::id::ExecutionId;
 use super::machine::State;
-use super::record::{Execution, TimelineEntry, Version};
+use super::record::{Execution, Happening, TimelineEntry, Version};
 use super::reserve::Reserve;
 use super::time::Timestamp;
 use super::waiting::{Parked, Waiting};
@@ -32,8 +33,7 @@ const QUEUE: usize = 1024;
 const TIMELINES: usize = 500;
 
 /// What is read of executions whose results, which may be large, are not wanted.
-const WITHOUT_RESULT: &str =
-    "id, task, version, portion, state, attempts, created_at, started_at, finished_at, error, parent, depth, due, parks, parked_ms";
+const WITHOUT_RESULT: &str = "id, task, version, portion, state, attempts, created_at, started_at, finished_at, error, parent, depth, due, need_by, parks, parked_ms";
 
 /// Most executions, and bytes of their results, that are removed at once: while they are, other commits wait.
 const REMOVED_AT_ONCE: (u32, u64) = (64, 16 << 20);
@@ -151,6 +151,9 @@ fn execution(row: &SqliteRow) -> Result<Execution, StoreError> {
         parent: parent.map(|id| ExecutionId::parse(&id).ok_or_else(|| StoreError::damaged("parent")(&id))).transpose()?,
         depth: small(row.try_get("depth")?, "depth")?,
         due: row.try_get::<Option<i64>, _>("due")?.map(Timestamp),
+        need_by: row.try_get::<Option<i64>, _>("need_by")?.map(Timestamp),
+        late: false,
+        call_key: None,
         waiting: Vec::new(),
         parks: small(row.try_get("parks")?, "parks")?,
         parked_ms: uint(row.try_get("parked_ms")?, "parked time")?,
@@ -309,6 +312,7 @@ impl Store {
             }
             for execution in some {
                 execution.timeline = by_id.remove(execution.id.as_str()).unwrap_or_default();
+                execution.late = execution.timeline.iter().any(|entry| matches!(entry.what, Happening::Late { .. }));
             }
         }
         Ok(())

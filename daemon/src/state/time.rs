@@ -14,6 +14,12 @@ impl Timestamp {
         Self(Utc::now().timestamp_micros())
     }
 
+    /// From RFC 3339; none where it is not that.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        DateTime::parse_from_rfc3339(text).ok().map(|time| Self(time.timestamp_micros()))
+    }
+
     /// Whole milliseconds since 1970; 0 before.
     #[must_use]
     pub fn millis(self) -> u64 {

@@ -1,13 +1,46 @@
 //! What an execution waits for, and where its machine is meanwhile: as the store keeps it and as people see it.
 
 use super::id::ExecutionId;
+use super::record::Version;
 use super::time::Timestamp;
 use crate::engine::Base;
 use crate::secrets::seal::Sealed;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Most executions that are named to people.
 const SHOWN: usize = 8;
+
+/// Names a sequence of calls with their inputs: a hash over the one before and the last call.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CallKey(Arc<str>);
+
+impl CallKey {
+    /// The calls up to `before` (none at the beginning) and then one of this version's portion on this input.
+    #[must_use]
+    pub fn after(before: Option<&Self>, version: &Version, input: &[u8]) -> Self {
+        let mut hash = blake3::Hasher::new_derive_key("torpor 2026 a call after others");
+        let parts = [before.map_or("", Self::as_str), version.task.as_str(), &*version.version, version.portion.as_str()];
+        // None of them holds a zero.
+        for part in parts {
+            hash.update(part.as_bytes()).update(&[0]);
+        }
+        Self(hash.update(input).finalize().to_hex().as_str().into())
+    }
+
+    /// As the database has it.
+    #[must_use]
+    pub fn stored(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// As text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
 
 /// One ask that is not answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +108,9 @@ pub struct Parked {
     /// How many executions it has started.
     #[serde(default)]
     pub children: u32,
+    /// The calls that it has made so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calls: Option<CallKey>,
     /// Its asks without an answer.
     pub asks: Vec<Waiting>,
     /// Auxiliary services whose connections are held for it.

@@ -11,6 +11,7 @@ use super::record::{Execution, Version};
 use super::store::StoreError;
 use super::time::Timestamp;
 use crate::manifest::{SecretName, TaskName};
+use crate::schedule::estimates::Seen;
 use crate::secrets::{ACCOUNT, StoredSecret};
 use sqlx::{Connection, SqliteConnection};
 use std::sync::Arc;
@@ -65,6 +66,8 @@ pub enum Change {
     Import(Arc<Import>),
     /// Executions that ended, with all that is stored of them. Others are left as they are.
     RemoveEnded(Arc<[ExecutionId]>),
+    /// How long things took.
+    PutDurations(Arc<[Seen]>),
     /// A secret, in place of what was there under its name.
     PutSecret(Arc<StoredSecret>),
     /// A secret.
@@ -161,8 +164,8 @@ fn timeline<'a>(batch: &mut Batch<'a>, execution: &'a Execution, first: usize) -
 
 fn insert<'a>(batch: &mut Batch<'a>, execution: &'a Execution, input: &'a [u8]) -> Result<(), StoreError> {
     batch.add(
-        "INSERT INTO executions (id, task, version, portion, state, attempts, created_at, parent, depth, due) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO executions (id, task, version, portion, state, attempts, created_at, parent, depth, due, need_by, call_key) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             execution.id.as_str().into(),
             execution.task.as_str().into(),
@@ -174,6 +177,8 @@ fn insert<'a>(batch: &mut Batch<'a>, execution: &'a Execution, input: &'a [u8]) 
             execution.parent.as_ref().map(|parent| parent.as_str().to_owned()).into(),
             i64::from(execution.depth).into(),
             execution.due.map(|at| at.0).into(),
+            execution.need_by.map(|at| at.0).into(),
+            execution.call_key.as_ref().map(|key| key.as_str().to_owned()).into(),
         ],
     )?;
     batch.add("INSERT INTO inputs (execution, body) VALUES (?, ?)", [execution.id.as_str().into(), input.into()])?;
@@ -225,6 +230,23 @@ fn remove_ended<'a>(batch: &mut Batch<'a>, ids: &'a [ExecutionId]) -> Result<(),
     Ok(())
 }
 
+fn put_duration<'a>(batch: &mut Batch<'a>, seen: &'a Seen) -> Result<(), StoreError> {
+    let sketch = serde_json::to_string(&seen.sketch).map_err(StoreError::damaged("durations"))?;
+    batch.add(
+        "INSERT INTO durations (account, task, version, portion, kind, sketch, changed_at) VALUES (?, ?, ?, ?, ?, ?, ?) \
+         ON CONFLICT (account, task, version, portion, kind) DO UPDATE SET sketch = excluded.sketch, changed_at = excluded.changed_at",
+        [
+            (&*seen.of.account).into(),
+            (&*seen.of.task).into(),
+            (&*seen.of.version).into(),
+            (&*seen.of.portion).into(),
+            seen.kind.name().into(),
+            sketch.into(),
+            Timestamp::now().0.into(),
+        ],
+    )
+}
+
 fn put_secret<'a>(batch: &mut Batch<'a>, secret: &'a StoredSecret) -> Result<(), StoreError> {
     batch.add(
         "INSERT INTO secrets (account, name, master, nonce, sealed, created_at, changed_at) VALUES (?, ?, ?, ?, ?, ?, ?) \
@@ -267,7 +289,7 @@ fn ended_elsewhere<'a>(batch: &mut Batch<'a>, execution: &'a Execution) -> Resul
     let error = execution.error.as_ref().map(serde_json::to_string).transpose().map_err(StoreError::damaged("error"))?;
     batch.add(
         "INSERT INTO executions (id, task, version, portion, state, attempts, created_at, started_at, finished_at, error, result, parent, \
-         depth, parks, parked_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+         depth, parks, parked_ms, call_key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
         [
             execution.id.as_str().into(),
             execution.task.as_str().into(),
@@ -284,6 +306,7 @@ fn ended_elsewhere<'a>(batch: &mut Batch<'a>, execution: &'a Execution) -> Resul
             i64::from(execution.depth).into(),
             i64::from(execution.parks).into(),
             int(execution.parked_ms).into(),
+            execution.call_key.as_ref().map(|key| key.as_str().to_owned()).into(),
         ],
     )
 }
@@ -291,6 +314,7 @@ fn ended_elsewhere<'a>(batch: &mut Batch<'a>, execution: &'a Execution) -> Resul
 fn add<'a>(batch: &mut Batch<'a>, change: &'a Change) -> Result<(), StoreError> {
     match change {
         Change::PutVersion(version) => put_newest(batch, version),
+        Change::PutDurations(seen) => seen.iter().try_for_each(|seen| put_duration(batch, seen)),
         Change::RemoveTask(name) => batch.add("DELETE FROM tasks WHERE name = ?", [name.as_str().into()]),
         Change::Insert { execution, input } => insert(batch, execution, input),
         Change::Update { execution, stored, timeline } => update(batch, execution, *stored, *timeline),

@@ -8,9 +8,9 @@ use crate::manifest::{PortionName, TaskName};
 use crate::schedule::asks::{MAX_CHILDREN, MAX_DEPTH};
 use crate::state::id::ExecutionId;
 use crate::state::machine::State;
-use crate::state::record::{Execution, TimelineEntry};
+use crate::state::record::{Execution, Happening, TimelineEntry};
 use crate::state::time::Timestamp;
-use crate::state::waiting::{Parked, Waiting, WaitsFor};
+use crate::state::waiting::{CallKey, Parked, Waiting, WaitsFor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::HashSet;
@@ -51,6 +51,9 @@ pub struct Record {
     /// When it must have ended.
     #[serde(default)]
     pub due: Option<Timestamp>,
+    /// When its result is needed.
+    #[serde(default)]
+    pub need_by: Option<Timestamp>,
     /// How many times it was parked.
     pub parks: u32,
     /// How long it was parked, before this time.
@@ -76,6 +79,7 @@ impl Record {
             attempts: execution.attempts,
             depth: execution.depth,
             due: execution.due,
+            need_by: execution.need_by,
             parks: execution.parks,
             parked_ms: execution.parked_ms,
             parked: parked.clone(),
@@ -101,6 +105,9 @@ impl Record {
             parent: None,
             depth: self.depth,
             due: self.due,
+            need_by: self.need_by,
+            late: self.timeline.iter().any(|entry| matches!(entry.what, Happening::Late { .. })),
+            call_key: None,
             waiting: parked.asks.iter().map(Waiting::view).collect(),
             parks: self.parks,
             parked_ms: self.parked_ms,
@@ -152,6 +159,8 @@ pub struct Ended {
     depth: u32,
     parks: u32,
     parked_ms: u64,
+    #[serde(default)]
+    call_key: Option<CallKey>,
     error: Option<ExecutionError>,
     result: Option<Arc<RawValue>>,
 }
@@ -174,6 +183,7 @@ impl Ended {
             depth: execution.depth,
             parks: execution.parks,
             parked_ms: execution.parked_ms,
+            call_key: execution.call_key.clone(),
             error: execution.error.clone(),
             result: execution.result.clone(),
         })
@@ -182,6 +192,9 @@ impl Ended {
     fn execution(self) -> Result<Execution, TransferError> {
         if !self.state.ended() {
             return Err(TransferError::malformed("an execution that it waits for has not ended"));
+        }
+        if self.call_key.as_ref().is_some_and(|key| key.as_str().len() != 64) {
+            return Err(TransferError::malformed("the calls before an execution that it waits for are none"));
         }
         Ok(Execution {
             id: self.id,
@@ -198,6 +211,9 @@ impl Ended {
             parent: self.parent,
             depth: self.depth,
             due: None,
+            need_by: None,
+            late: false,
+            call_key: self.call_key,
             waiting: Vec::new(),
             parks: self.parks,
             parked_ms: self.parked_ms,

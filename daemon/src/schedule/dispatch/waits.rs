@@ -1,12 +1,16 @@
 //! The scheduler's side of waits: memory for who was parked, who waits for whom, and what becomes of those that nobody waits for.
 
 use super::{Dispatcher, Event, Job, Need};
+use crate::manifest::Replay;
 use crate::schedule::asks::graph::Graph;
+use crate::schedule::estimates::Kind;
 use crate::schedule::live::{Cause, Live, Note};
 use crate::state::id::ExecutionId;
 use crate::state::machine::State;
 use crate::state::record::Execution;
 use crate::state::time::Timestamp;
+use crate::state::waiting::CallKey;
+use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -77,7 +81,7 @@ impl Dispatcher {
     }
 
     /// An execution ended, and its end is durable: tells who waits for it, and ends what only it waited for.
-    pub(in crate::schedule) fn ended(self: &Arc<Self>, execution: &Execution) {
+    pub(in crate::schedule) fn ended(self: &Arc<Self>, execution: &Execution, live: &Live) {
         let waiters = {
             let mut graph = self.graph();
             graph.forget(&execution.id);
@@ -89,19 +93,29 @@ impl Dispatcher {
         if let Some(finished) = execution.finished_at
             && execution.state == State::Succeeded
         {
-            self.history.ran(&execution.task, Duration::from_secs_f64(finished.seconds_since(execution.created_at)));
+            let begun = execution.begun_at().unwrap_or(execution.created_at);
+            self.estimates.note(&live.version, Kind::Whole, Duration::from_secs_f64(finished.seconds_since(begun)));
         } else {
             self.abandon_children(&execution.id);
         }
     }
 
-    /// An attempt ended without a result: what it waited for is nobody's.
+    /// An attempt ended without a result, and another follows: what it waited for is nobody's, unless that makes the same calls again.
     pub(in crate::schedule) fn leave_asks(self: &Arc<Self>, live: &Live) {
         self.graph().forget(&live.id);
-        self.abandon_children(&live.id);
+        if live.version.policy.replay == Replay::None {
+            self.abandon_children(&live.id);
+        }
     }
 
-    fn abandon_children(self: &Arc<Self>, parent: &ExecutionId) {
+    /// Executions that an execution has called and that have not ended, by what was called before them.
+    pub(in crate::schedule) fn calls_of(&self, parent: &ExecutionId) -> HashMap<CallKey, ExecutionId> {
+        let shared = self.lock();
+        let children = shared.live.values().filter(|live| live.parent.as_ref() == Some(parent) && live.cause().is_none());
+        children.filter_map(|live| Some((live.view().call_key.clone()?, live.id.clone()))).collect()
+    }
+
+    pub(in crate::schedule) fn abandon_children(self: &Arc<Self>, parent: &ExecutionId) {
         let children: Vec<ExecutionId> =
             self.lock().live.values().filter(|live| live.parent.as_ref() == Some(parent)).map(|live| live.id.clone()).collect();
         for child in children {
@@ -120,8 +134,8 @@ impl Dispatcher {
     /// How long an execution will take from now on, as far as that is known.
     pub(in crate::schedule) fn expected_end(&self, id: &ExecutionId) -> Option<Duration> {
         let Some(live) = self.live(id) else { return Some(Duration::ZERO) };
-        let passed = Duration::from_secs_f64(Timestamp::now().seconds_since(live.view().created_at));
-        self.history.expected(&live.version.task)?.checked_sub(passed)
+        let begun = live.view().begun_at()?;
+        self.estimates.expected(&live.version)?.checked_sub(Duration::from_secs_f64(Timestamp::now().seconds_since(begun)))
     }
 
     /// Signals an event of an execution, durably.

@@ -1,0 +1,51 @@
+//! How long things took, and what a further attempt finds of an earlier one.
+
+use super::{Store, StoreError};
+use crate::schedule::estimates::{Kind, Of, Seen};
+use crate::state::id::ExecutionId;
+use crate::state::waiting::CallKey;
+use sqlx::Row;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Most rows that are read: the newest.
+const MOST: i64 = 100_000;
+
+impl Store {
+    /// What earlier daemons have seen, oldest first.
+    pub async fn durations(&self) -> Result<Vec<Seen>, StoreError> {
+        let rows = sqlx::query("SELECT account, task, version, portion, kind, sketch FROM durations ORDER BY changed_at DESC LIMIT $1")
+            .bind(MOST)
+            .fetch_all(&self.reads)
+            .await?;
+        let mut seen = Vec::with_capacity(rows.len());
+        for row in rows.iter().rev() {
+            let text = |column| row.try_get::<String, _>(column).map(Arc::from);
+            let of = Of { account: text("account")?, task: text("task")?, version: text("version")?, portion: text("portion")? };
+            let (kind, sketch): (String, String) = (row.try_get("kind")?, row.try_get("sketch")?);
+            let kind = Kind::from_name(&kind).ok_or_else(|| StoreError::damaged("durations")(kind))?;
+            // A guess that can't be read is none.
+            match serde_json::from_str(&sketch) {
+                Ok(sketch) => seen.push(Seen { of, kind, sketch }),
+                Err(error) => tracing::warn!(task = &*of.task, %error, "what is known of its durations can't be read and is left out"),
+            }
+        }
+        Ok(seen)
+    }
+
+    /// The calls of an execution that succeeded, in whatever attempt.
+    pub async fn done_calls(&self, parent: &ExecutionId) -> Result<HashMap<CallKey, ExecutionId>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT id, call_key FROM executions WHERE parent = $1 AND call_key IS NOT NULL AND state = 'succeeded' ORDER BY id",
+        )
+        .bind(parent.as_str().to_owned())
+        .fetch_all(&self.reads)
+        .await?;
+        let mut calls = HashMap::with_capacity(rows.len());
+        for row in rows {
+            let (id, key): (String, String) = (row.try_get("id")?, row.try_get("call_key")?);
+            calls.insert(CallKey::stored(&key), ExecutionId::parse(&id).ok_or_else(|| StoreError::damaged("execution id")(&id))?);
+        }
+        Ok(calls)
+    }
+}

@@ -13,7 +13,7 @@ use super::machine::State;
 use super::record::{Execution, Happening, TimelineEntry, Version};
 use super::reserve::Reserve;
 use super::time::Timestamp;
-use super::waiting::{Parked, Waiting};
+use super::waiting::{CallKey, Parked, Waiting};
 use super::writer::{self, Change, Request};
 use crate::manifest::host::HostPolicy;
 use crate::manifest::{Declared, Entry, PortionName, Rights, TaskName};
@@ -177,6 +177,7 @@ fn machine(text: &str) -> Result<Parked, StoreError> {
 
 fn unfinished(row: &SqliteRow) -> Result<Execution, StoreError> {
     let mut execution = execution(row)?;
+    execution.call_key = row.try_get::<Option<String>, _>("call_key")?.map(|key| CallKey::stored(&key));
     let parked: Option<String> = row.try_get("parked")?;
     if let Some(parked) = parked {
         let parked = machine(&parked)?;

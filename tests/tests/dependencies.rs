@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What each crate of the workspace may depend on inside the workspace. The command line knows the daemon's HTTP only, and the tests know binaries only.
-const MAY_USE: [(&str, &[&str]); 9] = [
+const MAY_USE: [(&str, &[&str]); 10] = [
     ("torpor-protocol", &[]),
     ("torpor-snapshot", &[]),
+    ("torpor-scheduler", &[]),
     ("torpor-seccomp", &[]),
     ("torpor-vmm", &["torpor-protocol", "torpor-snapshot", "torpor-seccomp"]),
     ("torpor-agent", &["torpor-protocol"]),
-    ("torpor-daemon", &["torpor-protocol", "torpor-snapshot", "torpor-seccomp"]),
+    ("torpor-daemon", &["torpor-protocol", "torpor-snapshot", "torpor-scheduler", "torpor-seccomp"]),
     ("torpor-cli", &[]),
     ("torpor-tests", &[]),
     // Measures monitors by themselves, and the daemon over HTTP.

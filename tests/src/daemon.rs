@@ -160,12 +160,31 @@ impl Daemon {
         command
     }
 
-    /// Starts the process, on the state folder as it is.
+    /// Starts the process, on the state folder as it is, and waits until it answers.
     pub fn start_again(&mut self) {
+        self.spawn();
+        self.answers(Duration::from_secs(60));
+    }
+
+    fn spawn(&mut self) {
         let log = File::options().create(true).append(true).open(self.folder().join("torpord.log")).expect("a log file");
         let mut command = self.command(&self.socket());
         command.stdout(log.try_clone().expect("a second handle")).stderr(log);
         self.child = Some(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")));
+    }
+
+    /// Kills it and starts the next one, without any wait in between: the killed one is reaped last.
+    pub fn spawn_again(&mut self) {
+        let killed = self.child.take();
+        if let Some(killed) = &killed {
+            kill(Pid::from_raw(i32::try_from(killed.id()).expect("a process id")), Signal::SIGKILL).expect("our child");
+        }
+        self.spawn();
+        killed.map(|mut killed| killed.wait().expect("our child"));
+    }
+
+    /// Waits until the process that was started last answers.
+    pub fn answers(&mut self, limit: Duration) {
         let start = Instant::now();
         loop {
             let ended = self.child.as_mut().and_then(|child| child.try_wait().expect("a child can be waited for"));
@@ -175,7 +194,7 @@ impl Daemon {
             if peer.is_some_and(|peer| !self.options.wrapper.is_empty() || peer.pid() == self.pid().as_raw()) {
                 break;
             }
-            assert!(start.elapsed() < Duration::from_secs(60), "torpord does not answer\n{}", self.log());
+            assert!(start.elapsed() < limit, "torpord does not answer\n{}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
         let health = self.get("/healthz").expect(200);

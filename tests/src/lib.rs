@@ -6,6 +6,7 @@
 //! - [`tasks`]: folders to push
 //! - [`services`]: what programs talk to outside
 //! - [`process`]: which monitors are alive; [`guest`]: faults put into running guests
+//! - [`random`]: random numbers that can be had again
 //!
 //! A helper that can't do its work panics: that is how a test fails.
 #![forbid(unsafe_code)]
@@ -16,6 +17,7 @@ pub mod daemon;
 pub mod guest;
 pub mod http;
 pub mod process;
+pub mod random;
 pub mod services;
 pub mod setup;
 pub mod tasks;

@@ -2,7 +2,7 @@
 //!
 //! The socket appears under its name only when it listens and has its permissions; a stale one is replaced by that, a living one is not.
 
-use crate::lock::lives;
+use crate::lock::stays;
 use axum::Router;
 use axum::extract::Request;
 use hyper::body::Incoming;
@@ -76,7 +76,7 @@ pub fn listen(path: &Path) -> Result<UnixListener, ListenError> {
 /// Whether the process that listens there lives. A child that it was just starting when it died may hold the socket a little longer.
 fn is_answered(path: &Path) -> bool {
     let Ok(stream) = net::UnixStream::connect(path) else { return false };
-    getsockopt(&stream, PeerCredentials).map_or(true, |peer| lives(peer.pid()))
+    getsockopt(&stream, PeerCredentials).map_or(true, |peer| stays(peer.pid()))
 }
 
 /// Takes over a socket that listens already, such as one of systemd.

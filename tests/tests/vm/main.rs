@@ -12,6 +12,7 @@ mod failures;
 mod host;
 mod input;
 mod isolation;
+mod kills;
 mod park;
 mod park_faults;
 mod portions;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         isolation::TESTS,
         sandbox::TESTS,
         host::TESTS,
+        kills::TESTS,
         user_mode::TESTS,
         park::TESTS,
         park_faults::TESTS,

@@ -66,6 +66,10 @@ pub enum ErrorCode {
     NotAllowed,
     /// 422: its VM would need more than the whole memory budget.
     OverCapacity,
+    /// 422: the key came before, with another request.
+    KeyReused,
+    /// 429: the account has as many of these as it may.
+    TooMany,
     /// 503: the daemon is stopping.
     Draining,
     /// 507: nothing was stored.
@@ -91,7 +95,8 @@ impl ErrorCode {
                 StatusCode::CONFLICT
             }
             Self::NotAllowed => StatusCode::FORBIDDEN,
-            Self::OverCapacity | Self::WrongHost | Self::NoTemplate => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::OverCapacity | Self::WrongHost | Self::NoTemplate | Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
             Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
             Self::DiskFull | Self::ParkedQuota => StatusCode::INSUFFICIENT_STORAGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,

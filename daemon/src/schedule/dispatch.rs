@@ -12,6 +12,7 @@ use super::asks::graph::Graph;
 use super::asks::history::History;
 use super::core::{Budget, Core, Event, Job, Need};
 use super::ending::Ending;
+use super::extras::Extras;
 use super::live::{Cause, Live, Stored, need, task_version};
 use super::run;
 use super::runner::Runner;
@@ -210,7 +211,12 @@ impl Dispatcher {
 
     /// Takes an execution. It is durable once [`Live::stored`] says so; where there is room its VM starts meanwhile.
     pub fn submit(self: &Arc<Self>, version: Arc<Version>, input: Arc<[u8]>) -> Result<Arc<Live>, SubmitError> {
-        self.submit_for(version, input, None)
+        self.submit_with(version, input, Extras::default())
+    }
+
+    /// The same with more than an input.
+    pub fn submit_with(self: &Arc<Self>, version: Arc<Version>, input: Arc<[u8]>, extras: Extras) -> Result<Arc<Live>, SubmitError> {
+        self.submit_for(version, input, None, extras)
     }
 
     /// The same for one that another execution starts.
@@ -221,7 +227,7 @@ impl Dispatcher {
         parent: &Live,
         ties: Ties,
     ) -> Result<Arc<Live>, SubmitError> {
-        self.submit_for(version, input, Some((parent, ties)))
+        self.submit_for(version, input, Some((parent, ties)), Extras::default())
     }
 
     fn submit_for(
@@ -229,6 +235,7 @@ impl Dispatcher {
         version: Arc<Version>,
         input: Arc<[u8]>,
         parent: Option<(&Live, Ties)>,
+        extras: Extras,
     ) -> Result<Arc<Live>, SubmitError> {
         let bytes = self.check_capacity(&version)?;
         if let Some(secret) = self.secrets.missing(version.rights.all_secrets()) {
@@ -265,7 +272,7 @@ impl Dispatcher {
         self.metrics.submitted();
         self.start(others);
         self.watch_deadline(&live);
-        let insert = Change::Insert { execution: live.view(), input: Arc::clone(&input) };
+        let insert = Change::Insert { execution: live.view(), input: Arc::clone(&input), key: extras.key };
         let (this, stored) = (Arc::clone(self), Arc::clone(&live));
         tokio::spawn(async move { this.insert(&stored, insert).await });
         if admitted {

@@ -2,6 +2,7 @@
 //!
 //! - [`core`]: the queue, a pure function of events
 //! - [`runner`]: what it needs from the engine
+//! - [`extras`]: what a submission may bring beside its input
 //! - [`live`]: an execution that has not ended
 //! - [`dispatch`]: submissions, cancels, draining
 //! - [`run`]: one execution from its VM to its end, by way of [`attempt`], one VM of it, and [`parked`], the time without one
@@ -23,6 +24,7 @@ pub mod core;
 pub mod dispatch;
 pub mod ending;
 pub mod estimates;
+pub mod extras;
 pub mod live;
 pub mod moved;
 pub mod parked;

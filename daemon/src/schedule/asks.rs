@@ -17,7 +17,8 @@ pub mod answer;
 pub mod decide;
 pub mod graph;
 
-use super::dispatch::{Dispatcher, SubmitError, Ties, Wish};
+use super::dispatch::{Dispatcher, SubmitError, Ties};
+use super::extras::Extras;
 use super::live::{Cause, Live, Note};
 use crate::engine;
 use crate::manifest::flow::{self, By};
@@ -248,7 +249,7 @@ impl Asks {
             if let Some(done) = done {
                 return Ok(Child::Done(done));
             }
-            let submitted = d.submit_child(version, input.into(), live, ties, Wish { need_by, on_late, call_key: Some(key) });
+            let submitted = d.submit_child(version, input.into(), live, ties, Extras { need_by, on_late, call_key: Some(key), key: None });
             submitted.map(Child::New).map_err(|error| {
                 let kind = if matches!(error, SubmitError::Late { .. }) { Refusal::Late } else { Refusal::Capacity };
                 Refused::new(kind, error.to_string())

@@ -12,6 +12,7 @@ use super::asks::graph::Graph;
 use super::core::{Budget, Core, Event, Job, Need};
 use super::ending::Ending;
 use super::estimates::Estimates;
+use super::extras::Extras;
 use super::live::{Cause, Live, Stored, need, task_version};
 use super::run;
 use super::runner::Runner;
@@ -32,7 +33,6 @@ use crate::state::machine::State;
 use crate::state::record::{Execution, Happening, Version};
 use crate::state::store::{Store, StoreError};
 use crate::state::time::Timestamp;
-use crate::state::waiting::CallKey;
 use crate::state::writer::Change;
 use kept::Shelf;
 use std::collections::BTreeMap;
@@ -93,17 +93,6 @@ pub(super) enum Ties {
     Call,
     /// It may outlive it.
     Spawn,
-}
-
-/// What is wanted of an execution beside its result.
-#[derive(Debug, Clone, Default)]
-pub struct Wish {
-    /// When its result is needed; at once where there is nothing.
-    pub need_by: Option<Timestamp>,
-    /// What to do where that is certain to be missed.
-    pub on_late: OnLate,
-    /// The calls of its parent up to it.
-    pub call_key: Option<CallKey>,
 }
 
 /// What the scheduler does, in figures.
@@ -232,12 +221,12 @@ impl Dispatcher {
 
     /// Takes an execution. It is durable once [`Live::stored`] says so; where there is room its VM starts meanwhile.
     pub fn submit(self: &Arc<Self>, version: Arc<Version>, input: Arc<[u8]>) -> Result<Arc<Live>, SubmitError> {
-        self.submit_for(version, input, None, Wish::default())
+        self.submit_with(version, input, Extras::default())
     }
 
-    /// The same with wishes.
-    pub fn submit_wish(self: &Arc<Self>, version: Arc<Version>, input: Arc<[u8]>, wish: Wish) -> Result<Arc<Live>, SubmitError> {
-        self.submit_for(version, input, None, wish)
+    /// The same with more than an input.
+    pub fn submit_with(self: &Arc<Self>, version: Arc<Version>, input: Arc<[u8]>, extras: Extras) -> Result<Arc<Live>, SubmitError> {
+        self.submit_for(version, input, None, extras)
     }
 
     /// The same for one that another execution starts.
@@ -247,9 +236,9 @@ impl Dispatcher {
         input: Arc<[u8]>,
         parent: &Live,
         ties: Ties,
-        wish: Wish,
+        extras: Extras,
     ) -> Result<Arc<Live>, SubmitError> {
-        self.submit_for(version, input, Some((parent, ties)), wish)
+        self.submit_for(version, input, Some((parent, ties)), extras)
     }
 
     fn submit_for(
@@ -257,7 +246,7 @@ impl Dispatcher {
         version: Arc<Version>,
         input: Arc<[u8]>,
         parent: Option<(&Live, Ties)>,
-        mut wish: Wish,
+        mut extras: Extras,
     ) -> Result<Arc<Live>, SubmitError> {
         let bytes = self.check_capacity(&version)?;
         if let Some(secret) = self.secrets.missing(version.rights.all_secrets()) {
@@ -270,10 +259,10 @@ impl Dispatcher {
         if let Some(parent) = caller {
             // Nobody needs it after its parent.
             let latest = [parent.view().due, parent.view().need_by].into_iter().flatten().min();
-            wish.need_by = wish.need_by.map(|need_by| latest.map_or(need_by, |latest| need_by.min(latest)));
+            extras.need_by = extras.need_by.map(|need_by| latest.map_or(need_by, |latest| need_by.min(latest)));
         }
-        let late = wish.need_by.and_then(|need_by| certain(now, need_by, self.estimates.of(&version).least));
-        if let (Some((_, why)), OnLate::Refuse) = (&late, wish.on_late) {
+        let late = extras.need_by.and_then(|need_by| certain(now, need_by, self.estimates.of(&version).least));
+        if let (Some((_, why)), OnLate::Refuse) = (&late, extras.on_late) {
             return Err(SubmitError::Late { task: version.task.clone(), why: why.clone() });
         }
         let (live, admitted, others) = {
@@ -288,8 +277,8 @@ impl Dispatcher {
             if let Some((parent, Ties::Call)) = parent {
                 execution.due = [execution.due, parent.view().due].into_iter().flatten().min();
             }
-            execution.need_by = wish.need_by;
-            execution.call_key = wish.call_key;
+            execution.need_by = extras.need_by;
+            execution.call_key = extras.call_key;
             if let Some((by_ms, _)) = late {
                 let _ = execution.apply(now, Happening::Late { by_ms });
             }
@@ -308,7 +297,7 @@ impl Dispatcher {
         self.metrics.submitted();
         self.start(others);
         self.watch_deadline(&live);
-        let insert = Change::Insert { execution: live.view(), input: Arc::clone(&input) };
+        let insert = Change::Insert { execution: live.view(), input: Arc::clone(&input), key: extras.key };
         let (this, stored) = (Arc::clone(self), Arc::clone(&live));
         tokio::spawn(async move { this.insert(&stored, insert).await });
         if admitted {

@@ -108,13 +108,16 @@ pub struct Estimate {
     pub resume: Duration,
 }
 
+/// Account, task, portion.
+type Portion = (Arc<str>, Arc<str>, Arc<str>);
+
 type Sketches = BTreeMap<Kind, Sketch>;
 
 #[derive(Debug)]
 struct Known {
     sketches: HashMap<Of, Sketches>,
     /// The version of a portion that was seen last: for the next one, of which nothing is known yet.
-    latest: HashMap<(Arc<str>, Arc<str>, Arc<str>), Arc<str>>,
+    latest: HashMap<Portion, Arc<str>>,
     dirty: HashSet<(Of, Kind)>,
     park: f64,
     resume: f64,

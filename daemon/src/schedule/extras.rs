@@ -1,0 +1,19 @@
+//! What a submission may bring beside its input.
+
+use crate::idempotency::NewKey;
+use crate::state::time::Timestamp;
+use crate::state::waiting::CallKey;
+use torpor_protocol::ask::OnLate;
+
+/// Nothing of it, by default.
+#[derive(Debug, Default)]
+pub struct Extras {
+    /// What the request is known by when it comes again; stored with the execution.
+    pub key: Option<NewKey>,
+    /// When its result is needed; it is wanted at once where there is nothing.
+    pub need_by: Option<Timestamp>,
+    /// What to do where that is certain to be missed.
+    pub on_late: OnLate,
+    /// The calls of its parent up to it.
+    pub call_key: Option<CallKey>,
+}

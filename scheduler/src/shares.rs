@@ -4,7 +4,8 @@
 //! to use, and corrected when it is released. The account with the smallest virtual time is next; of equals the one that holds less.
 //!
 //! One that has nothing waiting gathers no credit: when it wants something again it starts no lower than where the others are. It keeps what it used too much until the
-//! others have caught up, or nobody is left. It has no debt from having been alone: where the others are is where the last start was.
+//! others have caught up, or nobody is left. It has no debt from having been alone: where the others are is what those that wait, or the last that started, have really
+//! used, without what they are charged ahead. So no correction takes them back behind who came later.
 //!
 //! Who is in turn and does not fit stays in turn (`stick`); only those that came after it and have used less go before it.
 
@@ -70,7 +71,7 @@ pub(crate) struct Shares {
     queue: BTreeSet<Place>,
     /// Accounts with nothing, that have used more than the others.
     idle: BTreeSet<(u128, Arc<str>)>,
-    /// Where the last start was.
+    /// What the account of a start had used, at most.
     reached: u128,
     joins: u64,
     stuck: Option<(Arc<str>, u64)>,
@@ -152,7 +153,8 @@ impl Shares {
         if self.stuck.as_ref().is_some_and(|(stuck, _)| stuck == name) {
             self.stuck = None;
         }
-        let reached = self.accounts.get(name).map_or(0, Account::virtual_time);
+        let weight = self.weight(name);
+        let reached = self.accounts.get(name).map_or(0, |account| account.settled(now, weight).min(account.virtual_time()));
         self.reached = self.reached.max(reached);
         self.change(name, |account| {
             account.charged = account.charged.saturating_add(units);

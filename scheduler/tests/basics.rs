@@ -1,38 +1,13 @@
 //! The interface, one rule at a time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use torpor_scheduler::{Action, Budget, Claim, Count, Event, Group, Kind, Scheduler, Time};
+mod common;
+
+use common::{SECOND, claim, due, grouped, slots};
+use torpor_scheduler::Action::{self, Late, Start};
+use torpor_scheduler::{Budget, Claim, Count, Event, Kind, Scheduler, Time};
 
 type S = Scheduler<u64>;
-
-const SECOND: u64 = 1_000_000;
-
-fn claim(bytes: u64) -> Claim {
-    Claim {
-        bytes,
-        cpu: 0,
-        account: "a".into(),
-        group: None,
-        kind: Kind::New,
-        priority: 0,
-        due: None,
-        deferrable: false,
-        holds: SECOND,
-        takes: SECOND,
-    }
-}
-
-fn due(at: u64) -> Claim {
-    Claim { due: Some(Time(at)), deferrable: true, ..claim(1) }
-}
-
-fn grouped(bytes: u64, name: &str, most: u32) -> Claim {
-    Claim { group: Some(Group { name: name.into(), most }), ..claim(bytes) }
-}
-
-fn slots(vms: usize) -> S {
-    S::new(Budget { bytes: 1_000, vms: Some(vms), cpu: None })
-}
 
 fn submit(scheduler: &mut S, now: u64, key: u64, claim: Claim) -> Vec<Action<u64>> {
     scheduler.step(Time(now), Event::Submit(key, claim))
@@ -41,8 +16,6 @@ fn submit(scheduler: &mut S, now: u64, key: u64, claim: Claim) -> Vec<Action<u64
 fn release(scheduler: &mut S, now: u64, key: u64) -> Vec<Action<u64>> {
     scheduler.step(Time(now), Event::Release(key))
 }
-
-use Action::{Late, Start};
 
 #[test]
 fn an_idle_host_starts_everything_at_once() {

@@ -1,0 +1,164 @@
+//! No due is missed that any order on the same capacity could have met: against all orders, for jobs of one account that are released together and take as long as was said.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::{Host, claim, lasting};
+use proptest::prelude::*;
+use torpor_scheduler::{Budget, Claim, Event, Order, Time};
+
+const START: u64 = 1_000;
+
+#[derive(Debug, Clone, Copy)]
+struct Job {
+    bytes: u64,
+    lasts: u64,
+    due: Option<u64>,
+    deferrable: bool,
+}
+
+/// Ends of a list schedule: each starts as soon as it fits, and holds up all behind it.
+fn ends(budget: u64, slots: usize, order: &[Job]) -> Vec<u64> {
+    let mut running: Vec<(u64, u64)> = Vec::new();
+    let mut now = START;
+    let mut ends = Vec::new();
+    for job in order {
+        while running.len() == slots || running.iter().map(|(_, bytes)| bytes).sum::<u64>() + job.bytes > budget {
+            running.sort_unstable();
+            now = now.max(running.remove(0).0);
+        }
+        running.push((now + job.lasts, job.bytes));
+        ends.push(now + job.lasts);
+    }
+    ends
+}
+
+fn meets(budget: u64, slots: usize, order: &[Job]) -> bool {
+    ends(budget, slots, order).iter().zip(order).all(|(end, job)| job.due.is_none_or(|due| *end <= due))
+}
+
+fn any_order_meets(budget: u64, slots: usize, rest: &mut Vec<Job>, order: &mut Vec<Job>) -> bool {
+    if rest.is_empty() {
+        return meets(budget, slots, order);
+    }
+    (0..rest.len()).any(|at| {
+        let job = rest.remove(at);
+        order.push(job);
+        let met = any_order_meets(budget, slots, rest, order);
+        order.pop();
+        rest.insert(at, job);
+        met
+    })
+}
+
+/// All are submitted while one holds everything, which is released at the same moment.
+fn run(budget: u64, slots: usize, order: Order, jobs: &[Job]) -> Host {
+    let mut host = Host::new(Budget { bytes: budget, vms: Some(slots), cpu: None }, order);
+    host.now = START;
+    host.submit(1_000, claim(budget), 0);
+    for (key, job) in (0..).zip(jobs) {
+        host.submit(key, Claim { due: job.due.map(Time), deferrable: job.deferrable, ..lasting(job.bytes, job.lasts) }, job.lasts);
+    }
+    host.step(Event::Tick);
+    host.drain();
+    assert_eq!(host.ended.len(), jobs.len() + 1);
+    host
+}
+
+fn missed(host: &Host, jobs: &[Job]) -> usize {
+    (0..).zip(jobs).filter(|(key, job)| job.due.is_some_and(|due| host.ended[key] > due)).count()
+}
+
+fn jobs(most_bytes: u64) -> impl Strategy<Value = Vec<Job>> {
+    let due = prop_oneof![3 => (1u64..40).prop_map(Some), 1 => Just(None)];
+    let job = (1..=most_bytes, 1u64..13, due, any::<bool>());
+    let job = job.prop_map(|(bytes, lasts, due, deferrable)| Job { bytes, lasts, due: due.map(|due| START + lasts.max(due)), deferrable });
+    prop::collection::vec(job, 1..7)
+}
+
+/// Jobs whose dues are what some order makes of them, and little more.
+fn tight(most_bytes: u64) -> impl Strategy<Value = (usize, Vec<Job>)> {
+    let job = (1..=most_bytes, 1u64..13, 0u64..3, any::<bool>(), 0u8..5);
+    (1usize..4, prop::collection::vec(job, 1..7), any::<prop::sample::Index>()).prop_map(|(slots, jobs, turn)| {
+        let order: Vec<Job> = jobs.iter().map(|&(bytes, lasts, _, deferrable, _)| Job { bytes, lasts, due: None, deferrable }).collect();
+        // The last ones have none: what is wanted now has no place before them.
+        let without = order.len() - order.len() / 5;
+        let ends = ends(3, slots, &order);
+        let mut jobs: Vec<Job> = Vec::from_iter((0..).zip(order).zip(ends).zip(&jobs).map(|(((at, job), end), (.., slack, _, _))| {
+            let due = (at < without).then_some(end + slack);
+            Job { due, ..job }
+        }));
+        let turn = turn.index(jobs.len());
+        jobs.rotate_left(turn);
+        jobs.reverse();
+        (slots, jobs)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn whatever_some_order_meets_is_met(slots in 1usize..4, jobs in jobs(1)) {
+        let mut with_due: Vec<Job> = jobs.iter().filter(|job| job.due.is_some()).copied().collect();
+        prop_assume!(any_order_meets(3, slots, &mut with_due, &mut Vec::new()));
+        let host = run(3, slots, Order::LeastSlack, &jobs);
+        prop_assert_eq!(missed(&host, &jobs), 0);
+        prop_assert!(host.late.is_empty());
+    }
+
+    #[test]
+    fn whatever_some_order_meets_is_met_with_unequal_sizes(slots in 1usize..4, jobs in jobs(3)) {
+        let mut with_due: Vec<Job> = jobs.iter().filter(|job| job.due.is_some()).copied().collect();
+        prop_assume!(any_order_meets(3, slots, &mut with_due, &mut Vec::new()));
+        let host = run(3, slots, Order::LeastSlack, &jobs);
+        prop_assert_eq!(missed(&host, &jobs), 0);
+        prop_assert!(host.late.is_empty());
+    }
+
+    #[test]
+    fn tight_dues_are_met((slots, jobs) in tight(3)) {
+        let host = run(3, slots, Order::LeastSlack, &jobs);
+        prop_assert_eq!(missed(&host, &jobs), 0);
+        prop_assert!(host.late.is_empty());
+    }
+
+    /// What is wanted now goes first wherever that makes nobody late: it never waits longer than behind all that have dues.
+    #[test]
+    fn what_is_wanted_now_waits_no_longer_than_it_must(slots in 1usize..4, jobs in jobs(1)) {
+        let host = run(3, slots, Order::LeastSlack, &jobs);
+        let wanted: Vec<u64> = (0..).zip(&jobs).filter(|(_, job)| job.due.is_none() || !job.deferrable).map(|(key, _)| key).collect();
+        if let [key] = wanted[..] {
+            let first = jobs[usize::try_from(key).unwrap()];
+            let mut order: Vec<Job> = jobs.iter().filter(|job| job.due.is_some() && job.deferrable).copied().collect();
+            order.sort_by_key(|job| job.due);
+            order.insert(0, first);
+            if meets(3, slots, &order) {
+                prop_assert_eq!(host.started[&key], START);
+            }
+        }
+    }
+}
+
+/// The shortest case where neither the earliest due first nor the latest start first will do, on one machine with two places.
+#[test]
+fn an_order_is_found_that_is_neither_by_due_nor_by_start() {
+    let job = |lasts, due| Job { bytes: 1, lasts, due: Some(START + due), deferrable: true };
+    let mut found = 0;
+    // All small cases: at least one needs the search, and all are met that can be.
+    for code in 0..6u64.pow(4) {
+        let pick = |at: u32| 1 + code / 6u64.pow(at) % 6;
+        let jobs = [job(1, 1 + pick(0)), job(2, 1 + pick(1)), job(3, 2 + pick(2)), job(4, 3 + pick(3))];
+        let mut rest = jobs.to_vec();
+        if !any_order_meets(2, 2, &mut rest, &mut Vec::new()) {
+            continue;
+        }
+        let mut by_due = jobs.to_vec();
+        by_due.sort_by_key(|job| job.due);
+        let mut by_start = jobs.to_vec();
+        by_start.sort_by_key(|job| job.due.unwrap() - job.lasts);
+        found += u32::from(!meets(2, 2, &by_due) && !meets(2, 2, &by_start));
+        assert_eq!(missed(&run(2, 2, Order::LeastSlack, &jobs), &jobs), 0, "{jobs:?}");
+    }
+    assert!(found > 0, "no case needs more than one of the simple orders");
+}

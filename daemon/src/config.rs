@@ -68,6 +68,9 @@ pub struct Config {
     /// Memory that all VMs may take together, such as 4GiB [default: half of the host's]
     #[arg(long, env = "TORPOR_MEMORY_BUDGET", value_parser = size, value_name = "SIZE")]
     pub memory_budget: Option<u64>,
+    /// Processors that the VMs that compute may take together, more than the host has: not all compute all the time [default: 8 for each of the host's]
+    #[arg(long, env = "TORPOR_CPU_BUDGET", value_parser = clap::value_parser!(u32).range(1..=1_000_000), value_name = "N")]
+    pub cpu_budget: Option<u32>,
     /// Most VMs at once [default: what fits the memory budget]
     #[arg(long, env = "TORPOR_MAX_VMS", value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
     pub max_vms: Option<u32>,
@@ -146,6 +149,13 @@ impl Config {
     pub fn key_place(&self) -> KeyPlace {
         let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
         KeyPlace::find(credentials.as_deref(), self.secrets_key.as_deref(), &self.state_dir)
+    }
+
+    /// The budget of processors, in thousandths.
+    #[must_use]
+    pub fn cpu_permille(&self) -> u32 {
+        let own = || std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)).saturating_mul(8);
+        self.cpu_budget.unwrap_or_else(own).saturating_mul(1000)
     }
 
     /// The memory budget in bytes.

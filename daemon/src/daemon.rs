@@ -19,8 +19,7 @@ use crate::manifest::{ManifestError, format_bytes};
 use crate::metrics::Metrics;
 use crate::parked::ParkedFiles;
 use crate::retention::Retention;
-use crate::schedule::core::Budget;
-use crate::schedule::dispatch::{Dispatcher, Parts};
+use crate::schedule::dispatch::{Dispatcher, Parts, keep_durations};
 use crate::schedule::estimates::Estimates;
 use crate::schedule::live::task_version;
 use crate::schedule::recover::recover;
@@ -36,6 +35,7 @@ use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use torpor_protocol::limits::MIN_MEMORY_MIB;
+use torpor_scheduler::Budget;
 
 /// Where the host's policy is looked for.
 const HOST_POLICY: &str = "/etc/torpor/policy.toml";
@@ -212,7 +212,8 @@ async fn open(config: &Config, budget_bytes: u64) -> Result<Opened, DaemonError>
     let tasks: Vec<_> = versions.iter().flat_map(Version::all).map(|portion| task_version(portion, &images)).collect();
     engine.collect(&tasks, &needed);
     let runner: Arc<dyn Runner> = engine;
-    let budget = Budget { bytes: budget_bytes, vms: config.max_vms.map(|vms| usize::try_from(vms).unwrap_or(usize::MAX)) };
+    let vms = config.max_vms.map(|vms| usize::try_from(vms).unwrap_or(usize::MAX));
+    let budget = Budget { bytes: budget_bytes, vms, cpu: Some(config.cpu_permille()) };
     let last = store.last_id().await.map_err(store_error)?;
     let (packing, runner_of) = (config.parked_packing.into(), Arc::clone(&runner));
     let estimates = Arc::new(Estimates::load(store.durations().await.map_err(store_error)?));
@@ -279,6 +280,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let watching = tokio::spawn(watchdog());
     let mut chores = tokio::task::JoinSet::new();
     chores.spawn(remove_old(&app));
+    chores.spawn(keep_durations(Arc::downgrade(&app.dispatcher)));
     chores.spawn({
         let (keys, store) = (Arc::clone(&app.keys), store.clone());
         async move { keys.run(store).await }
@@ -297,6 +299,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let _ = serving.await;
     watching.abort();
     chores.abort_all();
+    app.dispatcher.write_durations().await;
     runner.shutdown().await;
     store.close().await;
     tracing::info!("stopped");

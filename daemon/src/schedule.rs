@@ -1,6 +1,6 @@
 //! Who runs next, and the life of an execution from its submission to its end.
 //!
-//! - [`core`]: the queue, a pure function of events
+//! - [`job`]: what wants a VM; the queue is the crate `torpor-scheduler`
 //! - [`runner`]: what it needs from the engine
 //! - [`extras`]: what a submission may bring beside its input
 //! - [`live`]: an execution that has not ended
@@ -20,11 +20,11 @@
 
 pub mod asks;
 pub mod attempt;
-pub mod core;
 pub mod dispatch;
 pub mod ending;
 pub mod estimates;
 pub mod extras;
+pub mod job;
 pub mod live;
 pub mod moved;
 pub mod parked;

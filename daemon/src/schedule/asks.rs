@@ -92,6 +92,8 @@ pub struct Asks {
     pub children: u32,
     /// The calls that it has made.
     pub calls: Option<CallKey>,
+    /// It is brought back ahead of what it waits for, which may come later than is thought: it may be parked again.
+    pub ahead: bool,
     /// What earlier attempts had called, where that succeeded or still goes on.
     done: HashMap<CallKey, ExecutionId>,
 }
@@ -168,7 +170,7 @@ fn may_know(d: &Dispatcher, live: &Live, target: &Execution) -> bool {
 
 impl Asks {
     /// Those of a new attempt.
-    pub async fn begin(d: &Dispatcher, live: &Live) -> Self {
+    pub async fn begin(d: &Arc<Dispatcher>, live: &Live) -> Self {
         let done = done(d, live).await;
         if !done.is_empty() {
             live.happened(Happening::Replaying { calls: u32::try_from(done.len()).unwrap_or(u32::MAX) });
@@ -177,7 +179,7 @@ impl Asks {
     }
 
     /// Those of a parked execution. What they wait for is registered again.
-    pub async fn restore(d: &Dispatcher, live: &Live, parked: &Parked) -> Self {
+    pub async fn restore(d: &Arc<Dispatcher>, live: &Live, parked: &Parked) -> Self {
         let mut this = Self { children: parked.children, calls: parked.calls.clone(), done: done(d, live).await, ..Self::default() };
         for waiting in &parked.asks {
             if let Err(error) = this.register(d, live, waiting.clone()).await {
@@ -286,7 +288,7 @@ impl Asks {
     }
 
     /// Goes on with an ask whose child is durable. The answer, where there is one now.
-    pub async fn started(&mut self, d: &Dispatcher, live: &Live, started: Started) -> Option<(u64, Reply)> {
+    pub async fn started(&mut self, d: &Arc<Dispatcher>, live: &Live, started: Started) -> Option<(u64, Reply)> {
         let Started { seq, child, call } = started;
         self.starting.remove(&seq);
         let child = match child {
@@ -301,7 +303,7 @@ impl Asks {
 
     async fn wait(
         &mut self,
-        d: &Dispatcher,
+        d: &Arc<Dispatcher>,
         live: &Live,
         seq: u64,
         executions: &[String],
@@ -320,14 +322,14 @@ impl Asks {
         Ok(Taken::Open)
     }
 
-    async fn sleep(&mut self, d: &Dispatcher, live: &Live, seq: u64, ms: u64) -> Result<Taken, Refused> {
+    async fn sleep(&mut self, d: &Arc<Dispatcher>, live: &Live, seq: u64, ms: u64) -> Result<Taken, Refused> {
         self.register(d, live, waiting(seq, WaitsFor::Timer, within(Some(ms))?)).await?;
         Ok(Taken::Open)
     }
 
     async fn event_wait(
         &mut self,
-        d: &Dispatcher,
+        d: &Arc<Dispatcher>,
         live: &Live,
         seq: u64,
         token: String,
@@ -338,7 +340,7 @@ impl Asks {
     }
 
     /// Opens an ask: first registered, then looked at.
-    async fn register(&mut self, d: &Dispatcher, live: &Live, waiting: Waiting) -> Result<(), Refused> {
+    async fn register(&mut self, d: &Arc<Dispatcher>, live: &Live, waiting: Waiting) -> Result<(), Refused> {
         let now = Timestamp::now();
         let due =
             waiting.until.map(|until| Instant::now() + Duration::from_micros(u64::try_from(until.0.saturating_sub(now.0)).unwrap_or(0)));
@@ -363,12 +365,16 @@ impl Asks {
                 Err(error) => return Err(Refused::new(Refusal::Host, error.to_string())),
             },
         }
+        let lifts = !open.pending.is_empty() && open.due.is_none_or(|due| due > Instant::now());
         self.open.insert(open.waiting.seq, open);
+        if lifts {
+            d.lift(&live.id);
+        }
         Ok(())
     }
 
     /// Those that have not ended. Others must be in the database.
-    async fn pending(&self, d: &Dispatcher, live: &Live, ids: &[ExecutionId]) -> Result<HashSet<ExecutionId>, Refused> {
+    async fn pending(&self, d: &Arc<Dispatcher>, live: &Live, ids: &[ExecutionId]) -> Result<HashSet<ExecutionId>, Refused> {
         let unknown = |id: &ExecutionId| Refused::new(Refusal::UnknownExecution, format!("no execution \"{id}\""));
         let (mut pending, mut others) = (HashSet::new(), HashSet::new());
         for id in ids {
@@ -422,16 +428,20 @@ impl Asks {
     }
 
     /// Takes out those that can be answered, lowest number first.
-    fn take_ready(&mut self, d: &Dispatcher, live: &Live) -> Vec<Ready> {
+    fn take_ready(&mut self, d: &Arc<Dispatcher>, live: &Live) -> Vec<Ready> {
         let now = Instant::now();
-        let mut ready = Vec::new();
+        let (mut ready, mut lifted) = (Vec::new(), false);
         for (seq, open) in self.open.extract_if(.., |_, open| open.ready(now)) {
             if !open.waiting.targets().is_empty() {
                 d.graph().remove(&live.id, seq);
             }
+            lifted |= !open.waiting.targets().is_empty();
             let late = Open { due: None, ..open };
             let timed_out = !late.ready(now);
             ready.push(Ready { waiting: late.waiting, timed_out });
+        }
+        if lifted {
+            d.lift(&live.id);
         }
         ready
     }
@@ -448,6 +458,25 @@ impl Asks {
     #[must_use]
     pub fn next_due(&self) -> Option<Instant> {
         self.open.values().filter_map(|open| open.due).min()
+    }
+
+    /// When to bring it back so that its machine runs when the first of what it waits for is there, as far as that is known: a moment, or the end of
+    /// executions that always take about as long. Whether that is certain. Nothing where it would have to be now or was.
+    #[must_use]
+    pub fn ahead(&self, d: &Dispatcher, resume: Duration) -> Option<(Instant, bool)> {
+        let now = Instant::now();
+        let end = |open: &Open| match &open.waiting.what {
+            WaitsFor::Timer => open.due.map(|due| (due, true)),
+            WaitsFor::Executions { any, .. } => {
+                let ends = open.pending.iter().map(|id| d.steady_end(id));
+                let end =
+                    if *any { ends.flatten().min() } else { ends.collect::<Option<Vec<_>>>().and_then(|ends| ends.into_iter().max()) };
+                end.map(|end| (end, false))
+            }
+            WaitsFor::Event { .. } => None,
+        };
+        let (first, certain) = self.open.values().filter_map(end).min()?;
+        first.checked_sub(resume).filter(|ahead| *ahead > now).map(|ahead| (ahead, certain))
     }
 
     /// Nothing is on its way: it may be parked.
@@ -499,7 +528,7 @@ impl Asks {
 }
 
 /// What earlier attempts had called, and what succeeded or still goes on; nothing where it can't be known, or is not wanted.
-async fn done(d: &Dispatcher, live: &Live) -> HashMap<CallKey, ExecutionId> {
+async fn done(d: &Arc<Dispatcher>, live: &Live) -> HashMap<CallKey, ExecutionId> {
     if live.version.policy.replay == Replay::None || live.view().attempts < 2 {
         return HashMap::new();
     }

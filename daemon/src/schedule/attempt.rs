@@ -82,6 +82,8 @@ struct Watch<'a> {
     resumed: Option<Arc<waiting::Parked>>,
     /// Its vCPU has run.
     runs: bool,
+    /// The queue knows that it stands.
+    idle: bool,
 }
 
 /// Runs one VM of an execution to its end. A parked machine that it begins with is removed when it runs, or when it never will.
@@ -98,12 +100,13 @@ pub(super) async fn attempt(
     let (starting, started) = mpsc::unbounded_channel();
     // Who is brought back without an answer, and not for a connection, is so because somebody wants it to have its VM.
     let woken = std::mem::take(&mut aux.woken);
-    let kept = matches!(&request.begin, Begin::Resume { answers, .. } if answers.answers.is_empty() && !woken);
+    let ahead = std::mem::take(&mut asks.ahead);
+    let kept = matches!(&request.begin, Begin::Resume { answers, .. } if answers.answers.is_empty() && !woken && !ahead);
     if let Some(parked) = &resumed {
         aux.resumed(&parked.aux, live.inherited);
     }
     let standing = Standing { kept, ..Standing::default() };
-    let watch = Watch { d, live, log, asks, aux, orders, starting, standing, resumed: resumed.clone(), runs: false };
+    let watch = Watch { d, live, log, asks, aux, orders, starting, standing, resumed: resumed.clone(), runs: false, idle: false };
     // A fault of the engine must not keep the place in the queue for ever.
     let running = AssertUnwindSafe(d.runner.run(request, progress, ordered, live.cancel.clone())).catch_unwind();
     let (outcome, ran) = tokio::join!(running, watch.watch(happened, started));
@@ -153,6 +156,7 @@ impl Watch<'_> {
                 () = pressed(&mut pressure), if self.standing.waits_longer => self.decide(),
             }
             self.show();
+            self.tell_idle();
         }
         self.granted(&Err("it ended".to_owned()));
         self.aux_lines();
@@ -178,6 +182,14 @@ impl Watch<'_> {
 
     fn granted(&mut self, how: &Result<(), String>) {
         self.standing.wished.drain(..).for_each(|wish| drop(wish.send(how.clone())));
+    }
+
+    /// A VM that stands takes no processor: others may have it.
+    fn tell_idle(&mut self) {
+        let idle = self.standing.stands && self.runs;
+        if idle != std::mem::replace(&mut self.idle, idle) {
+            self.d.stands(&self.live.id, idle);
+        }
     }
 
     fn show(&self) {

@@ -6,14 +6,15 @@
 //! Invariant: an execution that has not ended is in `live`; it waits in the queue, or a task of [`super::run`] owns it.
 
 mod kept;
+mod submit;
+mod tick;
 mod waits;
 
 use super::asks::graph::Graph;
-use super::core::{Budget, Core, Event, Job, Need};
 use super::ending::Ending;
 use super::estimates::Estimates;
-use super::extras::Extras;
-use super::live::{Cause, Live, Stored, need, task_version};
+use super::job::{Clock, Job, background};
+use super::live::{Cause, Live, task_version};
 use super::run;
 use super::runner::Runner;
 use crate::aux::Outside;
@@ -21,8 +22,8 @@ use crate::catalog::Catalog;
 use crate::code::images::Images;
 use crate::engine::{Packing, ParkKey};
 use crate::logs::Logs;
+use crate::manifest::TaskName;
 use crate::manifest::host::HostPolicy;
-use crate::manifest::{SecretName, TaskName, format_bytes, format_millis};
 use crate::metrics::Metrics;
 use crate::parked::ParkedFiles;
 use crate::secrets::Secrets;
@@ -32,68 +33,22 @@ use crate::state::id::{ExecutionId, IdSource};
 use crate::state::machine::State;
 use crate::state::record::{Execution, Happening, Version};
 use crate::state::store::{Store, StoreError};
-use crate::state::time::Timestamp;
-use crate::state::writer::Change;
+
 use kept::Shelf;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
-use torpor_protocol::ask::OnLate;
+use torpor_scheduler::{Action, Budget, Event, Scheduler, Time};
+
+pub use submit::SubmitError;
+pub(super) use submit::Ties;
+pub use tick::keep_durations;
 
 /// How long a cancel waits for the VM to be gone before it answers with what is known.
 const CANCEL_WAIT: Duration = Duration::from_secs(15);
 /// How long stopped VMs may take to be gone and recorded when the daemon stops.
 const STOP_WAIT: Duration = Duration::from_secs(10);
-
-/// Why an execution is not accepted.
-#[derive(Debug, thiserror::Error)]
-pub enum SubmitError {
-    /// The daemon stops.
-    #[error("torpord is stopping and takes no new work; try again when it is back")]
-    Draining,
-    /// It could never run.
-    #[error(
-        "a VM of task {:?} is charged {}, and torpord's whole memory budget is {}; lower `memory` in the policy by {} and push again, or start torpord with a larger --memory-budget",
-        task.as_str(), format_bytes(*needs), format_bytes(*budget), format_bytes((needs - budget).next_multiple_of(1 << 20))
-    )]
-    OverCapacity {
-        /// The task.
-        task: TaskName,
-        /// What its VM is charged: more than the budget.
-        needs: u64,
-        /// All there is.
-        budget: u64,
-    },
-    /// It declares a secret that is not there.
-    #[error("task {:?} declares secret {:?}, which is not set; `torpor secret set {}` sets it", task.as_str(), secret.as_str(), secret.as_str())]
-    UnknownSecret {
-        /// The task.
-        task: TaskName,
-        /// The secret.
-        secret: SecretName,
-    },
-    /// It can't be done when it is needed.
-    #[error("task {:?} can't be done when it is needed: {why}; give it more time, or run it late with on_late = \"run\"", task.as_str())]
-    Late {
-        /// The task.
-        task: TaskName,
-        /// What is known.
-        why: String,
-    },
-    /// No ids without entropy.
-    #[error("the host gives no random bytes: {0}")]
-    Entropy(getrandom::Error),
-}
-
-/// What a child is to its parent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ties {
-    /// It waits for it: who is called has no more time than who calls.
-    Call,
-    /// It may outlive it.
-    Spawn,
-}
 
 /// What the scheduler does, in figures.
 #[derive(Debug, Clone, Copy)]
@@ -106,6 +61,8 @@ pub struct Load {
     pub parked: usize,
     /// Bytes that VMs are charged.
     pub used: u64,
+    /// Thousandths of processors that those take who compute.
+    pub used_cpu: u64,
     /// What there is.
     pub budget: Budget,
     /// No new work is taken.
@@ -113,7 +70,8 @@ pub struct Load {
 }
 
 struct Shared {
-    core: Core,
+    core: Scheduler<Job>,
+    clock: Clock,
     live: BTreeMap<ExecutionId, Arc<Live>>,
     /// Parked executions that wait for memory.
     resuming: BTreeMap<ExecutionId, oneshot::Sender<()>>,
@@ -121,6 +79,12 @@ struct Shared {
     templates: BTreeMap<u64, Arc<Version>>,
     template: u64,
     kept: Shelf,
+}
+
+impl Shared {
+    fn step(&mut self, event: Event<Job>) -> Vec<Action<Job>> {
+        self.core.step(self.clock.now(), event)
+    }
 }
 
 /// What the scheduler works with.
@@ -158,6 +122,7 @@ pub struct Dispatcher {
     graph: Mutex<Graph>,
     changed: watch::Sender<()>,
     pressure: watch::Sender<bool>,
+    alarm: watch::Sender<Option<Time>>,
     parts: Parts,
 }
 
@@ -180,7 +145,8 @@ impl Dispatcher {
     #[must_use]
     pub fn new(budget: Budget, last: Option<&ExecutionId>, parts: Parts) -> Arc<Self> {
         let shared = Shared {
-            core: Core::new(budget),
+            core: Scheduler::new(budget),
+            clock: Clock::default(),
             live: BTreeMap::new(),
             resuming: BTreeMap::new(),
             ids: IdSource::after(last),
@@ -189,7 +155,10 @@ impl Dispatcher {
             kept: Shelf::default(),
         };
         let (changed, pressure) = (watch::Sender::default(), watch::Sender::default());
-        Arc::new(Self { shared: Mutex::new(shared), graph: Mutex::default(), changed, pressure, parts })
+        let alarm = watch::Sender::default();
+        let this = Arc::new(Self { shared: Mutex::new(shared), graph: Mutex::default(), changed, pressure, alarm, parts });
+        tick::begin(&this);
+        this
     }
 
     /// Who runs VMs.
@@ -203,141 +172,9 @@ impl Dispatcher {
     }
 
     /// Takes an event in, and lets go who has memory now.
-    fn step(self: &Arc<Self>, event: Event) {
-        let started = self.lock().core.step(event);
-        self.start(started);
-    }
-
-    /// Refuses what could never run.
-    pub fn check_capacity(&self, version: &Version) -> Result<u64, SubmitError> {
-        let needs = self.runner.vm_bytes(version.policy.memory_mib);
-        let shared = self.lock();
-        if shared.core.draining() {
-            return Err(SubmitError::Draining);
-        }
-        let budget = shared.core.budget().bytes;
-        if shared.core.fits(needs) { Ok(needs) } else { Err(SubmitError::OverCapacity { task: version.task.clone(), needs, budget }) }
-    }
-
-    /// Takes an execution. It is durable once [`Live::stored`] says so; where there is room its VM starts meanwhile.
-    pub fn submit(self: &Arc<Self>, version: Arc<Version>, input: Arc<[u8]>) -> Result<Arc<Live>, SubmitError> {
-        self.submit_with(version, input, Extras::default())
-    }
-
-    /// The same with more than an input.
-    pub fn submit_with(self: &Arc<Self>, version: Arc<Version>, input: Arc<[u8]>, extras: Extras) -> Result<Arc<Live>, SubmitError> {
-        self.submit_for(version, input, None, extras)
-    }
-
-    /// The same for one that another execution starts.
-    pub(super) fn submit_child(
-        self: &Arc<Self>,
-        version: Arc<Version>,
-        input: Arc<[u8]>,
-        parent: &Live,
-        ties: Ties,
-        extras: Extras,
-    ) -> Result<Arc<Live>, SubmitError> {
-        self.submit_for(version, input, Some((parent, ties)), extras)
-    }
-
-    fn submit_for(
-        self: &Arc<Self>,
-        version: Arc<Version>,
-        input: Arc<[u8]>,
-        parent: Option<(&Live, Ties)>,
-        mut extras: Extras,
-    ) -> Result<Arc<Live>, SubmitError> {
-        let bytes = self.check_capacity(&version)?;
-        if let Some(secret) = self.secrets.missing(version.rights.all_secrets()) {
-            return Err(SubmitError::UnknownSecret { task: version.task.clone(), secret: secret.clone() });
-        }
-        let caller = parent.map(|(parent, _)| parent);
-        let mut random = [0; 10];
-        getrandom::fill(&mut random).map_err(SubmitError::Entropy)?;
-        let now = Timestamp::now();
-        if let Some(parent) = caller {
-            // Nobody needs it after its parent.
-            let latest = [parent.view().due, parent.view().need_by].into_iter().flatten().min();
-            extras.need_by = extras.need_by.map(|need_by| latest.map_or(need_by, |latest| need_by.min(latest)));
-        }
-        let late = extras.need_by.and_then(|need_by| certain(now, need_by, self.estimates.of(&version).least));
-        if let (Some((_, why)), OnLate::Refuse) = (&late, extras.on_late) {
-            return Err(SubmitError::Late { task: version.task.clone(), why: why.clone() });
-        }
-        let (live, admitted, others) = {
-            let mut shared = self.lock();
-            if shared.core.draining() {
-                return Err(SubmitError::Draining);
-            }
-            let id = shared.ids.next(now, random);
-            let mut execution = Execution::new(id.clone(), &version, now);
-            execution.parent = caller.map(|parent| parent.id.clone());
-            execution.depth = caller.map_or(0, |parent| parent.depth.saturating_add(1));
-            if let Some((parent, Ties::Call)) = parent {
-                execution.due = [execution.due, parent.view().due].into_iter().flatten().min();
-            }
-            execution.need_by = extras.need_by;
-            execution.call_key = extras.call_key;
-            if let Some((by_ms, _)) = late {
-                let _ = execution.apply(now, Happening::Late { by_ms });
-            }
-            let job = Job::Execution(id.clone());
-            let mut started = shared.core.step(Event::Submit(job.clone(), need(&version, bytes)));
-            let before = started.len();
-            started.retain(|other| *other != job);
-            let admitted = started.len() < before;
-            if admitted {
-                run::starting(&mut execution);
-            }
-            let live = Arc::new(Live::new(execution, version, bytes, false));
-            shared.live.insert(id, Arc::clone(&live));
-            (live, admitted, started)
-        };
-        self.metrics.submitted();
-        self.start(others);
-        self.watch_deadline(&live);
-        let insert = Change::Insert { execution: live.view(), input: Arc::clone(&input), key: extras.key };
-        let (this, stored) = (Arc::clone(self), Arc::clone(&live));
-        tokio::spawn(async move { this.insert(&stored, insert).await });
-        if admitted {
-            tokio::spawn(run::run(Arc::clone(self), Arc::clone(&live), Some(input)));
-        }
-        Ok(live)
-    }
-
-    async fn insert(self: &Arc<Self>, live: &Arc<Live>, insert: Change) {
-        let error = match self.store.commit(insert).await {
-            Ok(()) => {
-                live.stored.send_replace(Stored::Yes);
-                return;
-            }
-            Err(error) => Arc::new(error),
-        };
-        let id = live.view().id.clone();
-        tracing::warn!(execution = %id, %error, "an execution could not be stored and was refused");
-        live.stop(Cause::Unstored);
-        let job = Job::Execution(id.clone());
-        let started = {
-            let mut shared = self.lock();
-            // One that holds a VM is owned by its run, which sees that it is not stored.
-            if shared.core.waits(&job) {
-                shared.live.remove(&id);
-            }
-            shared.core.step(Event::Withdraw(job))
-        };
-        live.stored.send_replace(Stored::Failed(error));
-        self.start(started);
-    }
-
-    /// An execution of an earlier daemon waits again.
-    pub(super) fn requeue(self: &Arc<Self>, live: Arc<Live>) {
-        let id = live.view().id.clone();
-        let mut shared = self.lock();
-        let started = shared.core.step(Event::Submit(Job::Execution(id.clone()), live.need()));
-        shared.live.insert(id, live);
-        drop(shared);
-        self.start(started);
+    fn step(self: &Arc<Self>, event: Event<Job>) {
+        let follows = self.lock().step(event);
+        self.act(follows);
     }
 
     /// Has a version's template made when there is room.
@@ -346,10 +183,11 @@ impl Dispatcher {
         let mut shared = self.lock();
         shared.template += 1;
         let number = shared.template;
+        let claim = torpor_scheduler::Claim { group: None, ..background(&version, bytes) };
         shared.templates.insert(number, version);
-        let started = shared.core.step(Event::Submit(Job::Template(number), Need { bytes, group: None }));
+        let follows = shared.step(Event::Submit(Job::Template(number), claim));
         drop(shared);
-        self.start(started);
+        self.act(follows);
     }
 
     /// A version is gone: its template, if it waits to be made, is not made.
@@ -358,27 +196,21 @@ impl Dispatcher {
         self.drop_kept(gone);
     }
 
-    fn start(self: &Arc<Self>, jobs: Vec<Job>) {
-        let jobs = self.unkeep(jobs);
+    /// Carries out what the queue says.
+    fn act(self: &Arc<Self>, actions: Vec<Action<Job>>) {
+        let actions = self.unkeep(actions);
         self.press();
-        for job in jobs {
-            match &job {
-                Job::Resume(id) => {
-                    let waits = self.lock().resuming.remove(id);
-                    if waits.is_none_or(|waits| waits.send(()).is_err()) {
-                        // It does not wait any more.
-                        self.release(job);
-                    }
-                }
-                Job::Execution(id) => {
-                    if let Some(live) = self.live(id) {
-                        tokio::spawn(run::run(Arc::clone(self), live, None));
-                    }
-                }
+        self.set_alarm();
+        for action in actions {
+            match action {
+                Action::Late(Job::Execution(id)) => self.tell_late(&id),
+                // Only executions have a due.
+                Action::Late(_) => {}
+                Action::Start(Job::Execution(id)) => self.begin(&id),
                 // Kept VMs do not wait.
-                Job::Kept(_) => {}
-                Job::Template(number) => {
-                    let version = self.lock().templates.remove(number);
+                Action::Start(Job::Kept(_)) => {}
+                Action::Start(job @ Job::Template(number)) => {
+                    let version = self.lock().templates.remove(&number);
                     let this = Arc::clone(self);
                     tokio::spawn(async move {
                         if let Some(version) = version {
@@ -388,6 +220,24 @@ impl Dispatcher {
                     });
                 }
             }
+        }
+    }
+
+    /// An execution holds a VM's place from now on: goes on with it if it was parked, runs it if it is new.
+    fn begin(self: &Arc<Self>, id: &ExecutionId) {
+        let (waits, live) = {
+            let mut shared = self.lock();
+            (shared.resuming.remove(id), shared.live.get(id).cloned())
+        };
+        match (waits, live) {
+            (Some(waits), _) => {
+                if waits.send(()).is_err() {
+                    // It does not wait any more.
+                    self.release(Job::Execution(id.clone()));
+                }
+            }
+            (None, Some(live)) => drop(tokio::spawn(run::run(Arc::clone(self), live, None))),
+            (None, None) => self.release(Job::Execution(id.clone())),
         }
     }
 
@@ -411,8 +261,13 @@ impl Dispatcher {
     }
 
     /// An execution is not live any more.
-    pub(super) fn forget(&self, id: &ExecutionId) {
-        self.lock().live.remove(id);
+    pub(super) fn forget(self: &Arc<Self>, id: &ExecutionId) {
+        let follows = {
+            let mut shared = self.lock();
+            shared.live.remove(id);
+            shared.step(Event::Ended(Job::Execution(id.clone())))
+        };
+        self.act(follows);
         self.changed.send_replace(());
     }
 
@@ -445,9 +300,9 @@ impl Dispatcher {
     pub fn load(&self) -> Load {
         let shared = self.lock();
         let core = &shared.core;
-        let (queued, running) = (core.waiting(), core.holding());
+        let (queued, running) = (core.waiting().executions, core.holding().executions);
         let parked = shared.live.values().filter(|live| live.view().state == State::Parked).count();
-        Load { queued, running, parked, used: core.used(), budget: core.budget(), draining: core.draining() }
+        Load { queued, running, parked, used: core.used(), used_cpu: core.used_cpu(), budget: core.budget(), draining: core.draining() }
     }
 
     /// Cancels an execution that has not ended; `None` if there is none. Answers when it has ended, or with how far it is after
@@ -458,15 +313,16 @@ impl Dispatcher {
 
     /// The same for another reason.
     pub async fn cancel_as(self: &Arc<Self>, id: &ExecutionId, cause: Cause) -> Option<Result<Arc<Execution>, Arc<StoreError>>> {
-        let (live, waited, started) = {
+        let (live, waited, follows) = {
             let mut shared = self.lock();
             let live = Arc::clone(shared.live.get(id)?);
             let job = Job::Execution(id.clone());
-            let waited = shared.core.waits(&job);
-            let started = if waited { shared.core.step(Event::Withdraw(job)) } else { Vec::new() };
-            (live, waited, started)
+            // One that was parked has a task of its own, which sees that it is to end.
+            let waited = shared.core.waits(&job) && !shared.resuming.contains_key(id);
+            let follows = if waited { shared.step(Event::Withdraw(job)) } else { Vec::new() };
+            (live, waited, follows)
         };
-        self.start(started);
+        self.act(follows);
         if cause == Cause::Client && live.cause().is_none() && !live.view().state.ended() {
             live.happened(Happening::Cancelled);
         }
@@ -500,34 +356,18 @@ impl Dispatcher {
     pub async fn drain(self: &Arc<Self>, wait: Duration) {
         self.step(Event::Drain);
         self.drop_all_kept();
-        if !self.until(wait, |shared| shared.core.holding() == 0).await {
+        if !self.until(wait, |shared| shared.core.holding().executions == 0).await {
             let running: Vec<_> = self.all_live().into_iter().filter(|live| !rests(live)).collect();
             tracing::warn!(running = running.len(), "the drain timeout passed; what still runs is interrupted");
             for live in running {
                 live.stop(Cause::Daemon);
             }
         }
-        let settled = |shared: &Shared| shared.core.holding() == 0 && shared.live.values().all(|live| rests(live));
+        let settled = |shared: &Shared| shared.core.holding().executions == 0 && shared.live.values().all(|live| rests(live));
         if !self.until(STOP_WAIT, settled).await {
             tracing::error!("some executions could not be stopped or recorded; the next start accounts for them");
         }
     }
-}
-
-/// Whether a result can't be there when it is needed, however fast it is: by how many ms, and why.
-fn certain(now: Timestamp, need_by: Timestamp, least: Duration) -> Option<(u64, String)> {
-    let earliest = Timestamp(now.0.saturating_add(i64::try_from(least.as_micros()).unwrap_or(i64::MAX)));
-    let by_ms = u64::try_from(earliest.0.saturating_sub(need_by.0)).ok().filter(|by| *by > 0)?.div_ceil(1000);
-    let why = if need_by < now {
-        format!("that is {} ago", format_millis(now.millis().saturating_sub(need_by.millis())))
-    } else {
-        let left = format_millis(need_by.millis().saturating_sub(now.millis()));
-        format!(
-            "that is in {left}, and it has never taken less than {}",
-            format_millis(u64::try_from(least.as_millis()).unwrap_or(u64::MAX))
-        )
-    };
-    Some((by_ms, why))
 }
 
 /// It is in the database as it is, and needs nothing.

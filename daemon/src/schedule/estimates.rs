@@ -95,7 +95,7 @@ pub struct Seen {
     pub sketch: Sketch,
 }
 
-/// What is to be expected of an execution. Zero where nothing is known.
+/// What is to be expected of an execution. Zero where nothing is known, except of resumes: then it is what those of others take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Estimate {
     /// With a VM at a time: half of them take no longer.
@@ -194,13 +194,14 @@ impl Estimates {
     #[must_use]
     pub fn of(&self, version: &Version) -> Estimate {
         let known = self.lock();
-        let Some(sketches) = known.seen(&Of::version(version)) else { return Estimate::default() };
+        let usual = Duration::from_secs_f64(known.resume);
+        let Some(sketches) = known.seen(&Of::version(version)) else { return Estimate { resume: usual, ..Estimate::default() } };
         let percentile = |kind, percent| sketches.get(&kind).and_then(|sketch| sketch.percentile(percent));
         Estimate {
             holds: percentile(Kind::Run, 50).unwrap_or_default(),
             takes: percentile(Kind::Whole, 90).unwrap_or_default(),
             least: sketches.get(&Kind::Whole).and_then(Sketch::least).unwrap_or_default(),
-            resume: percentile(Kind::Resume, 90).unwrap_or(Duration::from_secs_f64(known.resume)),
+            resume: percentile(Kind::Resume, 90).unwrap_or(usual),
         }
     }
 
@@ -269,7 +270,8 @@ mod tests {
     #[test]
     fn estimates_follow_what_is_seen() {
         let (estimates, a, b) = (Estimates::default(), version("t", 'a'), version("t", 'b'));
-        assert_eq!((estimates.of(&a), estimates.expected(&a), estimates.steady(&a)), (Estimate::default(), None, None));
+        let nothing = Estimate { resume: ms(10), ..Estimate::default() };
+        assert_eq!((estimates.of(&a), estimates.expected(&a), estimates.steady(&a)), (nothing, None, None));
         for n in 0..100 {
             estimates.note(&a, Kind::Whole, ms(if n % 4 == 0 { 8000 } else { 2000 }));
             estimates.note(&a, Kind::Run, ms(500));
@@ -300,6 +302,6 @@ mod tests {
         assert_eq!(loaded.of(&a), estimates.of(&a));
         assert!(loaded.take_dirty().is_empty());
         loaded.forget(ACCOUNT, "t");
-        assert_eq!(loaded.of(&a), Estimate::default());
+        assert_eq!(loaded.of(&a).takes, Duration::ZERO);
     }
 }

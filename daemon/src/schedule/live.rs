@@ -2,7 +2,6 @@
 //!
 //! Invariant: what [`Live::view`] shows as ended is durable; until then the view may be ahead of the database, never behind it.
 
-use super::core::{Group, Need};
 use crate::code::images::Images;
 use crate::engine::TaskVersion;
 use crate::logs::Tail;
@@ -156,12 +155,6 @@ impl Live {
         });
     }
 
-    /// What it needs to run.
-    #[must_use]
-    pub fn need(&self) -> Need {
-        need(&self.version, self.bytes)
-    }
-
     /// How much of the timeline the database has.
     #[must_use]
     pub fn durable(&self) -> usize {
@@ -245,13 +238,6 @@ impl Live {
     pub fn task(&self, images: &Images) -> TaskVersion {
         task_version(&self.version, images)
     }
-}
-
-/// What an execution of a version needs to run.
-#[must_use]
-pub(super) fn need(version: &Version, bytes: u64) -> Need {
-    let name = || format!("{}/{}", version.task, version.portion).into();
-    Need { bytes, group: version.policy.max_parallel.map(|most| Group { name: name(), most }) }
 }
 
 /// What the engine needs to know of a version.

@@ -11,9 +11,9 @@
 //! All of it is in the database; what is here is a task that sleeps.
 
 use super::asks::Asks;
-use super::core::Job;
 use super::dispatch::Dispatcher;
 use super::ending::Ending;
+use super::job::Job;
 use super::live::{Cause, Live, Note};
 use super::run::persist;
 use super::until;
@@ -21,6 +21,7 @@ use crate::aux::broker::Broker;
 use crate::engine::{Begin, ErrorKind, ExecutionError, ParkKey};
 use crate::fault;
 use crate::hex;
+use crate::manifest::Park;
 use crate::state::record::Happening;
 use crate::state::waiting::Parked;
 use std::fs::File;
@@ -89,6 +90,7 @@ async fn held(live: &Live, holder: Holder) -> bool {
 pub(super) async fn wait(d: &Arc<Dispatcher>, live: &Arc<Live>, (asks, aux): (&mut Asks, &mut Broker), parked: &Arc<Parked>) -> Woken {
     let mut holders = Vec::new();
     let mut wanted = told(live, asks, &mut holders);
+    let (resume, mut tried) = (d.estimates.of(&live.version).resume, false);
     while !wanted && !asks.any_ready() {
         if let Some(holder) = holders.pop() {
             if held(live, holder).await {
@@ -97,8 +99,16 @@ pub(super) async fn wait(d: &Arc<Dispatcher>, live: &Arc<Live>, (asks, aux): (&m
             wanted = told(live, asks, &mut holders);
             continue;
         }
+        let ahead = if tried { None } else { asks.ahead(d, resume) };
         tokio::select! {
             () = live.cancel.cancelled() => return stopped(d, live, parked),
+            () = until(ahead.map(|(moment, _)| moment)) => {
+                tried = true;
+                let certain = ahead.is_some_and(|(_, certain)| certain);
+                // What always parks would be parked again at once.
+                wanted = !d.pressed() && (certain || live.version.policy.park == Park::Auto);
+                asks.ahead = wanted && !certain;
+            }
             () = live.noted() => wanted = told(live, asks, &mut holders),
             () = until(asks.next_due()) => {}
             () = aux.called() => {
@@ -111,14 +121,14 @@ pub(super) async fn wait(d: &Arc<Dispatcher>, live: &Arc<Live>, (asks, aux): (&m
     if let Err(error) = fault::at("resume.ready").await {
         tracing::error!(execution = %live.id, %error, "on the way to a resume");
     }
-    let job = Job::Resume(live.id.clone());
+    let job = Job::Execution(live.id.clone());
     tokio::select! {
         biased;
         () = live.cancel.cancelled() => {
             d.withdraw(&job);
             return stopped(d, live, parked);
         }
-        () = d.admitted(&job, live.need()) => {}
+        () = d.admitted(live) => {}
     }
     told(live, asks, &mut holders);
     refuse(&mut holders);

@@ -10,9 +10,10 @@
 
 use super::asks::Asks;
 use super::attempt::attempt;
-use super::core::Job;
 use super::dispatch::Dispatcher;
 use super::ending::{Decision, Ending, decide};
+use super::estimates::Kind;
+use super::job::Job;
 use super::live::{Cause, Live};
 use super::parked::{self, Woken};
 use crate::aux::broker::Broker;
@@ -27,7 +28,7 @@ use crate::state::store::StoreError;
 use crate::state::time::Timestamp;
 use crate::state::waiting::Parked;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// Most bytes of an error's message in a timeline.
@@ -133,7 +134,7 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
         let (job, begin, resumed, tries) = match stage {
             Stage::Parked(parked, tries) => match parked::wait(d, live, (&mut asks, &mut aux), &parked).await {
                 Woken::Resume(begin) => {
-                    stage = Stage::Vm { job: Job::Resume(live.id.clone()), begin, resumed: Some(parked), tries };
+                    stage = Stage::Vm { job: Job::Execution(live.id.clone()), begin, resumed: Some(parked), tries };
                     continue;
                 }
                 Woken::End(ending) => return end(d, live, ending, log).await,
@@ -164,12 +165,16 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
             waits_count: policy.park == Park::Never,
             reuse,
         };
+        let since = Instant::now();
         let outcome = match give(d, live, &mut request.begin) {
             Ok(()) => attempt(d, live, request, resumed.clone(), (&mut asks, &mut aux), &mut log).await,
             Err(error) => Outcome::Failed(not_given(&error)),
         };
         if live.stored().await.is_err() {
             return drop_unstored(d, live, job);
+        }
+        if matches!(outcome, Outcome::Parked | Outcome::Succeeded { .. }) {
+            d.estimates.note(&live.version, Kind::Run, since.elapsed());
         }
         let outcome = match (outcome, live.view().parked.clone(), resumed) {
             // Once that is recorded it is parked, however its VM ended.
@@ -188,7 +193,7 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
                     Err(Woken::End(ending)) => return end(d, live, ending, log).await,
                     Err(_) => return,
                 }
-                d.graph().forget(&live.id);
+                d.waits_no_more(&live.id);
                 asks = Asks::restore(d, live, &parked).await;
                 stage = Stage::Parked(parked, tries + 1);
                 continue;
@@ -263,8 +268,13 @@ async fn end(d: &Arc<Dispatcher>, live: &Arc<Live>, ending: Ending, mut log: Log
 pub(super) async fn finish(d: &Arc<Dispatcher>, live: &Live, ending: Ending) {
     let tail = *live.log.borrow();
     let mut execution = (*live.view()).clone();
+    let now = Timestamp::now();
+    if let Some(need_by) = execution.need_by.filter(|need_by| *need_by < now && !execution.late) {
+        let by_ms = u64::try_from(now.0.saturating_sub(need_by.0)).unwrap_or(0).div_ceil(1000);
+        let _ = execution.apply(now, Happening::Late { by_ms });
+    }
     let finished = |state| Happening::Finished { state, log_bytes: tail.kept, log_dropped_bytes: tail.dropped };
-    if let Err(error) = execution.apply(Timestamp::now(), finished(ending.state)) {
+    if let Err(error) = execution.apply(now, finished(ending.state)) {
         // The engine broke its promise; what it gave can't be trusted to be this execution's result.
         tracing::error!(execution = %execution.id, %error, "refused");
         execution.error = Ending::host(format!("a fault in torpord: {error}")).error;

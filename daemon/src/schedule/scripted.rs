@@ -1,7 +1,6 @@
 //! A runner for tests of the scheduler and the API: the input says what happens. No VM; the binary never has this.
 #![allow(clippy::unwrap_used)]
 
-use super::core::Budget;
 use super::dispatch::{Dispatcher, Parts};
 use super::recover::{Recovered, recover};
 use super::runner::Runner;
@@ -32,6 +31,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use torpor_protocol::agent::Stream;
 use torpor_protocol::ask::{Ask, What};
+use torpor_scheduler::Budget;
 
 /// An input of a scripted execution.
 #[derive(Debug, Default, Deserialize)]
@@ -133,6 +133,7 @@ impl Scripted {
                     return Outcome::Cancelled;
                 }
                 progress.send(Progress::Restored { micros: 1, warm: true }).await.unwrap();
+                machine.outstanding = answers.answers.is_empty();
                 machine.take(answers);
                 return self.ask(machine, progress, orders, cancel).await;
             }
@@ -175,6 +176,9 @@ struct Machine {
     input: serde_json::Value,
     #[serde(default)]
     attempt: usize,
+    /// Its last ask is not answered.
+    #[serde(skip)]
+    outstanding: bool,
     answers: Vec<serde_json::Value>,
 }
 
@@ -217,8 +221,14 @@ impl Scripted {
                 What::Spawn { .. } | What::Call { .. } => script.payload.clone().unwrap_or_default().to_string().into_bytes(),
                 _ => Vec::new(),
             };
-            let ask = Ask { seq: machine.answers.len() as u64, standing: true, what };
-            progress.send(Progress::Asked { ask, payload }).await.unwrap();
+            let seq = machine.answers.len() as u64;
+            let asked = if std::mem::take(&mut machine.outstanding) {
+                // It was brought back without an answer, and waits on.
+                Progress::Blocked { seqs: vec![seq], aux: None }
+            } else {
+                Progress::Asked { ask: Ask { seq, standing: true, what }, payload }
+            };
+            progress.send(asked).await.unwrap();
             let answered = machine.answers.len();
             while machine.answers.len() == answered {
                 let order = tokio::select! {
@@ -322,7 +332,7 @@ impl Daemon {
         let store = Store::open(&folder.join("torpor.db"), move |n, took| counted.committed(n, took)).await.unwrap();
         let (images, logs) = (Images::open(folder).unwrap(), Logs::open(folder).unwrap());
         let runner = Arc::new(Scripted::default());
-        let budget = Budget { bytes: budget_mib << 20, vms: None };
+        let budget = Budget { bytes: budget_mib << 20, vms: None, cpu: None };
         let last = store.last_id().await.unwrap();
         let machines = store.machines().await.unwrap();
         let files: Vec<_> = machines.iter().map(|parked| (parked.file.clone(), parked.stored_bytes)).collect();

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod life;
+mod needed;
 mod policy;
-mod queue;
 mod replay;
 mod restart;
 mod waits;

@@ -277,6 +277,8 @@ impl Execution {
             Happening::Finished { .. } => {
                 self.stop_parking(at);
                 self.finished_at = Some(at);
+                // It was expected to be, and was not.
+                self.late = self.need_by.is_some_and(|need_by| at > need_by);
                 self.waiting.clear();
             }
             Happening::Parked { .. } => {

@@ -314,7 +314,10 @@ impl Store {
             }
             for execution in some {
                 execution.timeline = by_id.remove(execution.id.as_str()).unwrap_or_default();
-                execution.late = execution.timeline.iter().any(|entry| matches!(entry.what, Happening::Late { .. }));
+                execution.late = match (execution.need_by, execution.finished_at) {
+                    (Some(need_by), Some(finished)) => finished > need_by,
+                    _ => execution.timeline.iter().any(|entry| matches!(entry.what, Happening::Late { .. })),
+                };
             }
         }
         Ok(())

@@ -86,6 +86,12 @@ impl Graph {
         }
     }
 
+    /// For whom an execution waits.
+    #[must_use]
+    pub fn targets(&self, waiter: &ExecutionId) -> BTreeSet<ExecutionId> {
+        self.asks.get(waiter).into_iter().flat_map(BTreeMap::values).flatten().cloned().collect()
+    }
+
     /// Who waits for an execution.
     #[must_use]
     pub fn waiters(&self, target: &ExecutionId) -> Vec<ExecutionId> {

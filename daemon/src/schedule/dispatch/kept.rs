@@ -8,6 +8,7 @@ use crate::schedule::live::Live;
 use crate::state::record::Version;
 use std::sync::Arc;
 use std::time::Duration;
+use torpor_scheduler::Action;
 
 /// Most VMs that are kept at once.
 const MOST: usize = 32;
@@ -33,9 +34,9 @@ impl Dispatcher {
 
     /// Keeps a VM whose execution, which held it as `job`, is over.
     pub(in crate::schedule) fn keep(self: &Arc<Self>, live: &Live, job: &Job, vm: Kept) {
-        let (started, number) = {
+        let (follows, number) = {
             let mut shared = self.lock();
-            if shared.core.pressed() || shared.core.draining() || shared.kept.vms.len() >= MOST {
+            if shared.core.short_of_memory() || shared.core.draining() || shared.kept.vms.len() >= MOST {
                 drop(shared);
                 drop(vm);
                 return self.release(job.clone());
@@ -43,9 +44,9 @@ impl Dispatcher {
             shared.kept.last += 1;
             let number = shared.kept.last;
             shared.kept.vms.push((number, Arc::clone(&live.version), vm));
-            (shared.core.step(Event::Keep(job.clone(), Job::Kept(number))), number)
+            (shared.step(Event::Keep(job.clone(), Job::Kept(number))), number)
         };
-        self.start(started);
+        self.act(follows);
         self.changed.send_replace(());
         let this = Arc::clone(self);
         tokio::spawn(async move {
@@ -67,16 +68,16 @@ impl Dispatcher {
         Some(vm)
     }
 
-    /// Gives up kept VMs, oldest first, as long as somebody waits for memory. All that hold a VM from then on.
-    pub(super) fn unkeep(&self, mut started: Vec<Job>) -> Vec<Job> {
+    /// Gives up kept VMs, oldest first, as long as somebody waits for memory. All that follows.
+    pub(super) fn unkeep(&self, mut follows: Vec<Action<Job>>) -> Vec<Action<Job>> {
         loop {
             let vm = {
                 let mut shared = self.lock();
-                if !shared.core.pressed() || shared.kept.vms.is_empty() {
-                    return started;
+                if !shared.core.short_of_memory() || shared.kept.vms.is_empty() {
+                    return follows;
                 }
                 let (number, _, vm) = shared.kept.vms.remove(0);
-                started.extend(shared.core.step(Event::Release(Job::Kept(number))));
+                follows.extend(shared.step(Event::Release(Job::Kept(number))));
                 vm
             };
             drop(vm);

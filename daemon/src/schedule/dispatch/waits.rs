@@ -1,9 +1,10 @@
 //! The scheduler's side of waits: memory for who was parked, who waits for whom, and what becomes of those that nobody waits for.
 
-use super::{Dispatcher, Event, Job, Need};
+use super::{Dispatcher, Event, Job};
 use crate::manifest::Replay;
 use crate::schedule::asks::graph::Graph;
 use crate::schedule::estimates::Kind;
+use crate::schedule::job::claim;
 use crate::schedule::live::{Cause, Live, Note};
 use crate::state::id::ExecutionId;
 use crate::state::machine::State;
@@ -12,7 +13,7 @@ use crate::state::time::Timestamp;
 use crate::state::waiting::CallKey;
 use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 
 impl Dispatcher {
@@ -20,7 +21,7 @@ impl Dispatcher {
     pub(super) fn press(&self) {
         let pressed = {
             let shared = self.lock();
-            shared.core.pressed() || shared.core.draining()
+            shared.core.short_of_memory() || shared.core.draining()
         };
         self.pressure.send_if_modified(|now| std::mem::replace(now, pressed) != pressed);
     }
@@ -40,6 +41,35 @@ impl Dispatcher {
         self.graph.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What an execution waits for has changed: that is as urgent as itself from now on, and nothing else is on its account.
+    pub(in crate::schedule) fn lift(self: &Arc<Self>, waiter: &ExecutionId) {
+        let targets = self.graph().targets(waiter);
+        let job = Job::Execution(waiter.clone());
+        let follows = {
+            let mut shared = self.lock();
+            let mut follows = shared.step(Event::Unwait(job.clone()));
+            for target in targets {
+                if shared.live.contains_key(&target) {
+                    follows.extend(shared.step(Event::Wait { waiter: job.clone(), on: Job::Execution(target) }));
+                }
+            }
+            follows
+        };
+        self.act(follows);
+    }
+
+    /// An execution waits for nobody any more.
+    pub(in crate::schedule) fn waits_no_more(self: &Arc<Self>, waiter: &ExecutionId) {
+        self.graph().forget(waiter);
+        self.step(Event::Unwait(Job::Execution(waiter.clone())));
+    }
+
+    /// The VM of an execution stands at the door, or goes on.
+    pub(in crate::schedule) fn stands(self: &Arc<Self>, id: &ExecutionId, stands: bool) {
+        let job = Job::Execution(id.clone());
+        self.step(if stands { Event::Idle(job) } else { Event::Busy(job) });
+    }
+
     /// Ends an execution when it must have ended, wherever it is then.
     pub(in crate::schedule) fn watch_deadline(self: &Arc<Self>, live: &Arc<Live>) {
         let Some(due) = live.view().due else { return };
@@ -53,14 +83,16 @@ impl Dispatcher {
     }
 
     /// Waits for memory. When this is dropped before, [`Self::withdraw`] is to be called.
-    pub(in crate::schedule) async fn admitted(self: &Arc<Self>, job: &Job, need: Need) {
-        let Job::Resume(id) = job else { return };
+    pub(in crate::schedule) async fn admitted(self: &Arc<Self>, live: &Live) {
         let (tell, told) = oneshot::channel();
-        {
+        let expected = self.estimates.of(&live.version);
+        let follows = {
             let mut shared = self.lock();
-            shared.resuming.insert(id.clone(), tell);
-        }
-        self.step(Event::Submit(job.clone(), need));
+            shared.resuming.insert(live.id.clone(), tell);
+            let claim = claim(&shared.clock, &live.view(), &live.version, live.bytes, expected);
+            shared.step(Event::Submit(Job::Execution(live.id.clone()), claim))
+        };
+        self.act(follows);
         if told.await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -68,7 +100,7 @@ impl Dispatcher {
 
     /// A job wants no memory any more, whether it has it by now or not.
     pub(in crate::schedule) fn withdraw(self: &Arc<Self>, job: &Job) {
-        if let Job::Resume(id) = job {
+        if let Job::Execution(id) = job {
             self.lock().resuming.remove(id);
         }
         self.step(Event::Withdraw(job.clone()));
@@ -102,7 +134,7 @@ impl Dispatcher {
 
     /// An attempt ended without a result, and another follows: what it waited for is nobody's, unless that makes the same calls again.
     pub(in crate::schedule) fn leave_asks(self: &Arc<Self>, live: &Live) {
-        self.graph().forget(&live.id);
+        self.waits_no_more(&live.id);
         if live.version.policy.replay == Replay::None {
             self.abandon_children(&live.id);
         }
@@ -136,6 +168,15 @@ impl Dispatcher {
         let Some(live) = self.live(id) else { return Some(Duration::ZERO) };
         let begun = live.view().begun_at()?;
         self.estimates.expected(&live.version)?.checked_sub(Duration::from_secs_f64(Timestamp::now().seconds_since(begun)))
+    }
+
+    /// When an execution that has begun will end, where those of its version always take about as long.
+    pub(in crate::schedule) fn steady_end(&self, id: &ExecutionId) -> Option<Instant> {
+        let live = self.live(id)?;
+        let view = live.view();
+        let begun = view.begun_at().filter(|_| view.state != State::Queued)?;
+        let left = self.estimates.steady(&live.version)?.checked_sub(Duration::from_secs_f64(Timestamp::now().seconds_since(begun)))?;
+        Some(Instant::now() + left)
     }
 
     /// Signals an event of an execution, durably.

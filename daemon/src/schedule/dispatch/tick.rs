@@ -1,0 +1,76 @@
+//! What the queue has to be told, or to tell, because time has passed; and what was learned of durations, written now and then.
+
+use super::{Dispatcher, Event};
+use crate::state::id::ExecutionId;
+use crate::state::record::Happening;
+use crate::state::time::Timestamp;
+use crate::state::writer::Change;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+/// How often durations are written, where there are new ones; and how many at once.
+const WRITE: (Duration, usize) = (Duration::from_secs(5), 64);
+
+/// Tells the queue when its alarm is due, as long as there is a queue.
+pub(super) fn begin(d: &Arc<Dispatcher>) {
+    let (mut alarm, d) = (d.alarm.subscribe(), Arc::downgrade(d));
+    tokio::spawn(async move {
+        loop {
+            let due = *alarm.borrow_and_update();
+            let due = due.and_then(|due| d.upgrade()?.instant(due));
+            tokio::select! {
+                changed = alarm.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                () = crate::schedule::until(due) => match d.upgrade() {
+                    Some(d) => d.step(Event::Tick),
+                    None => return,
+                },
+            }
+        }
+    });
+}
+
+impl Dispatcher {
+    fn instant(&self, time: torpor_scheduler::Time) -> Option<Instant> {
+        self.lock().clock.instant(time)
+    }
+
+    pub(super) fn set_alarm(&self) {
+        let alarm = self.lock().core.alarm();
+        self.alarm.send_if_modified(|now| std::mem::replace(now, alarm) != alarm);
+    }
+
+    /// It waits, and can't be done when it is needed any more.
+    pub(super) fn tell_late(&self, id: &ExecutionId) {
+        let Some(live) = self.live(id) else { return };
+        let view = live.view();
+        let Some(need_by) = view.need_by.filter(|_| !view.late && !view.state.ended()) else { return };
+        let takes = self.estimates.of(&live.version).takes;
+        let by = Timestamp::now().0.saturating_add(i64::try_from(takes.as_micros()).unwrap_or(i64::MAX)).saturating_sub(need_by.0);
+        live.happened(Happening::Late { by_ms: u64::try_from(by).unwrap_or(0).div_ceil(1000) });
+    }
+
+    /// Writes what was learned of durations.
+    pub async fn write_durations(&self) {
+        let seen = self.estimates.take_dirty();
+        for some in seen.chunks(WRITE.1) {
+            if let Err(error) = self.store.commit(Change::PutDurations(some.into())).await {
+                tracing::debug!(%error, "what was learned of durations is not written");
+            }
+        }
+    }
+}
+
+/// Writes what is learned of durations, now and then, as long as there is a scheduler.
+pub async fn keep_durations(d: Weak<Dispatcher>) {
+    loop {
+        tokio::time::sleep(WRITE.0).await;
+        match d.upgrade() {
+            Some(d) => d.write_durations().await,
+            None => return,
+        }
+    }
+}

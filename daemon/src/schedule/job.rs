@@ -1,0 +1,97 @@
+//! What wants a VM, and what the queue is told of it. The queue itself is the crate `torpor-scheduler`, which knows neither executions nor clocks.
+
+use super::estimates::Estimate;
+use crate::manifest::host::ACCOUNT;
+use crate::state::id::ExecutionId;
+use crate::state::record::{Execution, Version};
+use crate::state::time::Timestamp;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use torpor_scheduler::{Claim, Group, Kind, Time};
+
+/// What wants a VM.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Job {
+    /// An execution, new or parked.
+    Execution(ExecutionId),
+    /// The template of a task version, made ahead of its first execution. A number of its own, since a version may be pushed again.
+    Template(u64),
+    /// A VM that is kept for the next execution of its kind.
+    Kept(u64),
+}
+
+/// The queue's clock: it goes on evenly, whatever becomes of the host's.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    started: Instant,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self { started: Instant::now() }
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+impl Clock {
+    /// Now.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        Time(micros(self.started.elapsed()))
+    }
+
+    /// A moment of the wall clock, by what is left until then now.
+    #[must_use]
+    pub fn moment(&self, moment: Timestamp) -> Time {
+        self.now().after(u64::try_from(moment.0.saturating_sub(Timestamp::now().0)).unwrap_or(0))
+    }
+
+    /// When that is.
+    #[must_use]
+    pub fn instant(&self, time: Time) -> Option<Instant> {
+        self.started.checked_add(Duration::from_micros(time.0))
+    }
+
+    /// How long ago that was.
+    #[must_use]
+    pub fn since(&self, time: Time) -> Duration {
+        Duration::from_micros(self.now().since(time))
+    }
+}
+
+/// What an execution claims. Of one that has begun what it has used of its time is left out.
+#[must_use]
+pub fn claim(clock: &Clock, execution: &Execution, version: &Version, bytes: u64, expected: Estimate) -> Claim {
+    let begun = execution.begun_at().filter(|_| execution.state != crate::state::machine::State::Queued);
+    let used = begun.map_or(Duration::ZERO, |begun| Duration::from_secs_f64(Timestamp::now().seconds_since(begun)));
+    let due = [execution.due, execution.need_by].into_iter().flatten().min();
+    Claim {
+        kind: if begun.is_some() { Kind::Resume } else { Kind::New },
+        due: due.map(|due| clock.moment(due)),
+        deferrable: begun.is_none() && execution.need_by.is_some(),
+        holds: micros(expected.holds),
+        takes: micros(expected.takes.saturating_sub(used).max(expected.holds.min(expected.takes))),
+        ..background(version, bytes)
+    }
+}
+
+/// What is made ahead claims.
+#[must_use]
+pub fn background(version: &Version, bytes: u64) -> Claim {
+    let name = || format!("{ACCOUNT}/{}/{}", version.task, version.portion).into();
+    Claim {
+        bytes,
+        cpu: version.policy.vcpus_permille,
+        account: Arc::from(ACCOUNT),
+        group: version.policy.max_parallel.map(|most| Group { name: name(), most }),
+        kind: Kind::Background,
+        priority: version.policy.priority,
+        due: None,
+        deferrable: false,
+        holds: 0,
+        takes: 0,
+    }
+}

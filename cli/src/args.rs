@@ -49,6 +49,15 @@ fn execution(id: &str) -> Result<String, String> {
     if id.is_empty() { Err("an execution's id is wanted; `torpor ps -a` lists them".into()) } else { Ok(id.to_owned()) }
 }
 
+/// In quotes on its way, so that a key that has some itself stays as it is.
+fn key(key: &str) -> Result<String, String> {
+    if (1..=255).contains(&key.len()) && key.bytes().all(|byte| (0x20..0x7f).contains(&byte)) {
+        Ok(format!("\"{}\"", key.replace('\\', "\\\\").replace('"', "\\\"")))
+    } else {
+        Err("a key is 1 to 255 printable ASCII characters".into())
+    }
+}
+
 fn token(token: &str) -> Result<String, String> {
     if token.is_empty() {
         Err("an event's token is wanted; `torpor ps` shows what executions wait for".into())
@@ -230,6 +239,9 @@ pub(crate) struct RunArgs {
     /// Do not wait: print the execution's id
     #[arg(long = "async")]
     pub(crate) detach: bool,
+    /// Run it once, however often this command is given with this key and the same input within 24 h: later ones get the first one's execution
+    #[arg(long, value_name = "KEY", value_parser = key)]
+    pub(crate) idempotency_key: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -329,6 +341,18 @@ mod tests {
             assert!(text.contains(usage_line) && !text.contains("--socket"), "{text}");
         }
         assert!(usage(&["torpor", "ps", "--help"]).contains("[env: PATH="));
+    }
+
+    #[test]
+    fn keys_are_sent_in_quotes() {
+        for (given, sent) in [("a b", r#""a b""#), (r#"a"b\c"#, r#""a\"b\\c""#)] {
+            let args = Args::try_parse_from(["torpor", "run", "t", "--idempotency-key", given]).unwrap();
+            let Command::Run(run) = args.command else { unreachable!() };
+            assert_eq!(run.idempotency_key.as_deref(), Some(sent));
+        }
+        for wrong in [String::new(), "x".repeat(256), "\u{e9}".into()] {
+            assert_eq!(said(&["torpor", "run", "t", "--idempotency-key", &wrong]).exit_code(), 2);
+        }
     }
 
     #[test]

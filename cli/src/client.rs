@@ -37,6 +37,8 @@ pub(crate) struct Reply<T> {
 pub(crate) enum Payload {
     None,
     Json(Vec<u8>),
+    /// An input, and the key that its submission is known by when it is sent again.
+    Keyed(Vec<u8>, Option<String>),
     Tar(Vec<u8>),
     Secret(Vec<u8>),
     Upload(Upload),
@@ -111,7 +113,12 @@ impl Client {
 
     /// A request whose answer is read piece by piece. Refusals are read here and become errors.
     pub(crate) async fn open(&self, method: Method, path: &str, payload: Payload) -> Result<Response<Incoming>, CliError> {
+        let mut key = None;
         let (content_type, body) = match payload {
+            Payload::Keyed(body, given) => {
+                key = given;
+                (Some("application/json"), Either::Left(Full::new(Bytes::from(body))))
+            }
             Payload::None => (None, Either::Left(Full::default())),
             Payload::Json(body) => (Some("application/json"), Either::Left(Full::new(Bytes::from(body)))),
             Payload::Tar(body) => (Some("application/x-tar"), Either::Left(Full::new(Bytes::from(body)))),
@@ -121,6 +128,9 @@ impl Client {
         let mut request = Request::builder().method(method.clone()).uri(path).header(header::HOST, "torpord");
         if let Some(content_type) = content_type {
             request = request.header(header::CONTENT_TYPE, content_type);
+        }
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
         }
         let request = request.body(body).map_err(|error| CliError::Usage(format!("can't ask for {path:?}: {error}")))?;
         let stream = timeout(CONNECT, UnixStream::connect(&self.socket)).await.map_err(|_| self.lost("can't connect in time"))?;

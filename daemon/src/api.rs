@@ -26,6 +26,7 @@ mod tests;
 use crate::catalog::Catalog;
 use crate::code::images::Images;
 use crate::config::Config;
+use crate::idempotency::Keys;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::schedule::dispatch::{Dispatcher, Parts};
@@ -76,6 +77,8 @@ pub struct App {
     pub config: Config,
     /// Ends long answers.
     pub stopping: CancellationToken,
+    /// Submissions that may come twice.
+    pub keys: Arc<Keys>,
     pushes: Semaphore,
     inputs: Semaphore,
     tasks: Mutex<()>,
@@ -96,6 +99,7 @@ impl App {
             metrics,
             config,
             stopping: CancellationToken::new(),
+            keys: Arc::default(),
             pushes: Semaphore::new(PUSHES),
             inputs: Semaphore::new(INPUTS_KIB),
             tasks: Mutex::new(()),

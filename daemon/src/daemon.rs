@@ -277,7 +277,12 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
 
     let serving = tokio::spawn(serve(listener, router(Arc::clone(&app)), app.stopping.clone()));
     let watching = tokio::spawn(watchdog());
-    let removing = tokio::spawn(remove_old(&app));
+    let mut chores = tokio::task::JoinSet::new();
+    chores.spawn(remove_old(&app));
+    chores.spawn({
+        let (keys, store) = (Arc::clone(&app.keys), store.clone());
+        async move { keys.run(store).await }
+    });
     tracing::info!(socket = %config.socket.display(), state = %folder.display(), "ready");
     notify(&[NotifyState::Ready]);
 
@@ -291,7 +296,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     app.stopping.cancel();
     let _ = serving.await;
     watching.abort();
-    removing.abort();
+    chores.abort_all();
     runner.shutdown().await;
     store.close().await;
     tracing::info!("stopped");

@@ -7,6 +7,7 @@
 //! - [`schedule`]: who runs next, and the life of an execution from submission to its end
 //! - [`secrets`]: what programs get and nobody reads back
 //! - [`aux`]: auxiliary services, as programs reach them
+//! - [`idempotency`]: submissions that may come twice
 //! - [`logs`]: what programs print
 //! - [`transfer`]: a parked execution on its way to another host
 //! - [`retention`]: how long executions that ended are known
@@ -23,6 +24,7 @@ pub mod daemon;
 pub mod engine;
 pub mod fault;
 pub mod hex;
+pub mod idempotency;
 pub mod lock;
 pub mod logs;
 pub mod manifest;

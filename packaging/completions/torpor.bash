@@ -956,7 +956,7 @@ _torpor() {
             return 0
             ;;
         torpor__subcmd__run)
-            opts="-i -h --input --async --socket --json --help"
+            opts="-i -h --input --async --idempotency-key --socket --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -967,6 +967,10 @@ _torpor() {
                     return 0
                     ;;
                 -i)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --idempotency-key)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

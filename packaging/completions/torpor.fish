@@ -110,6 +110,7 @@ complete -c torpor -n "__fish_torpor_using_subcommand policy; and __fish_seen_su
 complete -c torpor -n "__fish_torpor_using_subcommand policy; and __fish_seen_subcommand_from help" -f -a "explain" -d 'Print the effective policy of a task, and where each line comes from'
 complete -c torpor -n "__fish_torpor_using_subcommand policy; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c torpor -n "__fish_torpor_using_subcommand run" -s i -l input -d 'Input: JSON text, @FILE with JSON, or - for standard input' -r
+complete -c torpor -n "__fish_torpor_using_subcommand run" -l idempotency-key -d 'Run it once, however often this command is given with this key and the same input within 24 h: later ones get the first one\'s execution' -r
 complete -c torpor -n "__fish_torpor_using_subcommand run" -l socket -d 'Socket of torpord' -r -F
 complete -c torpor -n "__fish_torpor_using_subcommand run" -l async -d 'Do not wait: print the execution\'s id'
 complete -c torpor -n "__fish_torpor_using_subcommand run" -l json -d 'JSON instead of tables and text (the default where the output is not a terminal)'

@@ -18,7 +18,7 @@ const MAX_INPUT: u64 = 6 << 20;
 pub(super) async fn run(client: &Client, output: Output, args: RunArgs) -> Result<(), CliError> {
     let input = input::read(args.input, "input", MAX_INPUT).await?;
     let path = format!("/v1/tasks/{}/executions", escape(&args.task));
-    let created = client.json::<Execution>(Method::POST, &path, Payload::Json(input), Duration::ZERO).await?;
+    let created = client.json::<Execution>(Method::POST, &path, Payload::Keyed(input, args.idempotency_key), Duration::ZERO).await?;
     let id = created.value.id;
     if args.detach {
         return if output.json_asked() { output.json(&created.text) } else { output.line(&id) };

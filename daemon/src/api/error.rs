@@ -68,6 +68,10 @@ pub enum ErrorCode {
     OverCapacity,
     /// Its result can't be there when it is needed.
     Late,
+    /// 422: the key came before, with another request.
+    KeyReused,
+    /// 429: the account has as many of these as it may.
+    TooMany,
     /// 503: the daemon is stopping.
     Draining,
     /// 507: nothing was stored.
@@ -93,7 +97,8 @@ impl ErrorCode {
                 StatusCode::CONFLICT
             }
             Self::NotAllowed => StatusCode::FORBIDDEN,
-            Self::OverCapacity | Self::Late | Self::WrongHost | Self::NoTemplate => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::OverCapacity | Self::Late | Self::WrongHost | Self::NoTemplate | Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
             Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
             Self::DiskFull | Self::ParkedQuota => StatusCode::INSUFFICIENT_STORAGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,

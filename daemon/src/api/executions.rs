@@ -3,17 +3,20 @@
 use super::error::{ApiError, ErrorBody, ErrorCode};
 use super::types::{ExecutionList, ListParams, Params, SubmitParams, WaitParams};
 use super::{App, BODY_TIMEOUT};
+use crate::idempotency::{self, Key, NewKey};
 use crate::manifest::flow::{self, By};
 use crate::manifest::format_bytes;
 use crate::schedule::dispatch::Wish;
 use crate::schedule::live::Live;
+use crate::secrets::ACCOUNT;
 use crate::state::id::ExecutionId;
 use crate::state::record::Execution;
 use crate::state::store::Filter;
+use crate::state::time::Timestamp;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use serde_json::value::RawValue;
@@ -60,14 +63,87 @@ async fn wait(app: &App, live: &Live, time: Duration) -> Arc<Execution> {
     }
 }
 
-/// Run a task (`NAME`, or `NAME@` and at least 8 digits of a version) on the JSON of the body.
+/// The request's idempotency key.
+fn key(headers: &HeaderMap) -> Result<Option<Key>, ApiError> {
+    let wrong = |why| ApiError::request(StatusCode::BAD_REQUEST, format!("Idempotency-Key: {why}"));
+    let mut values = headers.get_all(idempotency::HEADER).iter();
+    let key = values.next().map(|value| Key::parse(value.as_bytes()).map_err(wrong)).transpose()?;
+    if values.next().is_some() { Err(wrong("there is more than one")) } else { Ok(key) }
+}
+
+/// Refuses what nobody may run.
+fn check(app: &App, name: &str) -> Result<(), ApiError> {
+    let version = app.catalog.version(name)?;
+    Ok(flow::allowed(By::Client, version.end())?)
+}
+
+/// Takes an execution; it is durable when this returns.
+async fn accept(app: &App, name: &str, input: Arc<[u8]>, wish: Wish) -> Result<Arc<Live>, ApiError> {
+    app.store.check_room()?;
+    let live = app.catalog.with_version(name, |version| {
+        flow::allowed(By::Client, version.end())?;
+        Ok::<_, ApiError>(app.dispatcher.submit_wish(version, input, wish)?)
+    })??;
+    live.stored().await?;
+    Ok(live)
+}
+
+/// What became of a submission with a key.
+enum Once {
+    New(Arc<Live>),
+    Known(ExecutionId),
+}
+
+/// Takes an execution, unless the key is known. Not to be dropped half-way: the next one with this key may begin when this is over.
+async fn accept_once(app: &App, name: &str, input: Arc<[u8]>, key: Key, request: String, wish: Wish) -> Result<Once, ApiError> {
+    let _one = app.keys.one(ACCOUNT, &key).await;
+    let at = Timestamp::now();
+    if let Some(known) = app.store.key(ACCOUNT, &key, at).await? {
+        if known.request == request {
+            return Ok(Once::Known(known.execution));
+        }
+        let message = format!("this Idempotency-Key came with another request before, which became execution {}", known.execution);
+        return Err(ApiError::new(ErrorCode::KeyReused, message));
+    }
+    if !app.keys.admit(ACCOUNT) {
+        let message = format!("the account has {} idempotency keys, and no more may be; each is kept for 24 h", idempotency::MAX_KEYS);
+        return Err(ApiError::new(ErrorCode::TooMany, message));
+    }
+    let key = NewKey { account: ACCOUNT.into(), key, request, at };
+    accept(app, name, input, Wish { key: Some(key), ..wish }).await.map(Once::New)
+}
+
+/// As it is now, or once it has ended.
+async fn seen(app: &App, id: &ExecutionId, time: Option<Duration>) -> Result<Arc<Execution>, ApiError> {
+    if let Some(live) = app.dispatcher.live(id) {
+        // Nobody may learn of an execution before it is durable.
+        live.stored().await?;
+        return Ok(match time {
+            Some(time) => wait(app, &live, time).await,
+            None => live.view(),
+        });
+    }
+    let execution = app.store.execution(id).await?.ok_or_else(|| ApiError::unknown_execution(id.as_str()))?;
+    Ok(Arc::new(execution))
+}
+
+/// Run a task (`NAME`, or `NAME@` and at least 8 digits of a version) on the JSON of the body. A request that comes again with its `Idempotency-Key` within
+/// 24 h gets the execution of the first one.
 #[utoipa::path(
     post, path = "/v1/tasks/{name}/executions", tag = "executions",
-    params(("name" = String, Path, description = "NAME or NAME@HASH"), SubmitParams),
+    params(
+        ("name" = String, Path, description = "NAME or NAME@HASH"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable ASCII characters, plain or in quotes"),
+        SubmitParams,
+    ),
     request_body(content = Object, content_type = "application/json", description = "The input: any JSON, at most 6 MiB"),
     responses(
         (status = 201, description = "Durable; ended if `wait` was long enough", body = Execution),
-        (status = "4XX", description = "unknown_task, unknown_version, not_allowed, invalid_input, input_too_large, over_capacity, late", body = ErrorBody),
+        (status = 200, description = "It was there already, by its key", body = Execution),
+        (
+            status = "4XX", body = ErrorBody,
+            description = "unknown_task, unknown_version, not_allowed, invalid_input, input_too_large, over_capacity, late, key_reused, too_many",
+        ),
         (status = "5XX", description = "draining, disk_full", body = ErrorBody),
     )
 )]
@@ -75,25 +151,43 @@ pub(super) async fn submit(
     State(app): State<Arc<App>>,
     Path(name): Path<String>,
     Params(params): Params<SubmitParams>,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<Arc<Execution>>), ApiError> {
-    let (time, need_by) = (params.duration()?, params.need_by()?);
+    let (time, key) = (params.duration()?, key(&headers)?);
+    let wish = Wish { need_by: params.need_by()?, on_late: params.on_late, ..Wish::default() };
     // Before the body, so that a client does not send it in vain.
-    let version = app.catalog.version(&name)?;
-    flow::allowed(By::Client, version.end())?;
+    if let Err(refused) = check(&app, &name) {
+        // What it ran may be gone since then.
+        match &key {
+            Some(key) if app.store.key(ACCOUNT, key, Timestamp::now()).await?.is_some() => {}
+            _ => return Err(refused),
+        }
+    }
     let (input, room) = input(&app, body).await?;
-    app.store.check_room()?;
-    let live = app.catalog.with_version(&name, |version| {
-        flow::allowed(By::Client, version.end())?;
-        Ok::<_, ApiError>(app.dispatcher.submit_wish(version, input, Wish { need_by, on_late: params.on_late, call_key: None })?)
-    })??;
-    live.stored().await?;
+    let once = match key {
+        None => Once::New(accept(&app, &name, input, wish).await?),
+        Some(key) => {
+            // As they were asked for: a time from now on is another moment each time.
+            let on_late = format!("{:?}", params.on_late);
+            let need_by = params.need_by.unwrap_or_default();
+            let parts = [("task", name.as_bytes()), ("input", &input), ("need_by", need_by.as_bytes()), ("on_late", on_late.as_bytes())];
+            let request = idempotency::fingerprint(&parts);
+            let app = Arc::clone(&app);
+            let once = tokio::spawn(async move { accept_once(&app, &name, input, key, request, wish).await });
+            once.await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))??
+        }
+    };
     drop(room);
+    let (status, live) = match once {
+        Once::New(live) => (StatusCode::CREATED, live),
+        Once::Known(id) => return Ok((StatusCode::OK, Json(seen(&app, &id, time).await?))),
+    };
     let execution = match time {
         Some(time) => wait(&app, &live, time).await,
         None => live.view(),
     };
-    Ok((StatusCode::CREATED, Json(execution)))
+    Ok((status, Json(execution)))
 }
 
 /// Executions, newest first, without their results.
@@ -154,16 +248,7 @@ pub(super) async fn inspect(
     Params(params): Params<WaitParams>,
 ) -> Result<Json<Arc<Execution>>, ApiError> {
     let (time, id) = (params.duration()?, parse_id(&id)?);
-    if let Some(live) = app.dispatcher.live(&id) {
-        // Nobody may learn of an execution before it is durable.
-        live.stored().await?;
-        return Ok(Json(match time {
-            Some(time) => wait(&app, &live, time).await,
-            None => live.view(),
-        }));
-    }
-    let execution = app.store.execution(&id).await?.ok_or_else(|| ApiError::unknown_execution(id.as_str()))?;
-    Ok(Json(Arc::new(execution)))
+    Ok(Json(seen(&app, &id, time).await?))
 }
 
 fn not_cancellable(execution: &Execution) -> ApiError {

@@ -3,6 +3,7 @@
 
 mod bad;
 mod good;
+mod idempotency;
 mod mutated;
 mod secrets;
 mod socket;
@@ -48,7 +49,13 @@ impl Server {
     }
 
     async fn ask(&self, method: &str, path: &str, body: impl Into<Body>) -> (StatusCode, Value) {
-        let request = Request::builder().method(method).uri(path).body(body.into()).unwrap();
+        self.ask_with(method, path, &[], body).await
+    }
+
+    async fn ask_with(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> (StatusCode, Value) {
+        let request =
+            headers.iter().fold(Request::builder().method(method).uri(path), |request, (name, value)| request.header(*name, *value));
+        let request = request.body(body.into()).unwrap();
         let response = self.router.clone().oneshot(request).await.unwrap();
         let status = response.status();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();

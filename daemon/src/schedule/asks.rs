@@ -248,7 +248,8 @@ impl Asks {
             if let Some(done) = done {
                 return Ok(Child::Done(done));
             }
-            let submitted = d.submit_child(version, input.into(), live, ties, Wish { need_by, on_late, call_key: Some(key) });
+            let submitted =
+                d.submit_child(version, input.into(), live, ties, Wish { need_by, on_late, call_key: Some(key), ..Wish::default() });
             submitted.map(Child::New).map_err(|error| {
                 let kind = if matches!(error, SubmitError::Late { .. }) { Refusal::Late } else { Refusal::Capacity };
                 Refused::new(kind, error.to_string())

@@ -19,6 +19,7 @@ use crate::aux::Outside;
 use crate::catalog::Catalog;
 use crate::code::images::Images;
 use crate::engine::{Packing, ParkKey};
+use crate::idempotency::NewKey;
 use crate::logs::Logs;
 use crate::manifest::host::HostPolicy;
 use crate::manifest::{SecretName, TaskName, format_bytes, format_millis};
@@ -104,6 +105,8 @@ pub struct Wish {
     pub on_late: OnLate,
     /// The calls of its parent up to it.
     pub call_key: Option<CallKey>,
+    /// What its request is known by when that comes again; stored with it.
+    pub key: Option<NewKey>,
 }
 
 /// What the scheduler does, in figures.
@@ -308,7 +311,7 @@ impl Dispatcher {
         self.metrics.submitted();
         self.start(others);
         self.watch_deadline(&live);
-        let insert = Change::Insert { execution: live.view(), input: Arc::clone(&input) };
+        let insert = Change::Insert { execution: live.view(), input: Arc::clone(&input), key: wish.key };
         let (this, stored) = (Arc::clone(self), Arc::clone(&live));
         tokio::spawn(async move { this.insert(&stored, insert).await });
         if admitted {

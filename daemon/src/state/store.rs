@@ -4,6 +4,7 @@
 //! PostgreSQL both take.
 
 mod durations;
+mod keys;
 mod moving;
 mod secrets;
 mod waits;
@@ -336,13 +337,14 @@ impl Store {
         Ok(executions)
     }
 
-    /// Some executions that ended at or before this moment; none if there are none. What has an id that is ahead of the clock (which went back)
+    /// Some executions that ended at or before this moment and that no idempotency key names; none if there are none. What has an id that is ahead of the clock (which went back)
     /// waits until the clock is there.
     pub async fn ended_by(&self, moment: Timestamp) -> Result<Vec<ExecutionId>, StoreError> {
         let (most, most_bytes) = REMOVED_AT_ONCE;
         // What ended by then was accepted by then: the ids bound what is looked at, without an index that every end would have to write.
         let rows = sqlx::query(
-            "SELECT id, coalesce(length(result), 0) AS bytes FROM executions WHERE id < $1 AND finished_at <= $2 ORDER BY id LIMIT $3",
+            "SELECT id, coalesce(length(result), 0) AS bytes FROM executions WHERE id < $1 AND finished_at <= $2 \
+             AND NOT EXISTS (SELECT 1 FROM idempotency WHERE execution = executions.id) ORDER BY id LIMIT $3",
         )
         .bind(ExecutionId::first_of(Timestamp(moment.0.saturating_add(1000))).as_str().to_owned())
         .bind(moment.0)

@@ -11,6 +11,7 @@ use super::store::{Filter, Store, StoreError};
 use super::time::Timestamp;
 use super::writer::Change;
 use crate::engine::{ErrorKind, ExecutionError};
+use crate::idempotency::{Key, NewKey};
 use crate::manifest::{Callee, Declared, Entry, Policy, PortionName, Rights, Said, TaskName};
 use proptest::prelude::*;
 use std::path::Path;
@@ -44,7 +45,15 @@ fn fresh(ids: &mut IdSource, version: &Version) -> Execution {
 }
 
 async fn insert(store: &Store, execution: &Execution, input: &[u8]) -> Result<(), StoreError> {
-    store.commit(Change::Insert { execution: Arc::new(execution.clone()), input: input.into() }).await
+    store.commit(Change::Insert { execution: Arc::new(execution.clone()), input: input.into(), key: None }).await
+}
+
+fn key(execution: &Execution, key: &str) -> NewKey {
+    NewKey { account: "default".into(), key: Key::parse(key.as_bytes()).unwrap(), request: "hash".into(), at: execution.created_at }
+}
+
+async fn insert_keyed(store: &Store, execution: &Execution, input: &[u8], key: NewKey) -> Result<(), StoreError> {
+    store.commit(Change::Insert { execution: Arc::new(execution.clone()), input: input.into(), key: Some(key) }).await
 }
 
 async fn update(store: &Store, before: &Execution, after: &Execution) -> Result<(), StoreError> {
@@ -181,6 +190,23 @@ async fn a_change_that_does_not_fit_is_refused_and_harms_no_other() {
         let state = store.execution(&all[n].id).await.unwrap().unwrap().state;
         assert_eq!(state, if n % 3 == 0 { State::Queued } else { State::Starting });
     }
+}
+
+#[tokio::test]
+async fn a_key_has_one_execution_whatever_the_scheduler_thinks() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, mut ids) = (open(folder.path()).await, IdSource::default());
+    let [first, second, third] = [0; 3].map(|_| fresh(&mut ids, &version("t", 'a')));
+    insert_keyed(&store, &first, b"0", key(&first, "k")).await.unwrap();
+    let (again, other) = tokio::join!(
+        insert_keyed(&store, &second, b"0", key(&second, "k")),
+        insert_keyed(&store, &third, b"0", NewKey { account: "other".into(), ..key(&third, "k") })
+    );
+    assert!(matches!(again, Err(StoreError::Conflict { .. })), "{again:?}");
+    other.unwrap();
+    assert!(store.execution(&second.id).await.unwrap().is_none(), "all of it or nothing");
+    let known = store.key("default", &Key::parse(b"k").unwrap(), Timestamp::now()).await.unwrap().unwrap();
+    assert_eq!((known.execution, known.request.as_str()), (first.id, "hash"));
 }
 
 #[tokio::test]

@@ -4,12 +4,15 @@
 //! Invariant: a change is answered only after the transaction that holds it is durable, or after it is certain that it is not in the
 //! database. When a group fails, each of its changes is tried alone, so that one bad change does no harm to others.
 
+mod durable;
+
 use super::batch::{Batch, Value};
 use super::id::ExecutionId;
 use super::machine::State;
 use super::record::{Execution, Version};
 use super::store::StoreError;
 use super::time::Timestamp;
+use crate::idempotency::NewKey;
 use crate::manifest::{SecretName, TaskName};
 use crate::schedule::estimates::Seen;
 use crate::secrets::{ACCOUNT, StoredSecret};
@@ -38,6 +41,15 @@ pub enum Change {
         execution: Arc<Execution>,
         /// JSON text.
         input: Arc<[u8]>,
+        /// What its request is known by. One that is there already, and not too old, is a [`StoreError::Constraint`].
+        key: Option<NewKey>,
+    },
+    /// Idempotency keys that were made at or before a moment, the oldest first.
+    RemoveKeys {
+        /// The moment.
+        moment: Timestamp,
+        /// At most so many.
+        most: u32,
     },
     /// An execution went on.
     Update {
@@ -316,7 +328,11 @@ fn add<'a>(batch: &mut Batch<'a>, change: &'a Change) -> Result<(), StoreError> 
         Change::PutVersion(version) => put_newest(batch, version),
         Change::PutDurations(seen) => seen.iter().try_for_each(|seen| put_duration(batch, seen)),
         Change::RemoveTask(name) => batch.add("DELETE FROM tasks WHERE name = ?", [name.as_str().into()]),
-        Change::Insert { execution, input } => insert(batch, execution, input),
+        Change::Insert { execution, input, key } => {
+            insert(batch, execution, input)?;
+            key.as_ref().map_or(Ok(()), |key| durable::put_key(batch, key, &execution.id))
+        }
+        Change::RemoveKeys { moment, most } => durable::remove_keys(batch, *moment, *most),
         Change::Update { execution, stored, timeline } => update(batch, execution, *stored, *timeline),
         Change::PutEvent { token, execution } => put_event(batch, token, execution),
         Change::Signal { token, data } => signal(batch, token, data),

@@ -54,6 +54,7 @@ async fn corpus(server: &Server) -> Vec<Vec<u8>> {
             "",
             br#"{"asks": [{"ask": "spawn", "task": "t"}], "payload": {"a": [1, 2.5e3, "\u00e4"]}}"#,
         ),
+        request("POST", "/v1/tasks/t/executions", "idempotency-key: \"a key\"\r\n", b"{}"),
         request("GET", "/v1/executions?all=true&task=t&state=succeeded&limit=5", "", b""),
         request("POST", "/v1/executions/import", "", b"TORPOREX\x01\0\0\0 and no more"),
         request("PUT", "/v1/secrets/key", "", b"a secret"),

@@ -19,7 +19,8 @@ async fn writer_until_killed() {
         async move {
             loop {
                 let queued = fresh(&mut ids.lock().unwrap(), &version("t", 'a'));
-                insert(&store, &queued, &vec![b'0' + n; 20_000 * usize::from(n)]).await.unwrap();
+                let key = key(&queued, queued.id.as_str());
+                insert_keyed(&store, &queued, &vec![b'0' + n; 20_000 * usize::from(n)], key).await.unwrap();
                 println!("queued {}", queued.id);
                 let mut done = queued.clone();
                 for what in [
@@ -77,6 +78,13 @@ async fn what_was_acknowledged_survives_a_kill() {
             checked += 1;
         }
         assert!(checked > 0);
+        let (unfinished, filter) = (store.unfinished().await.unwrap(), Filter { limit: 1_000_000, ..Filter::default() });
+        let all: Vec<Execution> = store.ended(&filter).await.unwrap().into_iter().chain(unfinished).collect();
+        assert_eq!(store.key_counts().await.unwrap()["default"], all.len() as u64, "a key and no execution, or the other way round");
+        for execution in &all {
+            let known = store.key("default", &Key::parse(execution.id.as_str().as_bytes()).unwrap(), Timestamp::now()).await.unwrap();
+            assert_eq!(known.unwrap().execution, execution.id);
+        }
         for execution in store.unfinished().await.unwrap() {
             assert_eq!((execution.state, execution.timeline.len()), (State::Queued, 1), "half of a change is there");
             let input = store.input(&execution.id).await.unwrap();

@@ -37,6 +37,7 @@ use crate::state::waiting::CallKey;
 use crate::state::writer::Change;
 use kept::Shelf;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -172,6 +173,8 @@ pub struct Dispatcher {
     graph: Mutex<Graph>,
     changed: watch::Sender<()>,
     pressure: watch::Sender<bool>,
+    /// Executions that wait for the time of their next attempt.
+    pub(super) delayed: Arc<AtomicUsize>,
     parts: Parts,
 }
 
@@ -203,7 +206,7 @@ impl Dispatcher {
             kept: Shelf::default(),
         };
         let (changed, pressure) = (watch::Sender::default(), watch::Sender::default());
-        Arc::new(Self { shared: Mutex::new(shared), graph: Mutex::default(), changed, pressure, parts })
+        Arc::new(Self { shared: Mutex::new(shared), graph: Mutex::default(), changed, pressure, delayed: Arc::default(), parts })
     }
 
     /// Who runs VMs.
@@ -344,7 +347,7 @@ impl Dispatcher {
         self.start(started);
     }
 
-    /// An execution of an earlier daemon waits again.
+    /// An execution of an earlier daemon, or one that has waited for its next attempt, is in the queue again.
     pub(super) fn requeue(self: &Arc<Self>, live: Arc<Live>) {
         let id = live.view().id.clone();
         let mut shared = self.lock();
@@ -459,7 +462,7 @@ impl Dispatcher {
     pub fn load(&self) -> Load {
         let shared = self.lock();
         let core = &shared.core;
-        let (queued, running) = (core.waiting(), core.holding());
+        let (queued, running) = (core.waiting() + self.delayed.load(Ordering::Relaxed), core.holding());
         let parked = shared.live.values().filter(|live| live.view().state == State::Parked).count();
         Load { queued, running, parked, used: core.used(), budget: core.budget(), draining: core.draining() }
     }
@@ -472,19 +475,13 @@ impl Dispatcher {
 
     /// The same for another reason.
     pub async fn cancel_as(self: &Arc<Self>, id: &ExecutionId, cause: Cause) -> Option<Result<Arc<Execution>, Arc<StoreError>>> {
-        let (live, waited, started) = {
-            let mut shared = self.lock();
-            let live = Arc::clone(shared.live.get(id)?);
-            let job = Job::Execution(id.clone());
-            let waited = shared.core.waits(&job);
-            let started = if waited { shared.core.step(Event::Withdraw(job)) } else { Vec::new() };
-            (live, waited, started)
-        };
-        self.start(started);
+        let live = self.live(id)?;
         if cause == Cause::Client && live.cause().is_none() && !live.view().state.ended() {
             live.happened(Happening::Cancelled);
         }
         let cause = live.stop(cause);
+        // In this order: who puts it into the queue meanwhile sees that it is stopped.
+        let waited = self.unqueue(&Job::Execution(id.clone()));
         if let Err(error) = live.stored().await {
             return Some(Err(error));
         }
@@ -496,6 +493,17 @@ impl Dispatcher {
         }
         let ended = tokio::time::timeout(CANCEL_WAIT, live.ended()).await;
         Some(Ok(ended.unwrap_or_else(|_| live.view())))
+    }
+
+    /// Takes a job out of the queue. True: it was there, and is the caller's now.
+    pub(super) fn unqueue(self: &Arc<Self>, job: &Job) -> bool {
+        let (waited, started) = {
+            let mut shared = self.lock();
+            let waited = shared.core.waits(job);
+            (waited, if waited { shared.core.step(Event::Withdraw(job.clone())) } else { Vec::new() })
+        };
+        self.start(started);
+        waited
     }
 
     async fn until(&self, wait: Duration, done: impl Fn(&Shared) -> bool) -> bool {

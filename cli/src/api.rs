@@ -110,6 +110,7 @@ pub(crate) struct Execution {
     #[serde(default)]
     pub(crate) parked_ms: u64,
     pub(crate) parked_since: Option<String>,
+    pub(crate) not_before: Option<String>,
     #[serde(default)]
     pub(crate) timeline: Vec<Event>,
 }

@@ -61,7 +61,10 @@ fn detail(event: &Event) -> String {
             format!("for {}; {changed} changed, {stored} on disk, in {}", waited(figures), took("micros", 1))
         }
         "not_parked" | "not_resumed" => text("reason"),
-        "retrying" => format!("{}: {}", text("kind"), text("message")),
+        "retrying" => {
+            let wait = number("delay_ms").filter(|ms| *ms > 0).map(|_| format!("; again in {}", took("delay_ms", 1000)));
+            format!("{}: {}{}", text("kind"), text("message"), wait.unwrap_or_default())
+        }
         "finished" => {
             let dropped = number("log_dropped_bytes").filter(|dropped| *dropped > 0);
             let dropped = dropped.map(|dropped| format!(", {} over log_cap dropped", size(dropped)));
@@ -111,8 +114,17 @@ pub(crate) fn parked(execution: &Execution) -> i64 {
 /// What `ps` says of an execution that waits.
 pub(crate) fn waiting(execution: &Execution) -> String {
     let since = execution.parked_since.as_ref().map(|since| format!("parked {}", ago(since)));
-    let parts = (!execution.waiting.is_empty()).then(|| waits(&execution.waiting)).into_iter().chain(since);
+    let again = execution.not_before.as_deref().filter(|_| execution.state.0 == "queued").map(again);
+    let parts = (!execution.waiting.is_empty()).then(|| waits(&execution.waiting)).into_iter().chain(since).chain(again);
     parts.collect::<Vec<_>>().join(", ")
+}
+
+/// What an execution waits for that has failed.
+fn again(not_before: &str) -> String {
+    match between(&chrono::Utc::now().to_rfc3339(), Some(not_before)) {
+        Some(left) if left > 0 => format!("attempt after a failure (in {})", span(left)),
+        _ => "attempt after a failure".to_owned(),
+    }
 }
 
 /// Memory times time, for people: `128 MiB x 12.3 s = 1.5 GiB s`.
@@ -153,6 +165,7 @@ mod tests {
                 {"at":"2026-01-01T00:00:03.500000Z","event":"resuming"},
                 {"at":"2026-01-01T00:00:03.502000Z","event":"resumed","micros":1900,"monitor":"warm"},
                 {"at":"2026-01-01T00:00:04.000000Z","event":"finished","state":"succeeded","log_bytes":0,"log_dropped_bytes":0},
+                {"at":"2026-01-01T00:00:04.000000Z","event":"retrying","kind":"exit","message":"no","delay_ms":1500},
                 {"at":"2026-01-01T00:00:04.000000Z","event":"baked","crumbs":3}]"#,
             ),
         );
@@ -163,6 +176,7 @@ AFTER   EVENT
 3.50 s  resuming  after 2.50 s without a machine
 3.50 s  resumed   in 1.9 ms, warm monitor
 4.00 s  finished  succeeded, 0 B of output
+4.00 s  retrying  exit: no; again in 1.50 s
 4.00 s  baked     crumbs=3";
         assert_eq!(text, expected);
     }

@@ -8,3 +8,6 @@ CREATE TABLE idempotency (
     PRIMARY KEY (account, key)
 );
 CREATE INDEX idempotency_by_age ON idempotency (created_at);
+
+-- When an execution that failed is run again.
+ALTER TABLE executions ADD COLUMN not_before BIGINT;

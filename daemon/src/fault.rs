@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// All steps of parking and resuming, in order.
-pub const STEPS: [&str; 11] = [
+/// All steps of parking, resuming and waiting for another attempt, in order.
+pub const STEPS: [&str; 14] = [
     "park.decided",
     "park.file",
     "park.written",
@@ -22,6 +22,9 @@ pub const STEPS: [&str; 11] = [
     "resume.recorded",
     "resume.running",
     "resume.freed",
+    "retry.decided",
+    "retry.committed",
+    "retry.due",
 ];
 
 #[derive(Debug)]

@@ -12,6 +12,8 @@
 //! vcpus = 1                     # 0.05 to 1: share of one processor
 //! timeout = "30s"               # 100ms to 24h; ms, s, m, h
 //! retries = 0                   # 0 to 10
+//! backoff = "1s"                # 0s to 24h: before the first of them; doubled for each further one
+//! backoff_max = "5m"            # the longest of these waits
 //! log_cap = "1MiB"              # 4KiB to 64MiB
 //! park = "auto"                 # or "always", "never": what happens while the program waits
 //! deadline = "1h"               # 1s to 366d; none where it is not given

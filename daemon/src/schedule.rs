@@ -8,18 +8,21 @@
 //! - [`run`]: one execution from its VM to its end, by way of [`attempt`], one VM of it, and [`parked`], the time without one
 //! - [`ending`]: what follows when a VM ended
 //! - [`estimates`]: how long executions take
+//! - [`backoff`]: the time between a failed attempt and the next one
 //! - [`asks`]: what an execution waits for
 //! - [`moved`]: from host to host
 //! - [`recover`]: what a restart does with what it finds
 //!
 //! # Retries
 //!
-//! `retries` of a policy is how often an execution that failed is run again, at once and in the VM's place that it holds: for every kind of
-//! error but `load` (the same code fails the same way), `timeout` and `cancelled`. A daemon that went away counts as a failure (`interrupted`).
+//! `retries` of a policy is how often an execution that failed is run again, after a wait that grows with each attempt: for every kind of
+//! error but `load` (the same code fails the same way), `timeout` and `cancelled`. A daemon that went away counts as a failure (`interrupted`), after
+//! which nothing waits. With `backoff = "0s"` the next attempt begins at once, in the VM's place that the last one held.
 //! A log goes on over attempts.
 
 pub mod asks;
 pub mod attempt;
+pub mod backoff;
 pub mod dispatch;
 pub mod ending;
 pub mod estimates;

@@ -25,6 +25,7 @@
 //!    at anew: a result, a signal or a moment that came meanwhile is found in the database.
 //! 8. after the commit of `resuming`, which comes before the machine is brought back: as 3, since it may have run. No machine is ever run
 //!    twice from the same file.
+//! 9. before the commit of `queued` after an attempt that failed: as 3. After it, the execution waits for what is left of its backoff.
 //!
 //! Each of these commits is one SQLite transaction with `synchronous=FULL`.
 

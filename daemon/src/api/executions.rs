@@ -95,8 +95,7 @@ enum Once {
 }
 
 /// Takes an execution, unless the key is known. Not to be dropped half-way: the next one with this key may begin when this is over.
-async fn accept_once(app: &App, name: &str, input: Arc<[u8]>, key: Key, extras: Extras) -> Result<Once, ApiError> {
-    let request = idempotency::fingerprint(&[("task", name.as_bytes()), ("input", &input)]);
+async fn accept_once(app: &App, name: &str, input: Arc<[u8]>, key: Key, request: String, extras: Extras) -> Result<Once, ApiError> {
     let _one = app.keys.one(ACCOUNT, &key).await;
     let at = Timestamp::now();
     if let Some(known) = app.store.key(ACCOUNT, &key, at).await? {
@@ -169,8 +168,13 @@ pub(super) async fn submit(
     let once = match key {
         None => Once::New(accept(&app, &name, input, extras).await?),
         Some(key) => {
+            // As they were asked for: a time from now on is another moment each time.
+            let on_late = format!("{:?}", params.on_late);
+            let need_by = params.need_by.unwrap_or_default();
+            let parts = [("task", name.as_bytes()), ("input", &input), ("need_by", need_by.as_bytes()), ("on_late", on_late.as_bytes())];
+            let request = idempotency::fingerprint(&parts);
             let app = Arc::clone(&app);
-            let once = tokio::spawn(async move { accept_once(&app, &name, input, key, extras).await });
+            let once = tokio::spawn(async move { accept_once(&app, &name, input, key, request, extras).await });
             once.await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))??
         }
     };

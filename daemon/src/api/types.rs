@@ -149,6 +149,12 @@ pub struct PolicyBody {
     pub timeout: String,
     /// How often an execution that failed is run again.
     pub retries: u32,
+    /// How long the first of these waits; each further one waits twice as long.
+    #[schema(example = "1s")]
+    pub backoff: String,
+    /// The longest of these waits.
+    #[schema(example = "5m")]
+    pub backoff_max: String,
     /// Most output that is kept.
     #[schema(example = "1MiB")]
     pub log_cap: String,
@@ -200,6 +206,8 @@ impl From<Policy> for PolicyBody {
             memory: format!("{}MiB", policy.memory_mib),
             timeout: manifest::format_millis(policy.timeout_ms),
             retries: policy.retries,
+            backoff: manifest::format_millis(policy.backoff_ms),
+            backoff_max: manifest::format_millis(policy.backoff_max_ms),
             log_cap: manifest::format_bytes(policy.log_cap),
             park: policy.park.name(),
             deadline: policy.deadline_ms.map(manifest::format_millis),

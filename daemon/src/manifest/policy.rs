@@ -17,6 +17,10 @@ const TIMEOUT_DEFAULT_MS: u64 = 30_000;
 const TIMEOUT_MS: std::ops::RangeInclusive<u64> = 100..=24 * 3_600_000;
 const DEADLINE_MS: std::ops::RangeInclusive<u64> = 1000..=366 * 86_400_000;
 const RETRIES: std::ops::RangeInclusive<u32> = 0..=10;
+/// Long enough for most of what passes by itself, short enough for whoever waits.
+const BACKOFF_DEFAULT_MS: u64 = 1000;
+const BACKOFF_MS: std::ops::RangeInclusive<u64> = 0..=24 * 3_600_000;
+const BACKOFF_MAX_DEFAULT_MS: u64 = 300_000;
 const LOG_CAP_DEFAULT: u64 = 1 << 20;
 const LOG_CAP: std::ops::RangeInclusive<u64> = (4 << 10)..=(64 << 20);
 const MAX_PARALLEL: std::ops::RangeInclusive<u32> = 1..=100_000;
@@ -108,6 +112,10 @@ pub struct Policy {
     pub park: Park,
     /// How many times an execution that failed is run again, see [`crate::schedule`].
     pub retries: u32,
+    /// How long the first of these waits; each further one twice as long as the one before, see [`crate::schedule::backoff`].
+    pub backoff_ms: u64,
+    /// The longest such wait.
+    pub backoff_max_ms: u64,
     /// Most bytes of output that are kept.
     pub log_cap: u64,
     /// Most executions that have a VM at once; no limit of its own where there is none.
@@ -141,11 +149,26 @@ pub struct Declared {
     isolation: Option<Said<Isolation>>,
     priority: Option<Said<i32>>,
     replay: Option<Said<Replay>>,
+    backoff_ms: Option<Said<u64>>,
+    backoff_max_ms: Option<Said<u64>>,
 }
 
 /// Keys of figures, in manifests.
-pub(super) const KEYS: [&str; 11] =
-    ["memory", "vcpus", "timeout", "deadline", "park", "retries", "log_cap", "max_parallel", "isolation", "priority", "replay"];
+pub(super) const KEYS: [&str; 13] = [
+    "memory",
+    "vcpus",
+    "timeout",
+    "deadline",
+    "park",
+    "retries",
+    "backoff",
+    "backoff_max",
+    "log_cap",
+    "max_parallel",
+    "isolation",
+    "priority",
+    "replay",
+];
 
 /// Limits that an administrator sets for the host or for an account.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -207,6 +230,8 @@ impl Resolved {
             policy.deadline_ms.map_or_else(|| "none".into(), units::format_millis),
             policy.park.name().into(),
             policy.retries.to_string(),
+            units::format_millis(policy.backoff_ms),
+            units::format_millis(policy.backoff_max_ms),
             units::format_bytes(policy.log_cap),
             policy.max_parallel.map_or_else(|| "no limit".into(), |most| most.to_string()),
             policy.isolation.name().into(),
@@ -252,12 +277,16 @@ fn narrowest_limit<T: Copy + Ord>(said: Option<Said<T>>, host: Option<T>, accoun
 }
 
 fn plain<T: Copy + Default>(said: Option<Said<T>>) -> (T, Source) {
-    said.map_or((T::default(), Source::Default), |said| (said.value, Source::Manifest(said.line)))
+    plain_or(said, T::default())
+}
+
+fn plain_or<T: Copy>(said: Option<Said<T>>, default: T) -> (T, Source) {
+    said.map_or((default, Source::Default), |said| (said.value, Source::Manifest(said.line)))
 }
 
 impl Declared {
     pub(super) fn read(reader: &Reader<'_>, table: &DeTable<'_>) -> Result<Self, ManifestError> {
-        Ok(Self {
+        let declared = Self {
             memory_mib: reader.parsed(table, "memory", memory)?,
             vcpus_permille: vcpus(reader, table)?,
             timeout_ms: reader.parsed(table, "timeout", timeout)?,
@@ -269,7 +298,15 @@ impl Declared {
             isolation: reader.parsed(table, "isolation", isolation)?,
             priority: priority(reader, table)?,
             replay: reader.parsed(table, "replay", replay)?,
-        })
+            backoff_ms: reader.parsed(table, "backoff", |text| backoff("backoff", text))?,
+            backoff_max_ms: reader.parsed(table, "backoff_max", |text| backoff("backoff_max", text))?,
+        };
+        match (declared.backoff_ms, declared.backoff_max_ms) {
+            (Some(first), Some(most)) if first.value > most.value => {
+                Err(ManifestError { line: most.line as usize, message: "backoff_max is shorter than backoff, the first wait".into() })
+            }
+            _ => Ok(declared),
+        }
     }
 
     /// What declares this policy.
@@ -290,6 +327,8 @@ impl Declared {
             isolation: said(policy.isolation),
             priority: said(policy.priority),
             replay: said(policy.replay),
+            backoff_ms: said(policy.backoff_ms),
+            backoff_max_ms: said(policy.backoff_max_ms),
         }
     }
 
@@ -307,6 +346,8 @@ impl Declared {
         let (isolation, isolated) = plain(self.isolation);
         let (priority, ranked) = plain(self.priority);
         let (replay, replayed) = plain(self.replay);
+        let (backoff_ms, first) = plain_or(self.backoff_ms, BACKOFF_DEFAULT_MS);
+        let (backoff_max_ms, last) = plain_or(self.backoff_max_ms, BACKOFF_MAX_DEFAULT_MS.max(backoff_ms));
         let policy = Policy {
             memory_mib,
             vcpus_permille,
@@ -319,8 +360,10 @@ impl Declared {
             isolation,
             priority,
             replay,
+            backoff_ms,
+            backoff_max_ms,
         };
-        let sources = [memory, vcpus, timeout, deadline, parked, retried, logged, parallel, isolated, ranked, replayed];
+        let sources = [memory, vcpus, timeout, deadline, parked, retried, first, last, logged, parallel, isolated, ranked, replayed];
         Resolved { policy, sources }
     }
 
@@ -378,6 +421,12 @@ fn deadline(text: &str) -> Result<u64, String> {
     let range = "from \"1s\" to \"366d\" (s, m, h, d)";
     let millis = units::millis(text).ok_or_else(|| format!("deadline {text:?} is not a duration; write it {range}"))?;
     if DEADLINE_MS.contains(&millis) { Ok(millis) } else { Err(format!("deadline {text:?} is out of range; it is {range}")) }
+}
+
+fn backoff(key: &str, text: &str) -> Result<u64, String> {
+    let range = "from \"0s\" to \"24h\" (ms, s, m, h)";
+    let millis = units::millis(text).ok_or_else(|| format!("{key} {text:?} is not a duration; write it {range}"))?;
+    if BACKOFF_MS.contains(&millis) { Ok(millis) } else { Err(format!("{key} {text:?} is out of range; it is {range}")) }
 }
 
 fn park(text: &str) -> Result<Park, String> {

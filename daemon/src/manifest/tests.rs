@@ -19,7 +19,7 @@ fn refused(text: &str) -> (usize, String) {
 fn a_whole_manifest() {
     let text = manifest(
         PYTHON,
-        "memory = \"256MiB\"\ntimeout = \"1500ms\"\nretries = 0x2\nlog_cap = \"64KiB\"\npark = \"always\"\ndeadline = \"2h\"\nvcpus = 0.25\nmax_parallel = 3\nisolation = \"task\"\npriority = -3\nreplay = \"none\"",
+        "memory = \"256MiB\"\ntimeout = \"1500ms\"\nretries = 0x2\nbackoff = \"250ms\"\nbackoff_max = \"1m\"\nlog_cap = \"64KiB\"\npark = \"always\"\ndeadline = \"2h\"\nvcpus = 0.25\nmax_parallel = 3\nisolation = \"task\"\npriority = -3\nreplay = \"none\"",
     );
     let manifest = Manifest::parse(text.as_bytes()).unwrap();
     assert_eq!(manifest.name.as_str(), "wordcount");
@@ -34,6 +34,8 @@ fn a_whole_manifest() {
         deadline_ms: Some(7_200_000),
         park: Park::Always,
         retries: 2,
+        backoff_ms: 250,
+        backoff_max_ms: 60_000,
         log_cap: 64 << 10,
         max_parallel: Some(3),
         isolation: Isolation::Task,
@@ -77,6 +79,9 @@ fn each_refusal_names_its_line() {
         (manifest(PYTHON, "timeout = \"1.5s\""), 6, "not a duration"),
         (manifest(PYTHON, "timeout = \"-1s\""), 6, "not a duration"),
         (manifest(PYTHON, "retries = 11"), 6, "0 to 10"),
+        (manifest(PYTHON, "backoff = \"25h\""), 6, "out of range"),
+        (manifest(PYTHON, "backoff = \"soon\""), 6, "backoff \"soon\" is not a duration"),
+        (manifest(PYTHON, "backoff = \"2s\"\nbackoff_max = \"1s\""), 7, "shorter than backoff"),
         (manifest(PYTHON, "retries = -1"), 6, "0 to 10"),
         (manifest(PYTHON, "retries = \"1\""), 6, "0 to 10"),
         (manifest(PYTHON, "log_cap = \"1KiB\""), 6, "out of range"),
@@ -245,6 +250,8 @@ fn caps_narrow_and_say_so() {
         "deadline none default",
         "park auto default",
         "retries 1 torpor.toml:7",
+        "backoff 1s default",
+        "backoff_max 5m default",
         "log_cap 1MiB default",
         "max_parallel 5 cap of the account",
         "isolation execution default",

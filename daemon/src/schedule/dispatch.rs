@@ -36,6 +36,7 @@ use crate::state::store::{Store, StoreError};
 
 use kept::Shelf;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -123,6 +124,8 @@ pub struct Dispatcher {
     changed: watch::Sender<()>,
     pressure: watch::Sender<bool>,
     alarm: watch::Sender<Option<Time>>,
+    /// Executions that wait for the time of their next attempt.
+    pub(super) delayed: Arc<AtomicUsize>,
     parts: Parts,
 }
 
@@ -156,7 +159,15 @@ impl Dispatcher {
         };
         let (changed, pressure) = (watch::Sender::default(), watch::Sender::default());
         let alarm = watch::Sender::default();
-        let this = Arc::new(Self { shared: Mutex::new(shared), graph: Mutex::default(), changed, pressure, alarm, parts });
+        let this = Arc::new(Self {
+            shared: Mutex::new(shared),
+            graph: Mutex::default(),
+            changed,
+            pressure,
+            alarm,
+            delayed: Arc::default(),
+            parts,
+        });
         tick::begin(&this);
         this
     }
@@ -300,7 +311,7 @@ impl Dispatcher {
     pub fn load(&self) -> Load {
         let shared = self.lock();
         let core = &shared.core;
-        let (queued, running) = (core.waiting().executions, core.holding().executions);
+        let (queued, running) = (core.waiting().executions + self.delayed.load(Ordering::Relaxed), core.holding().executions);
         let parked = shared.live.values().filter(|live| live.view().state == State::Parked).count();
         Load { queued, running, parked, used: core.used(), used_cpu: core.used_cpu(), budget: core.budget(), draining: core.draining() }
     }
@@ -313,20 +324,13 @@ impl Dispatcher {
 
     /// The same for another reason.
     pub async fn cancel_as(self: &Arc<Self>, id: &ExecutionId, cause: Cause) -> Option<Result<Arc<Execution>, Arc<StoreError>>> {
-        let (live, waited, follows) = {
-            let mut shared = self.lock();
-            let live = Arc::clone(shared.live.get(id)?);
-            let job = Job::Execution(id.clone());
-            // One that was parked has a task of its own, which sees that it is to end.
-            let waited = shared.core.waits(&job) && !shared.resuming.contains_key(id);
-            let follows = if waited { shared.step(Event::Withdraw(job)) } else { Vec::new() };
-            (live, waited, follows)
-        };
-        self.act(follows);
+        let live = self.live(id)?;
         if cause == Cause::Client && live.cause().is_none() && !live.view().state.ended() {
             live.happened(Happening::Cancelled);
         }
         let cause = live.stop(cause);
+        // In this order: who puts it into the queue meanwhile sees that it is stopped.
+        let waited = self.unqueue(&Job::Execution(id.clone()));
         if let Err(error) = live.stored().await {
             return Some(Err(error));
         }
@@ -338,6 +342,18 @@ impl Dispatcher {
         }
         let ended = tokio::time::timeout(CANCEL_WAIT, live.ended()).await;
         Some(Ok(ended.unwrap_or_else(|_| live.view())))
+    }
+
+    /// Takes a job out of the queue. True: it was there, and is the caller's now.
+    pub(super) fn unqueue(self: &Arc<Self>, job: &Job) -> bool {
+        let (waited, follows) = {
+            let mut shared = self.lock();
+            // One that was parked has a task of its own, which sees that it is to end.
+            let waited = shared.core.waits(job) && !matches!(job, Job::Execution(id) if shared.resuming.contains_key(id));
+            (waited, if waited { shared.step(Event::Withdraw(job.clone())) } else { Vec::new() })
+        };
+        self.act(follows);
+        waited
     }
 
     async fn until(&self, wait: Duration, done: impl Fn(&Shared) -> bool) -> bool {

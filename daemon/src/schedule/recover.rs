@@ -1,5 +1,6 @@
 //! What a restart does with executions that had not ended. See [`crate::state`] for what a crash leaves.
 
+use super::backoff;
 use super::dispatch::Dispatcher;
 use super::ending::{Ending, interrupted};
 use super::live::Live;
@@ -7,6 +8,7 @@ use super::run;
 use crate::state::machine::State;
 use crate::state::record::{Execution, Happening, Version};
 use crate::state::store::StoreError;
+use crate::state::time::Timestamp;
 use std::sync::Arc;
 
 /// What a restart did.
@@ -43,7 +45,7 @@ pub async fn recover(d: &Arc<Dispatcher>) -> Result<Recovered, StoreError> {
             }
             (live, None) if ran => {
                 let error = interrupted();
-                live.happened(Happening::Retrying { kind: error.kind, message: error.message });
+                live.happened(Happening::Retrying { kind: error.kind, message: error.message, delay_ms: 0 });
                 let view = live.view();
                 d.store.commit(live.change(&view)).await?;
                 live.saved(view);
@@ -65,7 +67,13 @@ pub async fn recover(d: &Arc<Dispatcher>) -> Result<Recovered, StoreError> {
     }
     for live in waiting {
         d.watch_deadline(&live);
-        d.requeue(live);
+        let left = backoff::left(&live.view(), Timestamp::now());
+        if left.is_zero() {
+            d.requeue(live);
+        } else {
+            d.adopt(&live);
+            tokio::spawn(backoff::wait(Arc::clone(d), live, left));
+        }
     }
     // What only those could have waited for.
     failed.iter().for_each(|id| d.abandon_children(id));

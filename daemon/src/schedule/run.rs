@@ -5,11 +5,12 @@
 //!                      ^                 ^     |              |
 //!                      |    (resuming is |     | parked       |
 //!                      |     durable)    +--- wait            |
-//!                      +-------------- Again -----------------+--> Requeue (the daemon stops): queued is durable, slot freed
+//!                      +----- Again (after a wait: backoff) ---+--> Requeue (the daemon stops): queued is durable, slot freed
 //! ```
 
 use super::asks::Asks;
 use super::attempt::attempt;
+use super::backoff;
 use super::dispatch::Dispatcher;
 use super::ending::{Decision, Ending, decide};
 use super::estimates::Kind;
@@ -37,9 +38,13 @@ const RETRY_MESSAGE: usize = 512;
 const RETRY_COMMIT: Duration = Duration::from_secs(1);
 
 /// An error as a timeline tells it: the whole of it would be there again for each attempt.
-fn retrying(error: ExecutionError) -> Happening {
+fn retrying(error: ExecutionError, delay: Duration) -> Happening {
     let end = error.message.floor_char_boundary(RETRY_MESSAGE);
-    Happening::Retrying { kind: error.kind, message: error.message[..end].to_owned() }
+    Happening::Retrying {
+        kind: error.kind,
+        message: error.message[..end].to_owned(),
+        delay_ms: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+    }
 }
 
 /// The next attempt begins.
@@ -212,7 +217,12 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
             }
             Decision::Again(error) => {
                 d.leave_asks(live);
-                live.happened(retrying(error));
+                let delay = backoff::fresh(&policy, live.view().attempts);
+                live.happened(retrying(error, delay));
+                if !delay.is_zero() {
+                    log.close();
+                    return give_up(d, live, job, delay).await;
+                }
                 live.happened(Happening::Starting { attempt: live.view().attempts + 1 });
                 if !persist(d, live, live.view()).await {
                     return drop_it(d, live, job);
@@ -234,12 +244,26 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
             }
             Decision::Requeue(error) => {
                 d.leave_asks(live);
-                live.happened(retrying(error));
+                let delay =
+                    if error.kind == ErrorKind::Interrupted { Duration::ZERO } else { backoff::fresh(&policy, live.view().attempts) };
+                live.happened(retrying(error, delay));
                 persist(d, live, live.view()).await;
                 return d.release(job);
             }
         }
     }
+}
+
+/// Gives its VM's place up until it is time for another attempt.
+async fn give_up(d: &Arc<Dispatcher>, live: &Arc<Live>, job: Job, delay: Duration) {
+    let _ = fault::at("retry.decided").await;
+    let since = Instant::now();
+    if !persist(d, live, live.view()).await {
+        return drop_it(d, live, job);
+    }
+    d.release(job);
+    let _ = fault::at("retry.committed").await;
+    tokio::spawn(backoff::wait(Arc::clone(d), Arc::clone(live), delay.saturating_sub(since.elapsed())));
 }
 
 /// A program gets its secrets with its input, each time that it begins: they are never kept with it.

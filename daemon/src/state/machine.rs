@@ -14,7 +14,7 @@
 //! ```
 //!
 //! `Park` leads from resuming back to parked as well, when the machine was not brought back and has not run. `Retry` also leads from starting, parked and resuming back to queued; parked and resuming can also end as failed, timed_out and cancelled; queued can fail
-//! (a host that can't run it any more). Nothing leaves succeeded, failed, timed_out and cancelled.
+//! (a host that can't run it any more) and time out (its deadline). Nothing leaves succeeded, failed, timed_out and cancelled.
 
 use serde::{Deserialize, Serialize};
 
@@ -130,7 +130,7 @@ impl State {
             (S::Starting | S::Running | S::Parked | S::Resuming, Step::Retry) => S::Queued,
             (S::Running, Step::Succeed) => S::Succeeded,
             (S::Queued | S::Starting | S::Running | S::Parked | S::Resuming, Step::Fail) => S::Failed,
-            (S::Starting | S::Running | S::Parked | S::Resuming, Step::TimeOut) => S::TimedOut,
+            (S::Queued | S::Starting | S::Running | S::Parked | S::Resuming, Step::TimeOut) => S::TimedOut,
             (S::Queued | S::Starting | S::Running | S::Parked | S::Resuming, Step::Cancel) => S::Cancelled,
             (state, step) => return Err(IllegalTransition { state, step }),
         })

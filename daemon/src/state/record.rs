@@ -92,6 +92,9 @@ pub enum Happening {
         kind: ErrorKind,
         /// For people.
         message: String,
+        /// How long it waits before that.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        delay_ms: u64,
     },
     /// Another attempt begins, and knows what earlier ones had called with success.
     Replaying {
@@ -206,6 +209,9 @@ pub struct Execution {
     /// Names the calls of its parent up to this one, and their inputs.
     #[serde(skip)]
     pub call_key: Option<CallKey>,
+    /// It failed, and is not run again before this moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
     /// What it waits for now.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub waiting: Vec<WaitView>,
@@ -254,6 +260,7 @@ impl Execution {
             need_by: None,
             late: false,
             call_key: None,
+            not_before: None,
             waiting: Vec::new(),
             parks: 0,
             parked_ms: 0,
@@ -272,13 +279,17 @@ impl Execution {
             self.parked = None;
         }
         match &what {
-            Happening::Starting { attempt } => self.attempts = *attempt,
+            Happening::Starting { attempt } => {
+                self.attempts = *attempt;
+                self.not_before = None;
+            }
             Happening::Running { .. } => self.started_at = Some(at),
             Happening::Finished { .. } => {
                 self.stop_parking(at);
                 self.finished_at = Some(at);
                 // It was expected to be, and was not.
                 self.late = self.need_by.is_some_and(|need_by| at > need_by);
+                self.not_before = None;
                 self.waiting.clear();
             }
             Happening::Parked { .. } => {
@@ -288,7 +299,8 @@ impl Execution {
             Happening::Resuming => self.stop_parking(at),
             Happening::NotResumed { .. } => self.parked_since = Some(at),
             Happening::Late { .. } => self.late = true,
-            Happening::Retrying { .. } => {
+            Happening::Retrying { delay_ms, .. } => {
+                self.not_before = (*delay_ms > 0).then(|| at.later(*delay_ms));
                 self.stop_parking(at);
                 self.waiting.clear();
             }

@@ -202,7 +202,7 @@ fn update<'a>(batch: &mut Batch<'a>, execution: &'a Execution, stored: State, kn
     let parked = execution.parked.as_deref().map(serde_json::to_string).transpose().map_err(StoreError::damaged("parked machine"))?;
     batch.add(
         "UPDATE executions SET state = ?, attempts = ?, started_at = ?, finished_at = ?, error = ?, result = ?, parks = ?, parked_ms = ?, \
-         parked = ? WHERE id = ? AND state = ?",
+         parked = ?, not_before = ? WHERE id = ? AND state = ?",
         [
             execution.state.name().into(),
             i64::from(execution.attempts).into(),
@@ -213,6 +213,7 @@ fn update<'a>(batch: &mut Batch<'a>, execution: &'a Execution, stored: State, kn
             i64::from(execution.parks).into(),
             int(execution.parked_ms).into(),
             parked.into(),
+            execution.not_before.map(|at| at.0).into(),
             execution.id.as_str().into(),
             stored.name().into(),
         ],

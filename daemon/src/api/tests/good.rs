@@ -11,7 +11,7 @@ async fn a_push_makes_a_version_once() {
     let (status, first) = server.ask("POST", "/v1/tasks", task("t", "memory = \"256MiB\"")).await;
     assert_eq!(status, 201);
     let policy = json!({
-        "memory": "256MiB", "vcpus": 1.0, "timeout": "30s", "park": "auto", "isolation": "execution", "retries": 0, "priority": 0, "replay": "results",
+        "memory": "256MiB", "vcpus": 1.0, "timeout": "30s", "park": "auto", "isolation": "execution", "retries": 0, "backoff": "1s", "backoff_max": "5m", "priority": 0, "replay": "results",
         "log_cap": "1MiB"
     });
     assert_eq!(first["policy"], policy);

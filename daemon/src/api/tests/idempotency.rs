@@ -47,6 +47,8 @@ async fn another_request_with_the_same_key_is_refused() {
         assert_eq!((status.as_u16(), &error["error"]["code"]), (422, &json!("key_reused")), "{path} {input}");
         assert!(error["error"]["message"].as_str().unwrap().contains(first["id"].as_str().unwrap()));
     }
+    let (status, error) = submit(&server, "a", "?need_by=60", "{}").await;
+    assert_eq!((status, &error["error"]["code"]), (422, &json!("key_reused")));
     for wrong in ["", "\"", "\"a\" b", &"x".repeat(256)] {
         let (status, error) = submit(&server, wrong, "", "{}").await;
         assert_eq!((status, &error["error"]["code"]), (400, &json!("invalid_request")), "{wrong}");

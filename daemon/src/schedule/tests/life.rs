@@ -64,7 +64,7 @@ async fn each_way_to_fail_is_told_apart() {
 async fn failures_are_retried_as_often_as_the_policy_says() {
     let folder = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(folder.path(), 1024).await;
-    let twice = Policy { retries: 2, ..Policy::default() };
+    let twice = Policy { retries: 2, backoff_ms: 0, ..Policy::default() };
     let ended = run(&daemon, twice, r#"{"fail":"exception","works_at":3}"#).await;
     assert_eq!((ended.state, ended.attempts, ended.result.as_ref().unwrap().get()), (State::Succeeded, 3, "3"));
     let retry = ["retrying", "starting", "restored", "running"];

@@ -23,6 +23,8 @@ const DEFAULT: Policy = Policy {
     deadline_ms: None,
     park: Park::Auto,
     retries: 0,
+    backoff_ms: 0,
+    backoff_max_ms: 300_000,
     log_cap: 1 << 20,
     max_parallel: None,
     isolation: Isolation::Execution,

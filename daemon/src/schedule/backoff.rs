@@ -1,0 +1,124 @@
+//! The time between a failed attempt and the next one. Its execution is queued, has no VM, and is not in the queue.
+//!
+//! ```text
+//! failed -- VM given up, queued with `not_before` (commit) --> waits --> in the queue, at its end
+//!                                                               |
+//!                                                               +-- cancelled, its deadline passed --> the end
+//! ```
+//! Invariants: it waits no longer than its policy says, whatever the wall clock does: a daemon that runs counts on a clock that never jumps, and one that starts
+//! takes the moment in the database for no later than the whole wait from now. Where a cancel and the end of the wait cross, one of them has it.
+
+use super::dispatch::Dispatcher;
+use super::ending::Ending;
+use super::job::Job;
+use super::live::{Cause, Live};
+use super::run;
+use crate::fault;
+use crate::manifest::Policy;
+use crate::state::record::{Execution, Happening};
+use crate::state::time::Timestamp;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// How long the attempt after number `attempts` (from 1) waits: `backoff`, doubled for each attempt before, `backoff_max` at most; between half of that and all
+/// of it, as `random` has it, so that what failed together does not come back together.
+#[must_use]
+pub fn delay(policy: &Policy, attempts: u32, random: u64) -> Duration {
+    let doubled = 1u64.checked_shl(attempts.saturating_sub(1)).and_then(|factor| policy.backoff_ms.checked_mul(factor));
+    spread(doubled.unwrap_or(u64::MAX).min(policy.backoff_max_ms), random)
+}
+
+/// Between half of a time and all of it.
+#[must_use]
+pub fn spread(millis: u64, random: u64) -> Duration {
+    let half = millis / 2;
+    Duration::from_millis(millis - if half == 0 { 0 } else { random % (half + 1) })
+}
+
+/// The same with fresh randomness; without any, the whole time.
+pub(super) fn fresh(policy: &Policy, attempts: u32) -> Duration {
+    let mut random = [0; 8];
+    let _ = getrandom::fill(&mut random);
+    delay(policy, attempts, u64::from_le_bytes(random))
+}
+
+/// How much is left of a wait, after a restart.
+#[must_use]
+pub fn left(execution: &Execution, now: Timestamp) -> Duration {
+    let Some(until) = execution.not_before else { return Duration::ZERO };
+    let whole = execution.timeline.iter().rev().find_map(|entry| match entry.what {
+        Happening::Retrying { delay_ms, .. } => Some(Duration::from_millis(delay_ms)),
+        _ => None,
+    });
+    Duration::from_secs_f64(until.seconds_since(now)).min(whole.unwrap_or_default())
+}
+
+/// Waits, and has it queued; or ends it. It is recorded as it is, and holds nothing.
+pub(super) async fn wait(d: Arc<Dispatcher>, live: Arc<Live>, time: Duration) {
+    let counted = Counted::new(&d.delayed);
+    tokio::select! {
+        biased;
+        () = live.cancel.cancelled() => return stopped(&d, &live).await,
+        () = tokio::time::sleep(time) => {}
+    }
+    let _ = fault::at("retry.due").await;
+    drop(counted);
+    d.requeue(Arc::clone(&live));
+    // Whoever stopped it before that saw that it does not wait in the queue, and left it to this.
+    if live.cause().is_some() && d.unqueue(&Job::Execution(live.id.clone())) {
+        stopped(&d, &live).await;
+    }
+}
+
+/// One that waits.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn stopped(d: &Arc<Dispatcher>, live: &Live) {
+    // The next start goes on.
+    if live.cause() != Some(Cause::Daemon) {
+        run::finish(d, live, Ending::of(live.cause(), &live.version.policy)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn waits_double_up_to_the_most(first in 0u64..86_400_000, most in 0u64..86_400_000, attempts in 1u32..200, random: u64) {
+            let policy = Policy { backoff_ms: first.min(most), backoff_max_ms: most, ..Policy::default() };
+            let (one, whole) = (delay(&policy, attempts, random), delay(&policy, attempts, 0));
+            prop_assert!(one <= whole && whole <= one * 2 + Duration::from_millis(1));
+            let next = delay(&policy, attempts + 1, 0);
+            prop_assert_eq!(next, (whole * 2).min(Duration::from_millis(most)));
+        }
+
+        #[test]
+        fn no_clock_makes_it_longer(at in -1_000_000_000_000i64..2_000_000_000_000_000, now in -1_000_000_000_000i64..2_000_000_000_000_000, ms in 0u64..86_400_000) {
+            let version = crate::state::tests::version("t", 'a');
+            let id = crate::state::id::ExecutionId::first_of(Timestamp(0));
+            let mut execution = Execution::new(id, &version, Timestamp(at));
+            execution.timeline.push(crate::state::record::TimelineEntry { at: Timestamp(at), what: Happening::Retrying { kind: crate::engine::ErrorKind::Exit, message: String::new(), delay_ms: ms } });
+            execution.not_before = Some(Timestamp(at).later(ms));
+            prop_assert!(left(&execution, Timestamp(now)) <= Duration::from_millis(ms));
+            prop_assert_eq!(left(&execution, Timestamp(at).later(ms)), Duration::ZERO);
+            prop_assert_eq!(left(&execution, Timestamp(at)), Duration::from_millis(ms));
+        }
+    }
+}

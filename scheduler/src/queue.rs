@@ -49,7 +49,7 @@ impl<K: Key> Scheduler<K> {
             lines.entry((group.most, turns)).or_default().insert(&place);
         } else {
             *self.sizes.entry(claim.bytes).or_default() += 1;
-            self.shares.join(&turns, self.now);
+            self.shares.join(&turns);
             self.lines.entry(turns).or_default().insert(&place);
         }
         if let Some(aim) = place.aim {

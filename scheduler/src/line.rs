@@ -16,6 +16,8 @@ pub(crate) struct Place {
     pub(crate) rank: Option<Rank>,
     /// The end that it must meet and still can.
     pub(crate) aim: Option<Time>,
+    /// The last moment at which this is its place: then it is late for its high percentile, or for its median.
+    pub(crate) lapses: Option<Time>,
 }
 
 #[derive(Debug, Default)]

@@ -9,7 +9,7 @@ impl<K: Key> Scheduler<K> {
     /// When the next [`Event::Tick`] is due, if nothing happens before; none: never.
     #[must_use]
     pub fn alarm(&self) -> Option<Time> {
-        let late = self.latest.first().map(|(latest, _)| latest.after(1));
+        let late = self.lapses.first().map(|(lapses, _)| lapses.after(1));
         match (late, self.recheck) {
             (Some(late), Some(recheck)) => Some(late.min(recheck)),
             (late, recheck) => late.or(recheck),

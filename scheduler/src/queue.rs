@@ -17,7 +17,7 @@ impl<K: Key> Scheduler<K> {
     /// The end that a job must meet and still can: the one that counts, or else its own.
     pub(crate) fn aim(&self, key: &K, claim: &Claim) -> Option<Time> {
         let counts = self.graph.of(key)?.due;
-        let can = |due: &Time| self.now.after(claim.takes) <= *due;
+        let can = |due: &Time| self.now.after(at_least(claim)) <= *due;
         counts.filter(can).or_else(|| claim.due.filter(can))
     }
 
@@ -26,17 +26,19 @@ impl<K: Key> Scheduler<K> {
         let number = place.number;
         let kind = if claim.kind == Kind::Background { Kind::New } else { claim.kind };
         let aim = self.aim(key, claim);
+        let in_time = aim.is_some_and(|aim| self.now.after(claim.takes) <= aim);
+        let lapses = aim.map(|aim| aim.before(if in_time { claim.takes } else { at_least(claim) }));
         let rank = match self.order {
             Order::Fifo => Some((Time(0), Reverse(0), kind, number, number)),
             Order::EarliestDeadline => Some((claim.due.unwrap_or(Time(u64::MAX)), Reverse(0), kind, number, number)),
             Order::LeastSlack => {
                 let counts = self.graph.of(key);
                 let kind = if counts.is_some_and(|counts| counts.awaited) { kind } else { claim.kind };
-                let deferred = aim.is_some() && counts.is_some_and(|counts| counts.deferrable);
+                let deferred = in_time && counts.is_some_and(|counts| counts.deferrable);
                 counts.filter(|_| !deferred).map(|counts| (Time(0), Reverse(counts.priority), kind, counts.arrival, number))
             }
         };
-        Place { rank, aim, ..*place }
+        Place { rank, aim, lapses, ..*place }
     }
 
     /// Puts a job in its line, or among those that its group blocks.
@@ -49,11 +51,11 @@ impl<K: Key> Scheduler<K> {
             lines.entry((group.most, turns)).or_default().insert(&place);
         } else {
             *self.sizes.entry(claim.bytes).or_default() += 1;
-            self.shares.join(&turns, self.now);
+            self.shares.join(&turns);
             self.lines.entry(turns).or_default().insert(&place);
         }
-        if let Some(aim) = place.aim {
-            self.latest.insert((aim.before(claim.takes), place.number));
+        if let Some(lapses) = place.lapses {
+            self.lapses.insert((lapses, place.number));
         }
         self.background += usize::from(claim.kind == Kind::Background);
         self.loads.change(&claim.account, |load| {
@@ -92,8 +94,8 @@ impl<K: Key> Scheduler<K> {
                 line.remove(&place);
             }
         }
-        if let Some(aim) = place.aim {
-            self.latest.remove(&(aim.before(claim.takes), place.number));
+        if let Some(lapses) = place.lapses {
+            self.lapses.remove(&(lapses, place.number));
         }
         self.background -= usize::from(claim.kind == Kind::Background);
         self.loads.change(&claim.account, |load| {
@@ -150,10 +152,10 @@ impl<K: Key> Scheduler<K> {
         }
     }
 
-    /// Those that can't meet any more what they aimed at aim at something else, or have no precedence.
+    /// Those whose places lapse get others: wanted now as well, when they are late for their high percentile; and without precedence, when they are for their median.
     pub(crate) fn lapse(&mut self, actions: &mut Vec<Action<K>>) {
-        while let Some((latest, number)) = self.latest.first().copied()
-            && latest < self.now
+        while let Some((lapses, number)) = self.lapses.first().copied()
+            && lapses < self.now
         {
             let Some(wanting) = self.take(number) else { break };
             self.put(wanting);
@@ -167,4 +169,9 @@ impl<K: Key> Scheduler<K> {
         let late = claim.due.is_some_and(|due| self.now.after(claim.takes) > due);
         (late && self.told.insert(key.clone())).then(|| Action::Late(key.clone()))
     }
+}
+
+/// What a job takes at least, as far as is known: the median of what it holds its VM. Who is late for more than that may still make it.
+fn at_least(claim: &Claim) -> u64 {
+    if claim.holds == 0 { claim.takes } else { claim.holds.min(claim.takes) }
 }

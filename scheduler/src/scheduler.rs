@@ -33,8 +33,8 @@ pub struct Scheduler<K> {
     pub(crate) lines: BTreeMap<Arc<str>, Line>,
     /// By group.
     pub(crate) blocked: BTreeMap<Arc<str>, Blocked>,
-    /// Of the jobs that have a due to meet: the last moment to start.
-    pub(crate) latest: BTreeSet<(Time, u64)>,
+    /// When places lapse, of the jobs that have a due to meet.
+    pub(crate) lapses: BTreeSet<(Time, u64)>,
     /// Those whose own due was missed, and that was told.
     pub(crate) told: BTreeSet<K>,
     /// Sizes of those that wait for room.
@@ -69,7 +69,7 @@ impl<K: Key> Scheduler<K> {
             wanting: BTreeMap::new(),
             lines: BTreeMap::new(),
             blocked: BTreeMap::new(),
-            latest: BTreeSet::new(),
+            lapses: BTreeSet::new(),
             told: BTreeSet::new(),
             sizes: BTreeMap::new(),
             graph: Graph::default(),
@@ -137,7 +137,7 @@ impl<K: Key> Scheduler<K> {
         };
         let changed = self.graph.set(&key, own);
         let blocked = claim.group.as_ref().is_some_and(|group| self.holding.full(group));
-        let place = Place { number, since, rank: None, aim: None };
+        let place = Place { number, since, rank: None, aim: None, lapses: None };
         self.put(Wanting { key, claim, place, blocked });
         self.replace(changed);
         if let Some(old) = before {

@@ -4,8 +4,8 @@
 //! to use, and corrected when it is released. The account with the smallest virtual time is next; of equals the one that holds less.
 //!
 //! One that has nothing waiting gathers no credit: when it wants something again it starts no lower than where the others are. It keeps what it used too much until the
-//! others have caught up, or nobody is left. It has no debt from having been alone: where the others are is what those that wait, or the last that started, have really
-//! used, without what they are charged ahead. So no correction takes them back behind who came later.
+//! others have caught up, or nobody is left. It has no debt from having been alone: where the others are is what the last that started had really used by then, without
+//! what it was charged ahead. So no correction takes it back behind who came later.
 //!
 //! Who is in turn and does not fit stays in turn (`stick`); only those that came after it and have used less go before it.
 
@@ -91,15 +91,11 @@ impl Shares {
     }
 
     /// Something of this account waits for its turn.
-    pub(crate) fn join(&mut self, name: &Arc<str>, now: Time) {
+    pub(crate) fn join(&mut self, name: &Arc<str>) {
         if self.accounts.get(name).is_some_and(|account| account.joined.is_some()) {
             return;
         }
-        let others = self.queue.iter().filter_map(|(virtual_time, _, other)| {
-            let account = self.accounts.get(other)?;
-            Some(account.settled(now, self.weight(other)).min(*virtual_time))
-        });
-        let least = others.fold(self.reached, u128::min);
+        let least = self.queue.first().map_or(self.reached, |(virtual_time, ..)| self.reached.min(*virtual_time));
         self.joins += 1;
         let joins = self.joins;
         self.change(name, |account| {

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{SECOND, claim, due, of, slots};
+use common::{SECOND, claim, due, grouped, of, slots};
 use proptest::prelude::*;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -182,6 +182,21 @@ fn order_with(s: &mut Scheduler<u64>) -> Vec<u64> {
         last = key;
     }
     order
+}
+
+#[test]
+fn who_is_lifted_has_the_place_of_its_group_that_another_waits_with() {
+    let mut s = slots(2);
+    let of_group = |at| Claim { due: Some(Time(at)), deferrable: true, ..grouped(1, "g", 1) };
+    assert_eq!(step(&mut s, Event::Submit(1, grouped(1, "g", 1))), [Action::Start(1)]);
+    assert_eq!(step(&mut s, Event::Submit(BLOCKER, claim(1))), [Action::Start(BLOCKER)]);
+    submit(&mut s, 2, of_group(LATER - 1));
+    submit(&mut s, 3, of_group(LATER));
+    submit(&mut s, 4, claim(1));
+    // The group has room again, but the host has not: 2 waits for that, with the group's place.
+    assert_eq!(step(&mut s, Event::Release(1)), [Action::Start(4)]);
+    wait(&mut s, BLOCKER, 3);
+    assert_eq!(step(&mut s, Event::Release(4)), [Action::Start(3)]);
 }
 
 #[derive(Debug, Clone)]

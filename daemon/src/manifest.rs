@@ -11,7 +11,7 @@
 //! memory = "128MiB"             # 64MiB to 2048MiB, whole MiB
 //! vcpus = 1                     # 0.05 to 1: share of one processor
 //! timeout = "30s"               # 100ms to 24h; ms, s, m, h
-//! retries = 0                   # 0 to 10
+//! retries = 0                   # 0 to 100
 //! backoff = "1s"                # 0s to 24h: before the first of them; doubled for each further one
 //! backoff_max = "5m"            # the longest of these waits
 //! log_cap = "1MiB"              # 4KiB to 64MiB

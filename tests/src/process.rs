@@ -29,7 +29,12 @@ fn is_monitor(pid: i32, parent: Pid) -> bool {
     let Some((head, tail)) = stat.rsplit_once(')') else { return false };
     let mut fields = tail.split_whitespace();
     let (state, ppid) = (fields.next(), fields.next());
-    head.contains(MONITOR) && state != Some("Z") && ppid == Some(parent.to_string().as_str())
+    let ours = head.contains(MONITOR) && ppid == Some(parent.to_string().as_str());
+    if ours && state == Some("Z") && parent == getpid() {
+        // As init does with orphans.
+        let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+    }
+    ours && state != Some("Z")
 }
 
 /// Monitors whose daemon is gone.

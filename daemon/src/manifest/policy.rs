@@ -16,7 +16,7 @@ const MEMORY_DEFAULT_MIB: u32 = 128;
 const TIMEOUT_DEFAULT_MS: u64 = 30_000;
 const TIMEOUT_MS: std::ops::RangeInclusive<u64> = 100..=24 * 3_600_000;
 const DEADLINE_MS: std::ops::RangeInclusive<u64> = 1000..=366 * 86_400_000;
-const RETRIES: std::ops::RangeInclusive<u32> = 0..=10;
+const RETRIES: std::ops::RangeInclusive<u32> = 0..=100;
 /// Long enough for most of what passes by itself, short enough for whoever waits.
 const BACKOFF_DEFAULT_MS: u64 = 1000;
 const BACKOFF_MS: std::ops::RangeInclusive<u64> = 0..=24 * 3_600_000;

@@ -3,12 +3,16 @@
 use super::backoff;
 use super::dispatch::Dispatcher;
 use super::ending::{Ending, interrupted};
-use super::live::Live;
+use super::live::{Cause, Live};
 use super::run;
+use crate::manifest::Replay;
+use crate::state::id::ExecutionId;
 use crate::state::machine::State;
 use crate::state::record::{Execution, Happening, Version};
 use crate::state::store::StoreError;
 use crate::state::time::Timestamp;
+use futures_util::future::{join_all, try_join_all};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// What a restart did.
@@ -24,43 +28,38 @@ pub struct Recovered {
     pub parked: usize,
 }
 
-/// Brings every execution that had not ended back into the queue, oldest first, or to its end. Nothing starts before all are accounted
-/// for, so that their order holds.
+/// Brings every execution that had not ended back into the queue, oldest first, or to its end. Nothing starts, and nobody looks at others, before all are
+/// known, so that their order holds and none is taken for one that is not there.
 pub async fn recover(d: &Arc<Dispatcher>) -> Result<Recovered, StoreError> {
-    let mut recovered = Recovered::default();
-    let (mut waiting, mut parked, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut waiting, mut retried, mut parked, mut over) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for execution in d.store.unfinished().await? {
         let ran = execution.state != State::Queued;
         let machine = execution.parked.clone();
-        match revive(d, execution) {
-            (live, Some(ending)) => {
-                recovered.failed += 1;
-                failed.push(live.id.clone());
-                run::finish(d, &live, ending).await;
-            }
-            (live, None) if let Some(machine) = machine => {
-                recovered.parked += 1;
-                d.adopt(&live);
-                parked.push((live, machine));
-            }
-            (live, None) if ran => {
-                let error = interrupted();
-                live.happened(Happening::Retrying { kind: error.kind, message: error.message, delay_ms: 0 });
-                let view = live.view();
-                d.store.commit(live.change(&view)).await?;
-                live.saved(view);
-                recovered.retried += 1;
-                d.adopt(&live);
-                waiting.push(live);
-            }
-            (live, None) => {
-                recovered.queued += 1;
-                d.adopt(&live);
+        let (live, ending) = revive(d, execution);
+        d.adopt(&live);
+        match (ending, machine) {
+            (Some(ending), _) => over.push((live, ending)),
+            (None, Some(machine)) => parked.push((live, machine)),
+            (None, None) => {
+                if ran {
+                    let error = interrupted();
+                    live.happened(Happening::Retrying { kind: error.kind, message: error.message, delay_ms: 0 });
+                    retried.push(Arc::clone(&live));
+                }
                 waiting.push(live);
             }
         }
     }
-    // All that is live is known before anything is waited for.
+    let recovered = Recovered { queued: waiting.len() - retried.len(), retried: retried.len(), failed: over.len(), parked: parked.len() };
+    // Sent together: they share commits.
+    try_join_all(retried.iter().map(|live| again(d, live))).await?;
+    for (live, machine) in &parked {
+        for ask in machine.asks.iter().filter(|ask| !ask.targets().is_empty()) {
+            // As before, so there is no cycle.
+            let _ = d.graph().add(&live.id, ask.seq, ask.targets());
+        }
+    }
+    let left = left(d, &retried).await?;
     for (live, machine) in parked {
         d.watch_deadline(&live);
         tokio::spawn(run::go_on(Arc::clone(d), live, machine));
@@ -71,13 +70,31 @@ pub async fn recover(d: &Arc<Dispatcher>) -> Result<Recovered, StoreError> {
         if left.is_zero() {
             d.requeue(live);
         } else {
-            d.adopt(&live);
             tokio::spawn(backoff::wait(Arc::clone(d), live, left));
         }
     }
-    // What only those could have waited for.
-    failed.iter().for_each(|id| d.abandon_children(id));
+    left.iter().for_each(|id| d.abandon(id, Cause::Parent));
+    join_all(over.into_iter().map(|(live, ending)| async move { run::finish(d, &live, ending).await })).await;
     Ok(recovered)
+}
+
+/// What only an attempt that was interrupted can have waited for, and what an execution left that ended just before.
+async fn left(d: &Dispatcher, retried: &[Arc<Live>]) -> Result<Vec<ExecutionId>, StoreError> {
+    let below: Vec<_> = d.all_live().into_iter().filter_map(|live| Some((live.parent.clone()?, live.id.clone()))).collect();
+    let gone: BTreeSet<_> = below.iter().map(|(parent, _)| parent).filter(|parent| d.live(parent).is_none()).cloned().collect();
+    let ended = d.store.ends(&gone.into_iter().collect::<Vec<_>>()).await?;
+    let ended = ended.into_iter().filter(|parent| parent.state != State::Succeeded).map(|parent| parent.id);
+    let anew = retried.iter().filter(|live| live.version.policy.replay == Replay::None).map(|live| live.id.clone());
+    let parents: BTreeSet<_> = ended.chain(anew).collect();
+    Ok(below.into_iter().filter(|(parent, _)| parents.contains(parent)).map(|(_, child)| child).collect())
+}
+
+/// Records that another attempt follows; where the disk is full, in the reserve.
+async fn again(d: &Dispatcher, live: &Live) -> Result<(), StoreError> {
+    let view = live.view();
+    d.store.commit_accepted(|| live.change(&view)).await?;
+    live.saved(view);
+    Ok(())
 }
 
 /// An execution as a live one, and its end where it can't go on.

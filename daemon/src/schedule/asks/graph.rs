@@ -13,8 +13,9 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// Adds an ask, or says which chain of waits would lead back to the asker.
+    /// Adds an ask, in place of one that it had under this number, or says which chain of waits would lead back to the asker.
     pub fn add(&mut self, waiter: &ExecutionId, seq: u64, targets: &[ExecutionId]) -> Result<(), Vec<ExecutionId>> {
+        self.remove(waiter, seq);
         for target in targets {
             if let Some(mut chain) = self.chain(target, waiter) {
                 chain.insert(0, waiter.clone());

@@ -147,7 +147,7 @@ impl Dispatcher {
         children.filter_map(|live| Some((live.view().call_key.clone()?, live.id.clone()))).collect()
     }
 
-    pub(in crate::schedule) fn abandon_children(self: &Arc<Self>, parent: &ExecutionId) {
+    fn abandon_children(self: &Arc<Self>, parent: &ExecutionId) {
         let children: Vec<ExecutionId> =
             self.lock().live.values().filter(|live| live.parent.as_ref() == Some(parent)).map(|live| live.id.clone()).collect();
         for child in children {

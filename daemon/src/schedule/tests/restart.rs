@@ -2,13 +2,16 @@
 
 use super::life::{events, with};
 use crate::engine::ErrorKind;
-use crate::manifest::{Declared, Policy};
+use crate::manifest::{Declared, Park, Policy, Replay, TaskName};
 use crate::schedule::dispatch::SubmitError;
 use crate::schedule::live::Live;
 use crate::schedule::recover::Recovered;
 use crate::schedule::scripted::Daemon;
+use crate::state::id::ExecutionId;
 use crate::state::machine::State;
-use crate::state::record::Version;
+use crate::state::record::{Execution, Version};
+use crate::state::time::Timestamp;
+use crate::state::writer::Change;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,4 +137,78 @@ async fn a_smaller_budget_fails_what_can_not_run_any_more() {
     assert_eq!(daemon.recovered, Recovered { queued: 0, retried: 0, failed: 2, parked: 0 });
     let failed = daemon.store.execution(&waiting).await.unwrap().unwrap();
     assert!(failed.error.unwrap().message.contains("512MiB"));
+}
+
+/// Callers that are parked while what they called waits in the queue: they go on waiting for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn parked_callers_find_what_they_called_in_the_queue() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(folder.path(), 1024).await;
+    let version = with(Policy { park: Park::Always, ..Policy::default() });
+    let one = Policy { max_parallel: Some(1), ..Policy::default() };
+    let one = Arc::new(Version { task: TaskName::try_from("one".to_owned()).unwrap(), ..(*with(one)).clone() });
+    for version in [&version, &one] {
+        daemon.put(version).await;
+    }
+    // What they call may have one VM, and that is taken.
+    let _blocker = submit(&daemon, &one, r#"{"ms":600000}"#).await;
+    let mut callers = Vec::new();
+    for _ in 0..40 {
+        callers.push(submit(&daemon, &version, r#"{"asks":[{"ask":"call","task":"one"}],"payload":{"ms":1}}"#).await);
+    }
+    for caller in &callers {
+        caller.watch().wait_for(|execution| execution.state == State::Parked).await.unwrap();
+    }
+    let ids: Vec<_> = callers.iter().map(|live| live.id.clone()).collect();
+    kill(daemon).await;
+    let daemon = restarted(folder.path(), 1024).await;
+    assert_eq!((daemon.recovered.parked, daemon.recovered.queued, daemon.recovered.failed), (40, 40, 1));
+    for id in ids {
+        let ended = match daemon.dispatcher.live(&id) {
+            Some(live) => live.ended().await,
+            None => Arc::new(daemon.store.execution(&id).await.unwrap().unwrap()),
+        };
+        let answers = ended.result.as_ref().unwrap().get();
+        assert!(answers.contains(r#""state":"succeeded""#) && !answers.contains("queued"), "{answers}");
+    }
+}
+
+async fn ended(daemon: &Daemon, id: &ExecutionId) -> Execution {
+    if let Some(live) = daemon.dispatcher.live(id) {
+        live.ended().await;
+    }
+    daemon.store.execution(id).await.unwrap().unwrap()
+}
+
+/// What an attempt started that was cut off, what an execution started that is failed now, and what one left that ended just before.
+#[tokio::test]
+async fn what_nobody_waits_for_after_a_kill_is_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(folder.path(), 1024).await;
+    let again = with(Policy { retries: 1, park: Park::Never, replay: Replay::None, ..Policy::default() });
+    daemon.put(&again).await;
+    let script = r#"{"asks":[{"ask":"spawn","task":"t"},{"ask":"sleep","ms":600000}],"payload":{"ms":600000}}"#;
+    let retried = submit(&daemon, &again, script).await;
+    let spawned = loop {
+        if let Some(child) = daemon.dispatcher.all_live().iter().find(|live| live.parent.as_ref() == Some(&retried.id)) {
+            break child.id.clone();
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    let failed = submit(&daemon, &with(Policy::default()), r#"{"fail":"exit"}"#).await.ended().await;
+    let mut left = Execution::new(ExecutionId::first_of(Timestamp::now().later(60_000)), &again, Timestamp::now());
+    left.parent = Some(failed.id.clone());
+    daemon
+        .store
+        .commit(Change::Insert { execution: Arc::new(left.clone()), input: b"{\"ms\":600000}"[..].into(), key: None })
+        .await
+        .unwrap();
+    kill(daemon).await;
+
+    let daemon = restarted(folder.path(), 1024).await;
+    for id in [&spawned, &left.id] {
+        let ended = ended(&daemon, id).await;
+        assert_eq!((ended.state, ended.error.unwrap().kind), (State::Cancelled, ErrorKind::Cancelled));
+    }
+    assert!(!daemon.dispatcher.live(&retried.id).unwrap().view().state.ended());
 }

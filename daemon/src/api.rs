@@ -2,11 +2,13 @@
 //!
 //! - [`serve`]: connections on a Unix socket
 //! - `tasks`, `executions`, `waits`, `transfer`, `events`, `logs`, `policy`, `secrets`, `host`: one handler a route
+//! - `caller`: who calls, and what that may do; each handler names a role
 //! - [`error`], [`types`]: what is answered
 //!
 //! Every body has a cap and a deadline, and every answer that is not a success an [`error::ErrorBody`]. `/openapi.json` is made from the
 //! same attributes as the routes, so it can't name a route that is not there.
 
+mod caller;
 pub mod error;
 mod events;
 mod executions;

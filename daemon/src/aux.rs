@@ -22,27 +22,45 @@ mod pipe;
 pub mod secret;
 pub mod why;
 
+use crate::manifest::AccountName;
 use crate::manifest::host::HostPolicy;
 use crate::metrics::Metrics;
 use secret::SecretSource;
 use std::sync::Arc;
 
-/// What all brokers share.
+/// What all brokers of an account share.
 pub struct Outside {
+    /// Whose services these are.
+    pub account: AccountName,
     /// What the administrator allows.
     pub caps: Arc<HostPolicy>,
-    /// Secrets of the account.
+    /// Secrets of all accounts.
     pub secrets: Arc<dyn SecretSource>,
     /// Figures.
     pub metrics: Arc<Metrics>,
-    tls: http::tls::Tls,
+    tls: Arc<http::tls::Tls>,
 }
 
 impl Outside {
-    /// Connects nothing yet.
+    /// Connects nothing yet. For the default account; see [`Self::of`].
     #[must_use]
     pub fn new(caps: Arc<HostPolicy>, secrets: Arc<dyn SecretSource>, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { caps, secrets, metrics, tls: http::tls::Tls::default() })
+        Arc::new(Self { account: AccountName::default(), caps, secrets, metrics, tls: Arc::default() })
+    }
+
+    /// The same for another account.
+    #[must_use]
+    pub fn of(self: &Arc<Self>, account: &AccountName) -> Arc<Self> {
+        if self.account == *account {
+            return Arc::clone(self);
+        }
+        Arc::new(Self {
+            account: account.clone(),
+            caps: Arc::clone(&self.caps),
+            secrets: Arc::clone(&self.secrets),
+            metrics: Arc::clone(&self.metrics),
+            tls: Arc::clone(&self.tls),
+        })
     }
 }
 

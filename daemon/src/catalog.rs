@@ -1,9 +1,9 @@
-//! Tasks and their versions in memory: what the store has, so that a submission asks no database.
+//! Tasks of all accounts and their versions in memory: what the store has, so that a submission asks no database.
 //!
-//! Invariant: changed only after the store has committed the same change.
+//! Invariants: changed only after the store has committed the same change; whoever asks names an account and gets nothing of another.
 
 use crate::manifest::host::HostPolicy;
-use crate::manifest::{PortionName, TaskName};
+use crate::manifest::{AccountName, PortionName, TaskName};
 use crate::state::record::Version;
 use crate::state::store::StoredTask;
 use crate::state::time::Timestamp;
@@ -51,9 +51,13 @@ pub enum LookupError {
     Hash(String),
 }
 
+/// Tasks of one account.
+type Own = BTreeMap<TaskName, Task>;
+type All = BTreeMap<AccountName, Own>;
+
 /// All tasks.
 #[derive(Debug, Default)]
-pub struct Catalog(RwLock<BTreeMap<TaskName, Task>>);
+pub struct Catalog(RwLock<All>);
 
 impl Catalog {
     /// As the store has them, under these caps.
@@ -65,51 +69,59 @@ impl Catalog {
             versions.sort_by_key(|version| version.created_at);
             let latest = versions.iter().find(|version| *version.version == *task.latest).or_else(|| versions.last()).cloned();
             if let Some(latest) = latest {
-                catalog.write().insert(task.name, Task { created_at: task.created_at, latest, versions });
+                catalog.write().entry(task.account).or_default().insert(task.name, Task { created_at: task.created_at, latest, versions });
             }
         }
         catalog
     }
 
     // A panic while the lock was held can't have left the map half-changed: each change is one insertion or removal.
-    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<TaskName, Task>> {
+    fn read(&self) -> RwLockReadGuard<'_, All> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<TaskName, Task>> {
+    fn write(&self) -> RwLockWriteGuard<'_, All> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All tasks by name.
+    /// All tasks of all accounts.
     #[must_use]
-    pub fn all(&self) -> Vec<(TaskName, Task)> {
-        self.read().iter().map(|(name, task)| (name.clone(), task.clone())).collect()
+    pub fn all(&self) -> Vec<Task> {
+        self.read().values().flat_map(BTreeMap::values).cloned().collect()
+    }
+
+    /// All tasks of an account by name.
+    #[must_use]
+    pub fn of(&self, account: &AccountName) -> Vec<(TaskName, Task)> {
+        self.read().get(account).into_iter().flatten().map(|(name, task)| (name.clone(), task.clone())).collect()
     }
 
     /// One task.
-    pub fn task(&self, name: &str) -> Result<Task, LookupError> {
-        let tasks = self.read();
-        let found = TaskName::try_from(name.to_owned()).ok().and_then(|name| tasks.get(&name));
-        found.cloned().ok_or_else(|| LookupError::Task(name.to_owned()))
+    pub fn task(&self, account: &AccountName, name: &str) -> Result<Task, LookupError> {
+        named(&self.read(), account, name).cloned()
     }
 
     /// The version that `NAME` or `NAME@HASH` means.
-    pub fn version(&self, reference: &str) -> Result<Arc<Version>, LookupError> {
-        self.with_version(reference, |version| version)
+    pub fn version(&self, account: &AccountName, reference: &str) -> Result<Arc<Version>, LookupError> {
+        self.with_version(account, reference, |version| version)
     }
 
     /// Does something with the version that `NAME` or `NAME@HASH` means, before anybody can remove its task.
-    pub fn with_version<T>(&self, reference: &str, work: impl FnOnce(Arc<Version>) -> T) -> Result<T, LookupError> {
+    pub fn with_version<T>(&self, account: &AccountName, reference: &str, work: impl FnOnce(Arc<Version>) -> T) -> Result<T, LookupError> {
         let tasks = self.read();
         let (name, hash) = reference.split_once('@').map_or((reference, None), |(name, hash)| (name, Some(hash)));
-        let task = TaskName::try_from(name.to_owned()).ok().and_then(|name| tasks.get(&name));
-        let task = task.ok_or_else(|| LookupError::Task(name.to_owned()))?;
+        let task = named(&tasks, account, name)?;
         let version = match hash {
             None => Arc::clone(&task.latest),
             Some(hash) => task.by_prefix(name, hash)?,
         };
         Ok(work(version))
     }
+}
+
+fn named<'a>(tasks: &'a All, account: &AccountName, name: &str) -> Result<&'a Task, LookupError> {
+    let found = TaskName::try_from(name.to_owned()).ok().and_then(|name| tasks.get(account)?.get(&name));
+    found.ok_or_else(|| LookupError::Task(name.to_owned()))
 }
 
 impl Task {
@@ -131,27 +143,27 @@ impl Task {
 impl Catalog {
     /// A version by its whole hash.
     #[must_use]
-    pub fn exact(&self, name: &TaskName, hash: &str) -> Option<Arc<Version>> {
-        self.read().get(name)?.versions.iter().find(|version| *version.version == *hash).cloned()
+    pub fn exact(&self, account: &AccountName, name: &TaskName, hash: &str) -> Option<Arc<Version>> {
+        self.read().get(account)?.get(name)?.versions.iter().find(|version| *version.version == *hash).cloned()
     }
 
     /// A portion of a version by its whole hash.
     #[must_use]
-    pub fn portion(&self, name: &TaskName, hash: &str, portion: &PortionName) -> Option<Arc<Version>> {
-        self.exact(name, hash)?.portion(portion)
+    pub fn portion(&self, account: &AccountName, name: &TaskName, hash: &str, portion: &PortionName) -> Option<Arc<Version>> {
+        self.exact(account, name, hash)?.portion(portion)
     }
 
-    /// Any task has an image of this name: of a version, or of a portion.
+    /// Any task of any account has an image of this name: of a version, or of a portion.
     #[must_use]
     pub fn knows(&self, hash: &str) -> bool {
         let has = |version: &Arc<Version>| *version.version == *hash || version.all().any(|portion| *portion.code == *hash);
-        self.read().values().any(|task| task.versions.iter().any(has))
+        self.read().values().flat_map(BTreeMap::values).any(|task| task.versions.iter().any(has))
     }
 
     /// A version was stored: it is its task's newest.
     pub fn put(&self, version: Arc<Version>) {
         let mut tasks = self.write();
-        let task = tasks.entry(version.task.clone()).or_insert_with(|| Task {
+        let task = tasks.entry(version.account.clone()).or_default().entry(version.task.clone()).or_insert_with(|| Task {
             created_at: version.created_at,
             latest: Arc::clone(&version),
             versions: Vec::new(),
@@ -166,23 +178,24 @@ impl Catalog {
     pub fn put_older(&self, version: Arc<Version>) {
         let mut tasks = self.write();
         let made = || Task { created_at: version.created_at, latest: Arc::clone(&version), versions: Vec::new() };
-        let task = tasks.entry(version.task.clone()).or_insert_with(made);
+        let task = tasks.entry(version.account.clone()).or_default().entry(version.task.clone()).or_insert_with(made);
         if !task.versions.iter().any(|known| known.version == version.version) {
             task.versions.push(version);
         }
     }
 
     /// Removes a task, unless it is busy: then says how much. Nobody can submit to it between the question and the removal.
-    pub fn remove_unless(&self, name: &TaskName, busy: impl FnOnce() -> usize) -> Result<Option<Task>, usize> {
+    pub fn remove_unless(&self, account: &AccountName, name: &TaskName, busy: impl FnOnce() -> usize) -> Result<Option<Task>, usize> {
         let mut tasks = self.write();
         match busy() {
-            0 => Ok(tasks.remove(name)),
+            0 => Ok(tasks.get_mut(account).and_then(|own| own.remove(name))),
             busy => Err(busy),
         }
     }
 
     /// The removal could not be stored.
-    pub fn put_back(&self, name: TaskName, task: Task) {
-        self.write().insert(name, task);
+    pub fn put_back(&self, task: Task) {
+        let (account, name) = (task.latest.account.clone(), task.latest.task.clone());
+        self.write().entry(account).or_default().insert(name, task);
     }
 }

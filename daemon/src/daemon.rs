@@ -188,9 +188,10 @@ async fn open(config: &Config, budget_bytes: u64) -> Result<Opened, DaemonError>
         tracing::info!(swept, "removed images of pushes that were never recorded");
     }
 
-    for (name, task) in catalog.all() {
+    for task in catalog.all() {
+        let (account, name) = (&task.latest.account, &task.latest.task);
         for version in task.versions.iter().filter(|version| version.all().any(|portion| !images.path(&portion.code).exists())) {
-            tracing::error!(task = %name, version = &*version.version, "its code is missing from the state folder; push it again");
+            tracing::error!(%account, task = %name, version = &*version.version, "its code is missing from the state folder; push it again");
         }
     }
 
@@ -208,7 +209,7 @@ async fn open(config: &Config, budget_bytes: u64) -> Result<Opened, DaemonError>
         sandbox: SandboxConfig { ids: config.vm_uids, group: group(folder), require_cgroups: config.require_cgroups },
     });
     let engine = engine.await?;
-    let versions: Vec<_> = catalog.all().into_iter().flat_map(|(_, task)| task.versions).collect();
+    let versions: Vec<_> = catalog.all().into_iter().flat_map(|task| task.versions).collect();
     let tasks: Vec<_> = versions.iter().flat_map(Version::all).map(|portion| task_version(portion, &images)).collect();
     engine.collect(&tasks, &needed);
     let runner: Arc<dyn Runner> = engine;
@@ -233,9 +234,9 @@ async fn open(config: &Config, budget_bytes: u64) -> Result<Opened, DaemonError>
         metrics,
     };
     let dispatcher = Dispatcher::new(budget, last.as_ref(), parts.clone());
-    for (name, task) in catalog.all() {
+    for task in catalog.all() {
         if let Err(error) = task.latest.all().try_for_each(|portion| dispatcher.check_capacity(portion).map(drop)) {
-            tracing::warn!(task = %name, %error, "it was pushed under a larger memory budget and can't run now");
+            tracing::warn!(account = %task.latest.account, task = %task.latest.task, %error, "it was pushed under a larger memory budget and can't run now");
         }
     }
     let recovered = recover(&dispatcher).await.map_err(store_error)?;

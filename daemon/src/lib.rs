@@ -1,5 +1,6 @@
 //! Control API, scheduler and engine of torpord.
 //!
+//! - [`accounts`]: whom everything belongs to, and who may do what
 //! - [`api`]: HTTP on a Unix socket
 //! - [`manifest`], [`code`]: what a client pushes, parsed into types that can't be wrong
 //! - [`catalog`]: tasks and their versions, in memory, as the store has them
@@ -15,6 +16,7 @@
 //! - [`config`], [`lock`], [`metrics`] and [`daemon`]: the process around all that
 #![forbid(unsafe_code)]
 
+pub mod accounts;
 pub mod api;
 pub mod aux;
 pub mod catalog;

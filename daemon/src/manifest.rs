@@ -58,7 +58,7 @@ mod tests;
 
 pub use entry::Entry;
 use entry::relative;
-pub use names::{MAIN, PortionName, SecretName, TaskName};
+pub use names::{AccountName, DEFAULT_ACCOUNT, MAIN, PortionName, SecretName, TaskName};
 pub use policy::{Caps, Declared, Isolation, Park, Policy, Replay};
 use reader::Reader;
 pub use reader::Said;

@@ -16,19 +16,17 @@ pub mod seal;
 #[cfg(test)]
 mod tests;
 
-use crate::manifest::SecretName;
+use crate::manifest::{AccountName, SecretName};
 use crate::state::store::{Store, StoreError};
 use crate::state::time::Timestamp;
 use crate::state::writer::Change;
 use key::{KeyError, KeyPlace, Keys};
 use seal::{Bound, SealError, Sealed};
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use torpor_protocol::limits::MAX_SECRET;
 use zeroize::Zeroizing;
 
-/// Whose secrets these are, as long as a host has one account.
-pub const ACCOUNT: &str = "default";
 /// Most secrets of an account.
 pub const MAX_SECRETS: usize = 4096;
 
@@ -66,9 +64,14 @@ pub enum SecretError {
     Store(#[from] StoreError),
 }
 
+/// All secrets, by account.
+type Known = BTreeMap<AccountName, BTreeMap<SecretName, Arc<StoredSecret>>>;
+
 /// A secret as the database has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredSecret {
+    /// Whose it is.
+    pub account: AccountName,
     /// Its name.
     pub name: SecretName,
     /// Its value, unreadable.
@@ -82,12 +85,12 @@ pub struct StoredSecret {
 struct Inner {
     store: Store,
     keys: Keys,
-    known: RwLock<BTreeMap<SecretName, Arc<StoredSecret>>>,
+    known: RwLock<Known>,
     /// One change at a time.
     changing: tokio::sync::Mutex<()>,
 }
 
-/// The secrets of this host.
+/// The secrets of all accounts of this host.
 #[derive(Clone)]
 pub struct Secrets(Arc<Inner>);
 
@@ -104,19 +107,30 @@ impl Secrets {
         let parked = store.machines().await?.into_iter().filter_map(|machine| Some(machine.key?.master));
         let needed = stored.iter().map(|secret| secret.sealed.master.clone()).chain(parked);
         let keys = Keys::open(place, needed.collect())?;
-        let known = stored.into_iter().map(|secret| (secret.name.clone(), Arc::new(secret))).collect();
+        let mut known = Known::new();
+        for secret in stored {
+            known.entry(secret.account.clone()).or_default().insert(secret.name.clone(), Arc::new(secret));
+        }
         Ok(Self(Arc::new(Inner { store: store.clone(), keys, known: RwLock::new(known), changing: tokio::sync::Mutex::default() })))
     }
 
-    fn known(&self, name: &SecretName) -> Option<Arc<StoredSecret>> {
-        self.0.known.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    fn read(&self) -> RwLockReadGuard<'_, Known> {
+        self.0.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Known> {
+        self.0.known.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known(&self, account: &AccountName, name: &SecretName) -> Option<Arc<StoredSecret>> {
+        self.read().get(account)?.get(name).cloned()
     }
 
     /// The value, in plain until it is dropped.
-    pub fn get(&self, name: &SecretName) -> Result<Zeroizing<String>, SecretError> {
-        let stored = self.known(name).ok_or_else(|| SecretError::Unknown(name.clone()))?;
+    pub fn get(&self, account: &AccountName, name: &SecretName) -> Result<Zeroizing<String>, SecretError> {
+        let stored = self.known(account, name).ok_or_else(|| SecretError::Unknown(name.clone()))?;
         let failed = |why| SecretError::Seal { name: name.clone(), why };
-        let mut plain = self.0.keys.get()?.open(&bound(name), &stored.sealed).map_err(failed)?;
+        let mut plain = self.0.keys.get()?.open(&bound(account, name), &stored.sealed).map_err(failed)?;
         match String::from_utf8(std::mem::take(&mut *plain)) {
             Ok(text) => Ok(Zeroizing::new(text)),
             Err(error) => {
@@ -126,53 +140,61 @@ impl Secrets {
         }
     }
 
-    /// The first of these names that nobody has set.
-    pub fn missing<'a>(&self, names: impl IntoIterator<Item = &'a SecretName>) -> Option<&'a SecretName> {
-        let known = self.0.known.read().unwrap_or_else(PoisonError::into_inner);
-        names.into_iter().find(|name| !known.contains_key(*name))
+    /// The first of these names that the account has not set.
+    pub fn missing<'a>(&self, account: &AccountName, names: impl IntoIterator<Item = &'a SecretName>) -> Option<&'a SecretName> {
+        let known = self.read();
+        let own = known.get(account);
+        names.into_iter().find(|name| own.is_none_or(|own| !own.contains_key(*name)))
     }
 
-    /// All of them, by name.
+    /// All of an account, by name.
     #[must_use]
-    pub fn list(&self) -> Vec<Arc<StoredSecret>> {
-        self.0.known.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    pub fn list(&self, account: &AccountName) -> Vec<Arc<StoredSecret>> {
+        self.read().get(account).into_iter().flat_map(BTreeMap::values).cloned().collect()
     }
 
     /// Sets a secret; durable when it returns. True: there was none of that name.
-    pub async fn set(&self, name: SecretName, value: Zeroizing<String>) -> Result<(Arc<StoredSecret>, bool), SecretError> {
+    pub async fn set(
+        &self,
+        account: &AccountName,
+        name: SecretName,
+        value: Zeroizing<String>,
+    ) -> Result<(Arc<StoredSecret>, bool), SecretError> {
         if value.is_empty() || value.len() > MAX_SECRET {
             return Err(SecretError::Value(if value.is_empty() { "this one is empty" } else { "this one is longer" }));
         }
         let _one = self.0.changing.lock().await;
-        let before = self.known(&name);
-        if before.is_none() && self.0.known.read().unwrap_or_else(PoisonError::into_inner).len() >= MAX_SECRETS {
+        let before = self.known(account, &name);
+        if before.is_none() && self.read().get(account).is_some_and(|own| own.len() >= MAX_SECRETS) {
             return Err(SecretError::TooMany);
         }
         let keys = self.0.keys.clone();
         let master =
             tokio::task::spawn_blocking(move || keys.get_or_make()).await.map_err(|error| KeyError::Broken(error.to_string()))??;
-        let sealed = master.seal(&bound(&name), value.as_bytes()).map_err(SecretError::Encrypt)?;
+        let sealed = master.seal(&bound(account, &name), value.as_bytes()).map_err(SecretError::Encrypt)?;
         drop(value);
         let now = Timestamp::now();
         let created_at = before.as_ref().map_or(now, |before| before.created_at);
-        let stored = Arc::new(StoredSecret { name: name.clone(), sealed, created_at, changed_at: now });
+        let stored = Arc::new(StoredSecret { account: account.clone(), name: name.clone(), sealed, created_at, changed_at: now });
         self.0.store.commit(Change::PutSecret(Arc::clone(&stored))).await?;
-        self.0.known.write().unwrap_or_else(PoisonError::into_inner).insert(name, Arc::clone(&stored));
+        self.write().entry(account.clone()).or_default().insert(name, Arc::clone(&stored));
         Ok((stored, before.is_none()))
     }
 
     /// Removes a secret; false where there is none.
-    pub async fn remove(&self, name: &SecretName) -> Result<bool, SecretError> {
+    pub async fn remove(&self, account: &AccountName, name: &SecretName) -> Result<bool, SecretError> {
         let _one = self.0.changing.lock().await;
-        if self.known(name).is_none() {
+        if self.known(account, name).is_none() {
             return Ok(false);
         }
-        self.0.store.commit(Change::RemoveSecret(name.clone())).await?;
-        self.0.known.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.0.store.commit(Change::RemoveSecret(account.clone(), name.clone())).await?;
+        if let Some(own) = self.write().get_mut(account) {
+            own.remove(name);
+        }
         Ok(true)
     }
 }
 
-const fn bound(name: &SecretName) -> Bound<'_> {
-    Bound::Secret { account: ACCOUNT, name }
+const fn bound<'a>(account: &'a AccountName, name: &'a SecretName) -> Bound<'a> {
+    Bound::Secret { account, name }
 }

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use torpor_daemon::manifest::host::HostPolicy;
-use torpor_daemon::manifest::{Declared, Entry, Manifest, Rights, TaskName, format_millis, parse_millis};
+use torpor_daemon::manifest::{AccountName, Declared, Entry, Manifest, Rights, TaskName, format_millis, parse_millis};
 
 fuzz_target!(|data: &[u8]| {
     let _ = HostPolicy::parse(data);
@@ -17,7 +17,7 @@ fuzz_target!(|data: &[u8]| {
         Ok(manifest) => {
             assert!(TaskName::try_from(manifest.name.to_string()).is_ok());
             for portion in &manifest.portions {
-                let policy = HostPolicy::default().resolve(&portion.declared).policy;
+                let policy = HostPolicy::default().resolve(&AccountName::default(), &portion.declared).policy;
                 assert!((64..=2048).contains(&policy.memory_mib));
                 assert!((50..=1000).contains(&policy.vcpus_permille));
                 assert!((100..=86_400_000).contains(&policy.timeout_ms));

@@ -4,6 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use torpor_daemon::manifest::AccountName;
 use torpor_daemon::code::{erofs, image};
 use torpor_daemon::transfer::container::{Kind, Writer, check};
 use torpor_daemon::transfer::content::{Contents, bytes, unpack};
@@ -35,7 +36,7 @@ fn look(file: &[u8]) {
     for section in sections.iter().filter(|section| section.kind == Kind::TemplateMemory) {
         let _ = unpack(&bytes(&on_disk, &section.body).expect("inside the file"));
     }
-    let _ = Contents::read(&on_disk);
+    let _ = Contents::read(&on_disk, &AccountName::default());
 }
 
 fuzz_target!(|data: &[u8]| {

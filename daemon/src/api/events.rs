@@ -4,8 +4,9 @@
 //! after a reconnection. So a client that comes back with the last cursor misses nothing, also over a restart of the daemon.
 
 use super::App;
+use super::caller::Invoker;
 use super::error::{ApiError, ErrorBody};
-use super::executions::parse_id;
+use super::executions::{parse_id, stored};
 use super::types::{EventParams, Params};
 use crate::schedule::live::Live;
 use crate::state::record::Execution;
@@ -73,6 +74,7 @@ impl Follow {
 )]
 pub(super) async fn read(
     State(app): State<Arc<App>>,
+    Invoker(caller): Invoker,
     Path(id): Path<String>,
     Params(params): Params<EventParams>,
     headers: HeaderMap,
@@ -80,17 +82,14 @@ pub(super) async fn read(
     let id = parse_id(&id)?;
     let resumed = headers.get("last-event-id").and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
     let at = resumed.unwrap_or(params.from);
-    let (live, execution) = match app.dispatcher.live(&id) {
+    let (live, execution) = match app.dispatcher.live_of(&caller.account, &id) {
         Some(live) => {
             live.stored().await?;
             let mut view = live.watch();
             let now = Arc::clone(&view.borrow_and_update());
             (Some((live, view)), now)
         }
-        None => {
-            let execution = app.store.execution(&id).await?.ok_or_else(|| ApiError::unknown_execution(id.as_str()))?;
-            (None, Arc::new(execution))
-        }
+        None => (None, Arc::new(stored(&app, &caller, &id).await?)),
     };
     let state = Follow { app, live, execution, at, ready: VecDeque::new(), over: false };
     let events = stream::unfold(state, |mut state| async move {

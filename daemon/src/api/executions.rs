@@ -1,5 +1,6 @@
 //! Executions: submit, list, inspect, cancel.
 
+use super::caller::{Caller, Invoker};
 use super::error::{ApiError, ErrorBody, ErrorCode};
 use super::types::{ExecutionList, ListParams, Params, SubmitParams, WaitParams};
 use super::{App, BODY_TIMEOUT};
@@ -8,7 +9,6 @@ use crate::manifest::flow::{self, By};
 use crate::manifest::format_bytes;
 use crate::schedule::extras::Extras;
 use crate::schedule::live::Live;
-use crate::secrets::ACCOUNT;
 use crate::state::id::ExecutionId;
 use crate::state::record::Execution;
 use crate::state::store::Filter;
@@ -72,15 +72,15 @@ fn key(headers: &HeaderMap) -> Result<Option<Key>, ApiError> {
 }
 
 /// Refuses what nobody may run.
-fn check(app: &App, name: &str) -> Result<(), ApiError> {
-    let version = app.catalog.version(name)?;
+fn check(app: &App, caller: &Caller, name: &str) -> Result<(), ApiError> {
+    let version = app.catalog.version(&caller.account, name)?;
     Ok(flow::allowed(By::Client, version.end())?)
 }
 
 /// Takes an execution; it is durable when this returns.
-async fn accept(app: &App, name: &str, input: Arc<[u8]>, extras: Extras) -> Result<Arc<Live>, ApiError> {
+async fn accept(app: &App, caller: &Caller, name: &str, input: Arc<[u8]>, extras: Extras) -> Result<Arc<Live>, ApiError> {
     app.store.check_room()?;
-    let live = app.catalog.with_version(name, |version| {
+    let live = app.catalog.with_version(&caller.account, name, |version| {
         flow::allowed(By::Client, version.end())?;
         Ok::<_, ApiError>(app.dispatcher.submit_with(version, input, extras)?)
     })??;
@@ -95,27 +95,34 @@ enum Once {
 }
 
 /// Takes an execution, unless the key is known. Not to be dropped half-way: the next one with this key may begin when this is over.
-async fn accept_once(app: &App, name: &str, input: Arc<[u8]>, key: Key, request: String, extras: Extras) -> Result<Once, ApiError> {
-    let _one = app.keys.one(ACCOUNT, &key).await;
+async fn accept_once(
+    app: &App,
+    caller: &Caller,
+    (name, input): (&str, Arc<[u8]>),
+    (key, request): (Key, String),
+    extras: Extras,
+) -> Result<Once, ApiError> {
+    let account = caller.account.as_str();
+    let _one = app.keys.one(account, &key).await;
     let at = Timestamp::now();
-    if let Some(known) = app.store.key(ACCOUNT, &key, at).await? {
+    if let Some(known) = app.store.key(account, &key, at).await? {
         if known.request == request {
             return Ok(Once::Known(known.execution));
         }
         let message = format!("this Idempotency-Key came with another request before, which became execution {}", known.execution);
         return Err(ApiError::new(ErrorCode::KeyReused, message));
     }
-    if !app.keys.admit(ACCOUNT) {
+    if !app.keys.admit(account) {
         let message = format!("the account has {} idempotency keys, and no more may be; each is kept for 24 h", idempotency::MAX_KEYS);
         return Err(ApiError::new(ErrorCode::TooMany, message));
     }
-    let key = NewKey { account: ACCOUNT.into(), key, request, at };
-    accept(app, name, input, Extras { key: Some(key), ..extras }).await.map(Once::New)
+    let key = NewKey { account: account.into(), key, request, at };
+    accept(app, caller, name, input, Extras { key: Some(key), ..extras }).await.map(Once::New)
 }
 
 /// As it is now, or once it has ended.
-async fn seen(app: &App, id: &ExecutionId, time: Option<Duration>) -> Result<Arc<Execution>, ApiError> {
-    if let Some(live) = app.dispatcher.live(id) {
+async fn seen(app: &App, caller: &Caller, id: &ExecutionId, time: Option<Duration>) -> Result<Arc<Execution>, ApiError> {
+    if let Some(live) = app.dispatcher.live_of(&caller.account, id) {
         // Nobody may learn of an execution before it is durable.
         live.stored().await?;
         return Ok(match time {
@@ -123,8 +130,12 @@ async fn seen(app: &App, id: &ExecutionId, time: Option<Duration>) -> Result<Arc
             None => live.view(),
         });
     }
-    let execution = app.store.execution(id).await?.ok_or_else(|| ApiError::unknown_execution(id.as_str()))?;
-    Ok(Arc::new(execution))
+    stored(app, caller, id).await.map(Arc::new)
+}
+
+/// As the database has it.
+pub(super) async fn stored(app: &App, caller: &Caller, id: &ExecutionId) -> Result<Execution, ApiError> {
+    app.store.execution_of(&caller.account, id).await?.ok_or_else(|| ApiError::unknown_execution(id.as_str()))
 }
 
 /// Run a task (`NAME`, or `NAME@` and at least 8 digits of a version) on the JSON of the body. A request that comes again with its `Idempotency-Key` within
@@ -149,6 +160,7 @@ async fn seen(app: &App, id: &ExecutionId, time: Option<Duration>) -> Result<Arc
 )]
 pub(super) async fn submit(
     State(app): State<Arc<App>>,
+    Invoker(caller): Invoker,
     Path(name): Path<String>,
     Params(params): Params<SubmitParams>,
     headers: HeaderMap,
@@ -157,31 +169,31 @@ pub(super) async fn submit(
     let (time, key) = (params.duration()?, key(&headers)?);
     let extras = Extras { need_by: params.need_by()?, on_late: params.on_late, ..Extras::default() };
     // Before the body, so that a client does not send it in vain.
-    if let Err(refused) = check(&app, &name) {
+    if let Err(refused) = check(&app, &caller, &name) {
         // What it ran may be gone since then.
         match &key {
-            Some(key) if app.store.key(ACCOUNT, key, Timestamp::now()).await?.is_some() => {}
+            Some(key) if app.store.key(caller.account.as_str(), key, Timestamp::now()).await?.is_some() => {}
             _ => return Err(refused),
         }
     }
     let (input, room) = input(&app, body).await?;
     let once = match key {
-        None => Once::New(accept(&app, &name, input, extras).await?),
+        None => Once::New(accept(&app, &caller, &name, input, extras).await?),
         Some(key) => {
             // As they were asked for: a time from now on is another moment each time.
             let on_late = format!("{:?}", params.on_late);
             let need_by = params.need_by.unwrap_or_default();
             let parts = [("task", name.as_bytes()), ("input", &input), ("need_by", need_by.as_bytes()), ("on_late", on_late.as_bytes())];
             let request = idempotency::fingerprint(&parts);
-            let app = Arc::clone(&app);
-            let once = tokio::spawn(async move { accept_once(&app, &name, input, key, request, extras).await });
+            let (app, caller) = (Arc::clone(&app), caller.clone());
+            let once = tokio::spawn(async move { accept_once(&app, &caller, (&name, input), (key, request), extras).await });
             once.await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))??
         }
     };
     drop(room);
     let (status, live) = match once {
         Once::New(live) => (StatusCode::CREATED, live),
-        Once::Known(id) => return Ok((StatusCode::OK, Json(seen(&app, &id, time).await?))),
+        Once::Known(id) => return Ok((StatusCode::OK, Json(seen(&app, &caller, &id, time).await?))),
     };
     let execution = match time {
         Some(time) => wait(&app, &live, time).await,
@@ -195,13 +207,18 @@ pub(super) async fn submit(
     get, path = "/v1/executions", tag = "executions", params(ListParams),
     responses((status = 200, body = ExecutionList), (status = 400, description = "invalid_request", body = ErrorBody))
 )]
-pub(super) async fn list(State(app): State<Arc<App>>, Params(params): Params<ListParams>) -> Result<Json<ExecutionList>, ApiError> {
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    Invoker(caller): Invoker,
+    Params(params): Params<ListParams>,
+) -> Result<Json<ExecutionList>, ApiError> {
     let limit = params.limit.unwrap_or(LIMIT_DEFAULT);
     if !(1..=LIMIT_MAX).contains(&limit) {
         return Err(ApiError::request(StatusCode::BAD_REQUEST, format!("limit is from 1 to {LIMIT_MAX}")));
     }
     let wanted = |execution: &Execution| {
-        params.task.as_deref().is_none_or(|task| task == execution.task.as_str())
+        execution.account == caller.account
+            && params.task.as_deref().is_none_or(|task| task == execution.task.as_str())
             && params.state.is_none_or(|state| state == execution.state)
     };
     let cap = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -209,7 +226,7 @@ pub(super) async fn list(State(app): State<Arc<App>>, Params(params): Params<Lis
     let mut executions: Vec<Arc<Execution>> =
         app.dispatcher.all_live().iter().map(|live| live.view()).filter(|view| wanted(view)).take(cap).collect();
     if params.all || params.state.is_some_and(crate::state::machine::State::ended) {
-        let filter = Filter { task: params.task.clone(), state: params.state, limit };
+        let filter = Filter { account: caller.account.clone(), task: params.task.clone(), state: params.state, limit };
         executions.extend(app.store.ended(&filter).await?.into_iter().map(Arc::new));
         executions.sort_by(|a, b| b.id.cmp(&a.id).then(b.state.ended().cmp(&a.state.ended())));
         executions.dedup_by(|later, first| later.id == first.id);
@@ -228,9 +245,9 @@ pub(super) fn parse_id(id: &str) -> Result<ExecutionId, ApiError> {
 }
 
 /// An execution that has not ended; `ended`: the code for one that has.
-pub(super) async fn live(app: &App, id: &ExecutionId, ended: ErrorCode) -> Result<Arc<Live>, ApiError> {
-    let Some(live) = app.dispatcher.live(id) else {
-        let execution = app.store.execution(id).await?.ok_or_else(|| ApiError::unknown_execution(id.as_str()))?;
+pub(super) async fn live(app: &App, caller: &Caller, id: &ExecutionId, ended: ErrorCode) -> Result<Arc<Live>, ApiError> {
+    let Some(live) = app.dispatcher.live_of(&caller.account, id) else {
+        let execution = stored(app, caller, id).await?;
         return Err(ApiError::new(ended, format!("execution {id} has ended as {}", execution.state.name())));
     };
     live.stored().await?;
@@ -244,11 +261,12 @@ pub(super) async fn live(app: &App, id: &ExecutionId, ended: ErrorCode) -> Resul
 )]
 pub(super) async fn inspect(
     State(app): State<Arc<App>>,
+    Invoker(caller): Invoker,
     Path(id): Path<String>,
     Params(params): Params<WaitParams>,
 ) -> Result<Json<Arc<Execution>>, ApiError> {
     let (time, id) = (params.duration()?, parse_id(&id)?);
-    Ok(Json(seen(&app, &id, time).await?))
+    Ok(Json(seen(&app, &caller, &id, time).await?))
 }
 
 fn not_cancellable(execution: &Execution) -> ApiError {
@@ -265,15 +283,20 @@ fn not_cancellable(execution: &Execution) -> ApiError {
         (status = 409, description = "not_cancellable: it has ended", body = ErrorBody),
     )
 )]
-pub(super) async fn cancel(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Arc<Execution>>, ApiError> {
+pub(super) async fn cancel(
+    State(app): State<Arc<App>>,
+    Invoker(caller): Invoker,
+    Path(id): Path<String>,
+) -> Result<Json<Arc<Execution>>, ApiError> {
     use crate::state::machine::State as S;
     let id = parse_id(&id)?;
-    let execution = match app.dispatcher.cancel(&id).await {
+    let cancelled = match app.dispatcher.live_of(&caller.account, &id) {
+        Some(_) => app.dispatcher.cancel(&id).await,
+        None => None,
+    };
+    let execution = match cancelled {
         Some(cancelled) => cancelled?,
-        None => {
-            let ended = app.store.execution(&id).await?.ok_or_else(|| ApiError::unknown_execution(id.as_str()))?;
-            return Err(not_cancellable(&ended));
-        }
+        None => return Err(not_cancellable(&stored(&app, &caller, &id).await?)),
     };
     match execution.state {
         S::Succeeded | S::Failed | S::TimedOut => Err(not_cancellable(&execution)),

@@ -1,6 +1,7 @@
 //! The host and the daemon itself.
 
 use super::App;
+use super::caller::{Admin, Invoker};
 use super::error::{ApiError, ErrorCode};
 use super::types::{HealthBody, HostBody, KvmBody, LayerBody, LimitsBody};
 use crate::code::MAX_ENTRIES;
@@ -17,7 +18,7 @@ const KVM: &str = "/dev/kvm";
 
 /// What this host has and does.
 #[utoipa::path(get, path = "/v1/host", tag = "host", responses((status = 200, body = HostBody)))]
-pub(super) async fn host(State(app): State<Arc<App>>) -> Json<HostBody> {
+pub(super) async fn host(State(app): State<Arc<App>>, Invoker(_caller): Invoker) -> Json<HostBody> {
     let (load, config) = (app.dispatcher.load(), &app.config);
     let free = nix::sys::statvfs::statvfs(&config.state_dir).map_or(0, |disk| disk.blocks_available().saturating_mul(disk.fragment_size()));
     Json(HostBody {
@@ -58,7 +59,7 @@ fn layer(layer: &Layer) -> LayerBody {
 
 /// Figures in Prometheus' text format.
 #[utoipa::path(get, path = "/metrics", tag = "host", responses((status = 200, body = String, content_type = "text/plain")))]
-pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+pub(super) async fn metrics(State(app): State<Arc<App>>, Admin(_caller): Admin) -> Result<Response, ApiError> {
     let text = app.metrics.render(&app.dispatcher.load(), &app.runner().stats());
     let text = text.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
     Ok(([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response())

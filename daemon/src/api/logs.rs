@@ -3,8 +3,9 @@
 //! A follower reads the file, not a channel: however slow it is, it costs the daemon one page of entries, and it sees every entry.
 
 use super::App;
+use super::caller::{Caller, Invoker};
 use super::error::{ApiError, ErrorBody, ErrorCode};
-use super::executions::parse_id;
+use super::executions::{parse_id, stored};
 use super::types::{LogBody, LogParams, Params};
 use crate::logs::{Logs, Page, Tail};
 use crate::state::id::ExecutionId;
@@ -32,12 +33,12 @@ fn dropped(execution: &Execution) -> u64 {
     if let Some(Happening::Finished { log_dropped_bytes, .. }) = last { *log_dropped_bytes } else { 0 }
 }
 
-async fn source(app: &App, id: &ExecutionId) -> Result<Source, ApiError> {
-    if let Some(live) = app.dispatcher.live(id) {
+async fn source(app: &App, caller: &Caller, id: &ExecutionId) -> Result<Source, ApiError> {
+    if let Some(live) = app.dispatcher.live_of(&caller.account, id) {
         live.stored().await?;
         return Ok(Source { tail: live.log.subscribe(), _still: None });
     }
-    let execution = app.store.execution(id).await?.ok_or_else(|| ApiError::unknown_execution(id.as_str()))?;
+    let execution = stored(app, caller, id).await?;
     let still = watch::Sender::new(Tail { bytes: u64::MAX, kept: 0, dropped: dropped(&execution), ended: true });
     Ok(Source { tail: still.subscribe(), _still: Some(still) })
 }
@@ -56,12 +57,13 @@ async fn page(logs: &Logs, id: &ExecutionId, from: u64, end: u64) -> Result<Page
 )]
 pub(super) async fn read(
     State(app): State<Arc<App>>,
+    Invoker(caller): Invoker,
     Path(id): Path<String>,
     Params(params): Params<LogParams>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let id = parse_id(&id)?;
-    let source = source(&app, &id).await?;
+    let source = source(&app, &caller, &id).await?;
     if params.follow {
         // A client that lost its connection says where it was.
         let resumed = headers.get("last-event-id").and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());

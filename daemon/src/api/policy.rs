@@ -1,6 +1,7 @@
 //! What a task may do, and why: its effective policy line by line, and who calls whom.
 
 use super::App;
+use super::caller::Owner;
 use super::error::{ApiError, ErrorBody};
 use crate::manifest::aux::Aux;
 use crate::manifest::flow::{self, By};
@@ -104,7 +105,7 @@ fn lines(app: &App, portion: &Version) -> Vec<PolicyLine> {
         |key: &str, value: String, source: String| PolicyLine { portion: portion.portion.to_string(), key: key.to_owned(), value, source };
     let rights = &portion.rights;
     let mut lines = vec![line("trust", rights.trust.name().into(), FILE.into())];
-    let resolved = app.dispatcher.caps.resolve(&portion.declared);
+    let resolved = app.dispatcher.caps.resolve(&portion.account, &portion.declared);
     lines.extend(resolved.lines().into_iter().map(|(key, value, source)| line(key, value, source.to_string())));
     let callers =
         if portion.portion.is_main() { "client, and all of the account that are trusted as far" } else { "portions trusted as far" };
@@ -116,7 +117,8 @@ fn lines(app: &App, portion: &Version) -> Vec<PolicyLine> {
         lines.push(line(key, value, source));
     }
     let services = rights.aux.iter().map(|aux| {
-        let allowed = if app.dispatcher.caps.allows(&aux.target) { "" } else { "; NOT ALLOWED by the host's policy any more" };
+        let allowed =
+            if app.dispatcher.caps.allows(&portion.account, &aux.target) { "" } else { "; NOT ALLOWED by the host's policy any more" };
         line(&format!("aux.{}", aux.name), format!("{}{allowed}", service(aux)), place(aux.line))
     });
     lines.extend(services);
@@ -147,8 +149,12 @@ fn calls(main: &Arc<Version>) -> Vec<GraphCall> {
     get, path = "/v1/tasks/{name}/policy", tag = "tasks", params(("name" = String, Path, description = "NAME or NAME@HASH")),
     responses((status = 200, body = PolicyReport), (status = 404, description = "unknown_task, unknown_version", body = ErrorBody))
 )]
-pub(super) async fn explain(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Json<PolicyReport>, ApiError> {
-    let main = app.catalog.version(&name)?;
+pub(super) async fn explain(
+    State(app): State<Arc<App>>,
+    Owner(caller): Owner,
+    Path(name): Path<String>,
+) -> Result<Json<PolicyReport>, ApiError> {
+    let main = app.catalog.version(&caller.account, &name)?;
     let lines = main.all().flat_map(|portion| lines(&app, portion)).collect();
     Ok(Json(PolicyReport { task: main.task.to_string(), version: Arc::clone(&main.version), lines }))
 }
@@ -158,8 +164,12 @@ pub(super) async fn explain(State(app): State<Arc<App>>, Path(name): Path<String
     get, path = "/v1/tasks/{name}/graph", tag = "tasks", params(("name" = String, Path, description = "NAME or NAME@HASH")),
     responses((status = 200, body = GraphReport), (status = 404, description = "unknown_task, unknown_version", body = ErrorBody))
 )]
-pub(super) async fn graph(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Json<GraphReport>, ApiError> {
-    let main = app.catalog.version(&name)?;
+pub(super) async fn graph(
+    State(app): State<Arc<App>>,
+    Owner(caller): Owner,
+    Path(name): Path<String>,
+) -> Result<Json<GraphReport>, ApiError> {
+    let main = app.catalog.version(&caller.account, &name)?;
     let portion = |portion: &Arc<Version>| GraphPortion {
         name: portion.portion.to_string(),
         trust: portion.rights.trust.name(),

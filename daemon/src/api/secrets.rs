@@ -1,5 +1,6 @@
 //! Secrets: set, list, remove. No answer ever holds a value.
 
+use super::caller::Owner;
 use super::error::{ApiError, ErrorBody, ErrorCode};
 use super::types::{SecretBody, SecretList};
 use super::{App, BODY_TIMEOUT};
@@ -73,6 +74,7 @@ fn body(stored: &StoredSecret) -> SecretBody {
 )]
 pub(super) async fn set(
     State(app): State<Arc<App>>,
+    Owner(caller): Owner,
     Path(name): Path<String>,
     value: Body,
 ) -> Result<(StatusCode, Json<SecretBody>), ApiError> {
@@ -81,16 +83,16 @@ pub(super) async fn set(
     app.store.check_room()?;
     // It must not stop half-way when the client goes away.
     let secrets = app.dispatcher.secrets.clone();
-    let set = tokio::spawn(async move { secrets.set(name, value).await });
+    let set = tokio::spawn(async move { secrets.set(&caller.account, name, value).await });
     let (stored, new) = set.await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))??;
-    tracing::info!(secret = %stored.name, new, "a secret was set");
+    tracing::info!(account = %stored.account, secret = %stored.name, new, "a secret was set");
     Ok((if new { StatusCode::CREATED } else { StatusCode::OK }, Json(body(&stored))))
 }
 
 /// All secrets: their names, and when they were set. Never their values.
 #[utoipa::path(get, path = "/v1/secrets", tag = "secrets", responses((status = 200, body = SecretList)))]
-pub(super) async fn list(State(app): State<Arc<App>>) -> Json<SecretList> {
-    Json(SecretList { secrets: app.dispatcher.secrets.list().iter().map(|stored| body(stored)).collect() })
+pub(super) async fn list(State(app): State<Arc<App>>, Owner(caller): Owner) -> Json<SecretList> {
+    Json(SecretList { secrets: app.dispatcher.secrets.list(&caller.account).iter().map(|stored| body(stored)).collect() })
 }
 
 /// Remove a secret. Tasks that declare it can't be run until it is set again.
@@ -98,15 +100,15 @@ pub(super) async fn list(State(app): State<Arc<App>>) -> Json<SecretList> {
     delete, path = "/v1/secrets/{name}", tag = "secrets", params(("name" = String, Path)),
     responses((status = 204, description = "Removed"), (status = 404, description = "unknown_secret", body = ErrorBody))
 )]
-pub(super) async fn remove(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<StatusCode, ApiError> {
+pub(super) async fn remove(State(app): State<Arc<App>>, Owner(caller): Owner, Path(name): Path<String>) -> Result<StatusCode, ApiError> {
     let (name, secrets) = (named(name)?, app.dispatcher.secrets.clone());
     let removed = tokio::spawn({
-        let name = name.clone();
-        async move { secrets.remove(&name).await }
+        let (account, name) = (caller.account.clone(), name.clone());
+        async move { secrets.remove(&account, &name).await }
     });
     if !removed.await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?? {
         return Err(SecretError::Unknown(name).into());
     }
-    tracing::info!(secret = %name, "a secret was removed");
+    tracing::info!(account = %caller.account, secret = %name, "a secret was removed");
     Ok(StatusCode::NO_CONTENT)
 }

@@ -3,6 +3,7 @@
 //! The commit point of a push is the row of its version: the image is on disk before it, and an image without a row is swept at the next
 //! start.
 
+use super::caller::{Caller, Invoker, Owner};
 use super::error::{ApiError, ErrorBody, ErrorCode};
 use super::types::{TaskBody, TaskList, VersionBody};
 use super::{App, BODY_TIMEOUT, Patience};
@@ -25,7 +26,7 @@ use std::sync::Arc;
 fn version_body(app: &App, version: &Version) -> VersionBody {
     let portions = std::iter::once(version).chain(version.portions.iter().map(|other| &**other));
     let declared: BTreeSet<_> = portions.flat_map(|portion| portion.rights.all_secrets()).collect();
-    let missing = declared.into_iter().filter(|name| app.dispatcher.secrets.missing([*name]).is_some());
+    let missing = declared.into_iter().filter(|name| app.dispatcher.secrets.missing(&version.account, [*name]).is_some());
     let missing = missing.map(ToString::to_string).collect();
     VersionBody::new(version, |portion| app.runner().template_state(&task_version(portion, &app.images)), missing)
 }
@@ -69,7 +70,11 @@ async fn spool(app: &App, body: Body) -> Result<File, ApiError> {
         (status = "5XX", description = "draining, disk_full", body = ErrorBody),
     )
 )]
-pub(super) async fn push(State(app): State<Arc<App>>, body: Body) -> Result<(StatusCode, Json<VersionBody>), ApiError> {
+pub(super) async fn push(
+    State(app): State<Arc<App>>,
+    Owner(caller): Owner,
+    body: Body,
+) -> Result<(StatusCode, Json<VersionBody>), ApiError> {
     if app.dispatcher.draining() {
         return Err(crate::schedule::dispatch::SubmitError::Draining.into());
     }
@@ -82,7 +87,7 @@ pub(super) async fn push(State(app): State<Arc<App>>, body: Body) -> Result<(Sta
         Ok((spool, code))
     })
     .await?;
-    keep(&app, spool, code).await
+    keep(&app, &caller, spool, code).await
 }
 
 /// Removes images of a version that no task has any more.
@@ -95,13 +100,13 @@ fn remove_images(app: &App, version: &Arc<Version>) {
     }
 }
 
-async fn keep(app: &Arc<App>, spool: File, code: Checked) -> Result<(StatusCode, Json<VersionBody>), ApiError> {
-    let known = app.catalog.exact(&code.manifest.name, &code.version);
-    let version = known.clone().unwrap_or_else(|| Arc::new(code.version(&app.dispatcher.caps)));
+async fn keep(app: &Arc<App>, caller: &Caller, spool: File, code: Checked) -> Result<(StatusCode, Json<VersionBody>), ApiError> {
+    let known = app.catalog.exact(&caller.account, &code.manifest.name, &code.version);
+    let version = known.clone().unwrap_or_else(|| Arc::new(code.version(&caller.account, &app.dispatcher.caps)));
     // A version that can't run here now is not kept for a day on which it might: who pushes should hear it, not who runs it.
     for portion in version.all() {
         app.dispatcher.check_capacity(portion)?;
-        if let Some(aux) = app.dispatcher.caps.denied(&portion.rights.aux) {
+        if let Some(aux) = app.dispatcher.caps.denied(&caller.account, &portion.rights.aux) {
             return Err(ApiError::denied_aux(aux));
         }
     }
@@ -120,14 +125,14 @@ async fn keep(app: &Arc<App>, spool: File, code: Checked) -> Result<(StatusCode,
         Ok(version_body(&app, &stored))
     });
     let body = keep.await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))??;
-    tracing::info!(task = %version.task, version = &*version.version, new = known.is_none(), "pushed");
+    tracing::info!(account = %version.account, task = %version.task, version = &*version.version, new = known.is_none(), "pushed");
     Ok((if known.is_some() { StatusCode::OK } else { StatusCode::CREATED }, Json(body)))
 }
 
 /// All tasks.
 #[utoipa::path(get, path = "/v1/tasks", tag = "tasks", responses((status = 200, body = TaskList)))]
-pub(super) async fn list(State(app): State<Arc<App>>) -> Json<TaskList> {
-    Json(TaskList { tasks: app.catalog.all().iter().map(|(name, task)| task_body(&app, name, task)).collect() })
+pub(super) async fn list(State(app): State<Arc<App>>, Invoker(caller): Invoker) -> Json<TaskList> {
+    Json(TaskList { tasks: app.catalog.of(&caller.account).iter().map(|(name, task)| task_body(&app, name, task)).collect() })
 }
 
 /// One task and its versions.
@@ -135,8 +140,12 @@ pub(super) async fn list(State(app): State<Arc<App>>) -> Json<TaskList> {
     get, path = "/v1/tasks/{name}", tag = "tasks", params(("name" = String, Path)),
     responses((status = 200, body = TaskBody), (status = 404, description = "unknown_task", body = ErrorBody))
 )]
-pub(super) async fn inspect(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Json<TaskBody>, ApiError> {
-    let task = app.catalog.task(&name)?;
+pub(super) async fn inspect(
+    State(app): State<Arc<App>>,
+    Invoker(caller): Invoker,
+    Path(name): Path<String>,
+) -> Result<Json<TaskBody>, ApiError> {
+    let task = app.catalog.task(&caller.account, &name)?;
     Ok(Json(task_body(&app, &task.latest.task, &task)))
 }
 
@@ -149,17 +158,18 @@ pub(super) async fn inspect(State(app): State<Arc<App>>, Path(name): Path<String
         (status = 409, description = "task_busy", body = ErrorBody),
     )
 )]
-pub(super) async fn remove(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<StatusCode, ApiError> {
+pub(super) async fn remove(State(app): State<Arc<App>>, Owner(caller): Owner, Path(name): Path<String>) -> Result<StatusCode, ApiError> {
     let removal = tokio::spawn(async move {
         let _one = app.tasks.lock().await;
-        let name = app.catalog.task(&name)?.latest.task.clone();
-        let task = app.catalog.remove_unless(&name, || app.dispatcher.busy(&name)).map_err(|busy| {
+        let account = caller.account;
+        let name = app.catalog.task(&account, &name)?.latest.task.clone();
+        let task = app.catalog.remove_unless(&account, &name, || app.dispatcher.busy(&account, &name)).map_err(|busy| {
             let what = format!("{busy} executions of task {:?} are queued, running or parked; cancel them or wait", name.as_str());
             ApiError::new(ErrorCode::TaskBusy, what)
         })?;
         let Some(task) = task else { return Ok(StatusCode::NO_CONTENT) };
-        if let Err(error) = app.store.commit(Change::RemoveTask(name.clone())).await {
-            app.catalog.put_back(name, task);
+        if let Err(error) = app.store.commit(Change::RemoveTask(account.clone(), name.clone())).await {
+            app.catalog.put_back(task);
             return Err(ApiError::from(error));
         }
         for version in &task.versions {
@@ -167,7 +177,7 @@ pub(super) async fn remove(State(app): State<Arc<App>>, Path(name): Path<String>
             version.all().for_each(|portion| app.runner().forget(&task_version(portion, &app.images)));
             remove_images(&app, version);
         }
-        tracing::info!(task = %name, versions = task.versions.len(), "removed");
+        tracing::info!(%account, task = %name, versions = task.versions.len(), "removed");
         Ok(StatusCode::NO_CONTENT)
     });
     removal.await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?

@@ -1,5 +1,6 @@
 //! Executions that move from host to host: export and import.
 
+use super::caller::Owner;
 use super::error::{ApiError, ErrorBody, ErrorCode};
 use super::executions::{live, parse_id};
 use super::types::{ExportParams, Params};
@@ -67,6 +68,7 @@ impl From<ImportError> for ApiError {
 )]
 pub(super) async fn export(
     State(app): State<Arc<App>>,
+    Owner(caller): Owner,
     Path(id): Path<String>,
     Params(params): Params<ExportParams>,
 ) -> Result<Response, ApiError> {
@@ -74,7 +76,7 @@ pub(super) async fn export(
     if app.dispatcher.draining() {
         return Err(SubmitError::Draining.into());
     }
-    let live = live(&app, &id, ErrorCode::NotMovable).await?;
+    let live = live(&app, &caller, &id, ErrorCode::NotMovable).await?;
     let prepared = export::prepare(&app.dispatcher, &live, params.template.unwrap_or(true)).await?;
     let (to, sent) = mpsc::channel(DEPTH);
     // Of its own: what is given up must not be half given up when the client goes away.
@@ -112,7 +114,11 @@ async fn spool(app: &App, body: Body) -> Result<File, ApiError> {
         (status = "5XX", description = "draining, disk_full, parked_quota", body = ErrorBody),
     )
 )]
-pub(super) async fn import(State(app): State<Arc<App>>, body: Body) -> Result<(StatusCode, Json<Arc<Execution>>), ApiError> {
+pub(super) async fn import(
+    State(app): State<Arc<App>>,
+    Owner(caller): Owner,
+    body: Body,
+) -> Result<(StatusCode, Json<Arc<Execution>>), ApiError> {
     if app.dispatcher.draining() {
         return Err(SubmitError::Draining.into());
     }
@@ -121,7 +127,7 @@ pub(super) async fn import(State(app): State<Arc<App>>, body: Body) -> Result<(S
     // The rest must not stop half-way when the client goes away.
     let taken = tokio::spawn(async move {
         let _one = app.imports.lock().await;
-        import::take(&app.dispatcher, &app.tasks, file).await
+        import::take(&app.dispatcher, &app.tasks, &caller.account, file).await
     });
     let taken = taken.await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
     Ok((StatusCode::CREATED, Json(taken?)))

@@ -1,5 +1,6 @@
 //! Executions that wait: park, resume, signal.
 
+use super::caller::{Caller, Invoker, Owner};
 use super::error::{ApiError, ErrorBody, ErrorCode};
 use super::executions::{live, parse_id};
 use super::{App, BODY_TIMEOUT};
@@ -25,11 +26,12 @@ const WISH: Duration = Duration::from_secs(30);
 
 async fn wish(
     app: &App,
+    caller: &Caller,
     id: &str,
     note: impl FnOnce(oneshot::Sender<Result<(), String>>) -> Note,
 ) -> Result<Json<Arc<Execution>>, ApiError> {
     let id = parse_id(id)?;
-    let live = live(app, &id, ErrorCode::NotParked).await?;
+    let live = live(app, caller, &id, ErrorCode::NotParked).await?;
     let (tell, told) = oneshot::channel();
     live.note(note(tell));
     let not = |why: &str| ApiError::new(ErrorCode::NotParked, format!("execution {id}: {why}"));
@@ -50,8 +52,12 @@ async fn wish(
         (status = 409, description = "not_parked: it runs, has ended, or could not be parked", body = ErrorBody),
     )
 )]
-pub(super) async fn park(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Arc<Execution>>, ApiError> {
-    wish(&app, &id, Note::Park).await
+pub(super) async fn park(
+    State(app): State<Arc<App>>,
+    Owner(caller): Owner,
+    Path(id): Path<String>,
+) -> Result<Json<Arc<Execution>>, ApiError> {
+    wish(&app, &caller, &id, Note::Park).await
 }
 
 /// Give a parked execution a VM again, although what it waits for is not there; it keeps it until its next wait.
@@ -63,8 +69,12 @@ pub(super) async fn park(State(app): State<Arc<App>>, Path(id): Path<String>) ->
         (status = 409, description = "not_parked", body = ErrorBody),
     )
 )]
-pub(super) async fn resume(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Arc<Execution>>, ApiError> {
-    wish(&app, &id, Note::Resume).await
+pub(super) async fn resume(
+    State(app): State<Arc<App>>,
+    Owner(caller): Owner,
+    Path(id): Path<String>,
+) -> Result<Json<Arc<Execution>>, ApiError> {
+    wish(&app, &caller, &id, Note::Resume).await
 }
 
 async fn data(body: Body) -> Result<Arc<[u8]>, ApiError> {
@@ -93,12 +103,17 @@ async fn data(body: Body) -> Result<Arc<[u8]>, ApiError> {
         (status = "5XX", description = "disk_full", body = ErrorBody),
     )
 )]
-pub(super) async fn signal(State(app): State<Arc<App>>, Path(token): Path<String>, body: Body) -> Result<StatusCode, ApiError> {
+pub(super) async fn signal(
+    State(app): State<Arc<App>>,
+    Invoker(caller): Invoker,
+    Path(token): Path<String>,
+    body: Body,
+) -> Result<StatusCode, ApiError> {
     let data = data(body).await?;
     let unknown =
         || ApiError::new(ErrorCode::UnknownEvent, format!("no event {token:?}; `torpor ps` shows the events that executions wait for"));
     let used = || ApiError::new(ErrorCode::EventUsed, format!("event {token:?} was signalled before; an event is signalled once"));
-    let (owner, before) = app.store.event(&token).await?.ok_or_else(unknown)?;
+    let (owner, before) = app.store.event_of(&caller.account, &token).await?.ok_or_else(unknown)?;
     if before.is_some() {
         return Err(used());
     }
@@ -111,7 +126,7 @@ pub(super) async fn signal(State(app): State<Arc<App>>, Path(token): Path<String
     match app.store.commit(Change::Signal { token: token.as_str().into(), data }).await {
         Ok(()) => {}
         Err(StoreError::Constraint) => {
-            return Err(if app.store.event(&token).await?.is_some() { used() } else { unknown() });
+            return Err(if app.store.event_of(&caller.account, &token).await?.is_some() { used() } else { unknown() });
         }
         Err(error) => return Err(error.into()),
     }

@@ -147,7 +147,7 @@ impl Broker {
     fn admit(&self, service: usize) -> Result<Arc<Aux>, Why> {
         let aux = self.services.get(service).ok_or(Why::Unknown)?;
         let open = self.table.values().filter(|conn| conn.service == service).count();
-        if !self.outside.caps.allows(&aux.target) {
+        if !self.outside.caps.allows(&self.outside.account, &aux.target) {
             return Err(Why::NotAllowed(aux.target.to_string()));
         }
         let outside = self.outside_now.get(service).map_or(0, |one| Arc::strong_count(one) - 1);

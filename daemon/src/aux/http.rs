@@ -121,7 +121,8 @@ impl Proxy<'_> {
     }
 
     async fn forward(&self, request: Request<Incoming>, path: Form) -> Result<Response<Body>, Failed> {
-        let request = headers::outward(request, path, self.server, |name| self.outside.secrets.get(name)).map_err(Failed::Secret)?;
+        let request = headers::outward(request, path, self.server, |name| self.outside.secrets.get(&self.outside.account, name))
+            .map_err(Failed::Secret)?;
         let mut upstream = self.upstream.lock().await;
         let kept = upstream.take().filter(|sender| !sender.is_closed());
         let (mut sender, fresh) = match kept {

@@ -3,7 +3,7 @@
 use super::CodeError;
 use super::tree::{Node, Tree};
 use crate::manifest::host::HostPolicy;
-use crate::manifest::{self, Entry, Manifest, Portion, PortionName};
+use crate::manifest::{self, AccountName, Entry, Manifest, Portion, PortionName};
 use crate::state::record::Version;
 use crate::state::time::Timestamp;
 use std::fs::File;
@@ -33,20 +33,21 @@ pub struct PortionCode {
 }
 
 impl Checked {
-    /// As a version of its task, pushed now, under these caps.
+    /// As a version of its task in an account, pushed now, under these caps.
     #[must_use]
-    pub fn version(&self, host: &HostPolicy) -> Version {
+    pub fn version(&self, account: &AccountName, host: &HostPolicy) -> Version {
         let now = Timestamp::now();
         let mut portions = self.manifest.portions.iter().enumerate().map(|(at, portion)| {
             let own = self.portions.get(at);
             Version {
+                account: account.clone(),
                 task: self.manifest.name.clone(),
                 version: self.version.as_str().into(),
                 portion: portion.name.clone(),
                 code: own.map_or(&self.version, |own| &own.code).as_str().into(),
                 entry: portion.entry.clone(),
                 declared: portion.declared,
-                policy: host.resolve(&portion.declared).policy,
+                policy: host.resolve(account, &portion.declared).policy,
                 rights: Arc::new(portion.rights.clone()),
                 code_bytes: own.map_or(&self.tree, |own| &own.tree).bytes(),
                 created_at: now,
@@ -56,7 +57,7 @@ impl Checked {
         let main = portions.next();
         let others = portions.map(Arc::new).collect();
         // A manifest has a main: see `Manifest::parse`.
-        main.map_or_else(|| Version::lost(&self.manifest.name, &self.version, now), |main| Version { portions: others, ..main })
+        main.map_or_else(|| Version::lost(account, &self.manifest.name, &self.version, now), |main| Version { portions: others, ..main })
     }
 
     /// The code of a portion; that of the task where it has no such portion.

@@ -5,6 +5,7 @@
 
 use super::fingerprint::{ELF, EROFS, Hash, combine, cpu, hash_file, open_hashed};
 use super::types::{EngineConfig, EngineError, TaskVersion};
+use crate::manifest::DEFAULT_ACCOUNT;
 use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -106,7 +107,9 @@ impl Host {
                 let below = self.id(&spec.below());
                 let whole = [b"task", below.as_bytes(), task.task.as_bytes(), task.version.as_bytes(), task.entry.as_bytes()];
                 let portion = (task.portion != "main").then_some(task.portion.as_bytes());
-                let parts: Vec<&[u8]> = whole.into_iter().chain(portion).collect();
+                // Templates from before there were accounts are those of the default one.
+                let account = (task.account != DEFAULT_ACCOUNT).then_some([b"account", task.account.as_bytes()]);
+                let parts: Vec<&[u8]> = whole.into_iter().chain(portion).chain(account.into_iter().flatten()).collect();
                 combine(&parts).to_hex().to_string()
             }
         }

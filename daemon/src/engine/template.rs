@@ -273,6 +273,7 @@ impl Templates {
             id: id.to_owned(),
             runtime: spec.runtime().name().to_owned(),
             memory_mib: spec.memory_mib(),
+            account: spec.task().map(|task| task.account.clone()),
             task: spec.task().map(|task| task.task.clone()),
             version: spec.task().map(|task| task.version.clone()),
             state,

@@ -47,6 +47,8 @@ pub struct SandboxConfig {
 /// One immutable version of a task, as far as a VM is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskVersion {
+    /// Whose it is.
+    pub account: String,
     /// Name of the task.
     pub task: String,
     /// Content hash of the version, lower-case hex.
@@ -422,6 +424,9 @@ pub struct TemplateInfo {
     pub runtime: String,
     /// RAM of its VMs.
     pub memory_mib: u32,
+    /// Account of that task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
     /// Task whose code it holds; none for a runtime template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<String>,

@@ -12,17 +12,14 @@
 use super::aux::{Aux, Target};
 use super::policy::{Caps, Declared, Resolved};
 use super::reader::Reader;
-use super::{ManifestError, document};
+use super::{AccountName, ManifestError, document};
 use std::collections::BTreeMap;
-
-/// The account that everything belongs to.
-pub const ACCOUNT: &str = "default";
 
 /// All caps.
 #[derive(Debug, Clone, Default)]
 pub struct HostPolicy {
     host: Caps,
-    accounts: BTreeMap<String, Caps>,
+    accounts: BTreeMap<AccountName, Caps>,
 }
 
 impl HostPolicy {
@@ -37,30 +34,31 @@ impl HostPolicy {
         };
         let host = root.get("caps").map(|value| caps(value, "caps")).transpose()?.unwrap_or_default();
         let mut accounts = BTreeMap::new();
-        for (name, _, table) in reader.tables(&root, "account")? {
+        for (name, span, table) in reader.tables(&root, "account")? {
+            let account = AccountName::try_from(name.to_owned()).map_err(|why| reader.error(span, format!("[account.{name}]: {why}")))?;
             reader.known(&format!("[account.{name}]"), table, &["caps"])?;
             let own = table.get("caps").map(|value| caps(value, &format!("account.{name}.caps"))).transpose()?;
-            accounts.insert(name.to_owned(), own.unwrap_or_default());
+            accounts.insert(account, own.unwrap_or_default());
         }
         Ok(Self { host, accounts })
     }
 
     /// A declared policy under the caps of the host and of the account.
     #[must_use]
-    pub fn resolve(&self, declared: &Declared) -> Resolved {
-        declared.resolve(&self.host, self.accounts.get(ACCOUNT).unwrap_or(&Caps::default()))
+    pub fn resolve(&self, account: &AccountName, declared: &Declared) -> Resolved {
+        declared.resolve(&self.host, self.accounts.get(account).unwrap_or(&Caps::default()))
     }
 
     /// Whether the host and the account allow tasks to talk to a service.
     #[must_use]
-    pub fn allows(&self, target: &Target) -> bool {
+    pub fn allows(&self, account: &AccountName, target: &Target) -> bool {
         let listed = |list: &Vec<super::aux::Allowed>| list.iter().any(|allowed| allowed.allows(target));
-        let account = self.accounts.get(ACCOUNT).and_then(|caps| caps.aux.as_ref());
+        let account = self.accounts.get(account).and_then(|caps| caps.aux.as_ref());
         self.host.aux.as_ref().is_some_and(listed) && account.is_none_or(listed)
     }
 
     /// The first of these services that is not allowed.
-    pub fn denied<'a>(&self, services: impl IntoIterator<Item = &'a Aux>) -> Option<&'a Aux> {
-        services.into_iter().find(|service| !self.allows(&service.target))
+    pub fn denied<'a>(&self, account: &AccountName, services: impl IntoIterator<Item = &'a Aux>) -> Option<&'a Aux> {
+        services.into_iter().find(|service| !self.allows(account, &service.target))
     }
 }

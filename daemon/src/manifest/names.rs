@@ -1,4 +1,4 @@
-//! Names of tasks, portions, auxiliary services and secrets: all of one form, each with a type of its own.
+//! Names of accounts, tasks, portions, auxiliary services and secrets: all of one form, each with a type of its own.
 
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +49,10 @@ macro_rules! name {
 }
 
 name! {
+    /// Name of an account, of the same form as a [`TaskName`].
+    AccountName
+}
+name! {
     /// A task's name: `^[a-z][a-z0-9-]{0,62}$`.
     TaskName
 }
@@ -63,6 +67,15 @@ name! {
 name! {
     /// Name of a secret of an account, of the same form as a [`TaskName`].
     SecretName
+}
+
+/// The account that is always there.
+pub const DEFAULT_ACCOUNT: &str = "default";
+
+impl Default for AccountName {
+    fn default() -> Self {
+        Self(DEFAULT_ACCOUNT.into())
+    }
 }
 
 /// The portion that a task is called by.

@@ -26,7 +26,7 @@ fn a_whole_manifest() {
     let main = &manifest.portions[0];
     assert_eq!(main.entry, Entry::Python { file: "main.py".into(), function: "handler".into() });
     assert_eq!((main.entry_line, main.entry.to_string().as_str()), (4, "main.py:handler"));
-    let policy = host::HostPolicy::default().resolve(&main.declared).policy;
+    let policy = host::HostPolicy::default().resolve(&AccountName::default(), &main.declared).policy;
     let expected = Policy {
         memory_mib: 256,
         vcpus_permille: 250,
@@ -49,7 +49,7 @@ fn a_whole_manifest() {
 fn a_policy_may_be_left_out() {
     let text = "[task]\nname = \"t\"\nruntime = \"exec\"\nentry = \"./bin/run\"\n";
     let manifest = Manifest::parse(text.as_bytes()).unwrap();
-    assert_eq!(host::HostPolicy::default().resolve(&manifest.portions[0].declared).policy, Policy::default());
+    assert_eq!(host::HostPolicy::default().resolve(&AccountName::default(), &manifest.portions[0].declared).policy, Policy::default());
     assert_eq!(manifest.portions[0].entry, Entry::Exec { file: "bin/run".into() });
 }
 
@@ -241,7 +241,7 @@ fn caps_narrow_and_say_so() {
                 [account.default.caps]\nmemory = \"128MiB\"\nmax_parallel = 5\n";
     let host = host::HostPolicy::parse(caps.as_bytes()).unwrap();
     let manifest = Manifest::parse(manifest(PYTHON, "memory = \"512MiB\"\nretries = 1").as_bytes()).unwrap();
-    let resolved = host.resolve(&manifest.portions[0].declared);
+    let resolved = host.resolve(&AccountName::default(), &manifest.portions[0].declared);
     let lines: Vec<String> = resolved.lines().iter().map(|(key, value, source)| format!("{key} {value} {source}")).collect();
     let expected = [
         "memory 128MiB cap of the account, narrower than torpor.toml:6",
@@ -260,8 +260,8 @@ fn caps_narrow_and_say_so() {
     ];
     assert_eq!(lines, expected);
     let sign = &Manifest::parse(CHECKOUT.as_bytes()).unwrap().portions[1];
-    assert!(host.denied(&sign.rights.aux).is_none());
-    assert_eq!(host::HostPolicy::default().denied(&sign.rights.aux).map(|aux| aux.name.as_str()), Some("ledger"));
+    assert!(host.denied(&AccountName::default(), &sign.rights.aux).is_none());
+    assert_eq!(host::HostPolicy::default().denied(&AccountName::default(), &sign.rights.aux).map(|aux| aux.name.as_str()), Some("ledger"));
     assert!(host::HostPolicy::parse(b"[caps]\naux = [\"*:80\"]\n").is_err());
     assert_eq!(host::HostPolicy::parse(b"[caps]\n\nmemory = 3\n").unwrap_err().line, 3);
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::manifest::AccountName;
 use crate::schedule::scripted::Daemon;
 use crate::state::record::Execution;
 use crate::state::tests::version;
@@ -15,7 +16,7 @@ fn retention(daemon: &Daemon) -> Retention {
 }
 
 async fn submit(daemon: &Daemon, script: &str) -> ExecutionId {
-    let live = daemon.dispatcher.submit(daemon.catalog.version("t").unwrap(), script.as_bytes().into()).unwrap();
+    let live = daemon.dispatcher.submit(daemon.catalog.version(&AccountName::default(), "t").unwrap(), script.as_bytes().into()).unwrap();
     live.stored().await.unwrap();
     live.view().id.clone()
 }
@@ -91,7 +92,7 @@ async fn many_are_removed_in_small_commits() {
     let daemon = start(folder.path()).await;
     let mut lives = Vec::new();
     for _ in 0..150 {
-        lives.push(daemon.dispatcher.submit(daemon.catalog.version("t").unwrap(), b"{}"[..].into()).unwrap());
+        lives.push(daemon.dispatcher.submit(daemon.catalog.version(&AccountName::default(), "t").unwrap(), b"{}"[..].into()).unwrap());
     }
     for live in lives {
         live.ended().await;

@@ -152,7 +152,8 @@ fn within(ms: Option<u64>) -> Result<Option<Duration>, Refused> {
 /// A portion of the caller's own version.
 fn portion(d: &Dispatcher, live: &Live, name: &str) -> Result<Arc<Version>, Refused> {
     let own = &live.version;
-    let found = PortionName::try_from(name.to_owned()).ok().and_then(|name| d.catalog.portion(&own.task, &own.version, &name));
+    let found =
+        PortionName::try_from(name.to_owned()).ok().and_then(|name| d.catalog.portion(&own.account, &own.task, &own.version, &name));
     found.ok_or_else(|| Refused::new(Refusal::UnknownTask, format!("task {:?} has no portion {name:?}", own.task.as_str())))
 }
 
@@ -161,10 +162,13 @@ const MAX_ALL_TARGETS: usize = 4 * MAX_TARGETS;
 
 /// Who may know how an execution ended: who started it, and who might have.
 fn may_know(d: &Dispatcher, live: &Live, target: &Execution) -> bool {
+    if target.account != live.account {
+        return false;
+    }
     if target.parent.as_ref() == Some(&live.id) {
         return true;
     }
-    let version = d.catalog.portion(&target.task, &target.version, &target.portion);
+    let version = d.catalog.portion(&target.account, &target.task, &target.version, &target.portion);
     version.is_some_and(|version| flow::allowed(By::Portion(live.version.end()), version.end()).is_ok())
 }
 
@@ -263,11 +267,13 @@ impl Asks {
             None => {
                 // What the newest version closes is closed in the older ones too.
                 if let Some((name, _)) = task.split_once('@')
-                    && let Ok(newest) = d.catalog.version(name)
+                    && let Ok(newest) = d.catalog.version(&live.account, name)
                 {
                     flow::allowed(By::Portion(live.version.end()), newest.end()).map_err(|denied| Refused::denied(&denied))?;
                 }
-                d.catalog.with_version(task, submit).map_err(|error| Refused::new(Refusal::UnknownTask, error.to_string()))?
+                d.catalog
+                    .with_version(&live.account, task, submit)
+                    .map_err(|error| Refused::new(Refusal::UnknownTask, error.to_string()))?
             }
         }?;
         self.children += 1;

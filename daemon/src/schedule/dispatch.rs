@@ -22,8 +22,8 @@ use crate::catalog::Catalog;
 use crate::code::images::Images;
 use crate::engine::{Packing, ParkKey};
 use crate::logs::Logs;
-use crate::manifest::TaskName;
 use crate::manifest::host::HostPolicy;
+use crate::manifest::{AccountName, TaskName};
 use crate::metrics::Metrics;
 use crate::parked::ParkedFiles;
 use crate::secrets::Secrets;
@@ -203,7 +203,8 @@ impl Dispatcher {
 
     /// A version is gone: its template, if it waits to be made, is not made.
     pub fn unprepare(self: &Arc<Self>, gone: &Version) {
-        self.lock().templates.retain(|_, version| version.version != gone.version || version.task != gone.task);
+        let same = |version: &Version| version.account == gone.account && version.task == gone.task && version.version == gone.version;
+        self.lock().templates.retain(|_, version| !same(version));
         self.drop_kept(gone);
     }
 
@@ -288,6 +289,12 @@ impl Dispatcher {
         self.lock().live.get(id).cloned()
     }
 
+    /// An execution of an account that has not ended.
+    #[must_use]
+    pub fn live_of(&self, account: &AccountName, id: &ExecutionId) -> Option<Arc<Live>> {
+        self.live(id).filter(|live| live.account == *account)
+    }
+
     /// All that have not ended, newest first.
     #[must_use]
     pub fn all_live(&self) -> Vec<Arc<Live>> {
@@ -296,8 +303,8 @@ impl Dispatcher {
 
     /// Executions of a task that have not ended.
     #[must_use]
-    pub fn busy(&self, task: &TaskName) -> usize {
-        self.lock().live.values().filter(|live| live.version.task == *task).count()
+    pub fn busy(&self, account: &AccountName, task: &TaskName) -> usize {
+        self.lock().live.values().filter(|live| live.version.account == *account && live.version.task == *task).count()
     }
 
     /// No new work is taken.

@@ -4,7 +4,6 @@
 //! Invariant: memory is bounded by [`MOST`] versions; what was not written within [`super::dispatch`]'s rhythm may be lost in a crash, and nothing else depends on
 //! it: an estimate is a guess, and a wrong one costs time, never an execution.
 
-use crate::manifest::host::ACCOUNT;
 use crate::state::record::Version;
 use crate::state::sketch::Sketch;
 use serde::{Deserialize, Serialize};
@@ -76,7 +75,7 @@ impl Of {
     #[must_use]
     pub fn version(version: &Version) -> Self {
         Self {
-            account: ACCOUNT.into(),
+            account: version.account.as_str().into(),
             task: version.task.as_str().into(),
             version: Arc::clone(&version.version),
             portion: version.portion.as_str().into(),
@@ -301,7 +300,7 @@ mod tests {
         let loaded = Estimates::load(written);
         assert_eq!(loaded.of(&a), estimates.of(&a));
         assert!(loaded.take_dirty().is_empty());
-        loaded.forget(ACCOUNT, "t");
+        loaded.forget("default", "t");
         assert_eq!(loaded.of(&a).takes, Duration::ZERO);
     }
 }

@@ -1,7 +1,6 @@
 //! What wants a VM, and what the queue is told of it. The queue itself is the crate `torpor-scheduler`, which knows neither executions nor clocks.
 
 use super::estimates::Estimate;
-use crate::manifest::host::ACCOUNT;
 use crate::state::id::ExecutionId;
 use crate::state::record::{Execution, Version};
 use crate::state::time::Timestamp;
@@ -81,11 +80,11 @@ pub fn claim(clock: &Clock, execution: &Execution, version: &Version, bytes: u64
 /// What is made ahead claims.
 #[must_use]
 pub fn background(version: &Version, bytes: u64) -> Claim {
-    let name = || format!("{ACCOUNT}/{}/{}", version.task, version.portion).into();
+    let name = || format!("{}/{}/{}", version.account, version.task, version.portion).into();
     Claim {
         bytes,
         cpu: version.policy.vcpus_permille,
-        account: Arc::from(ACCOUNT),
+        account: Arc::from(version.account.as_str()),
         group: version.policy.max_parallel.map(|most| Group { name: name(), most }),
         kind: Kind::Background,
         priority: version.policy.priority,

@@ -5,6 +5,7 @@
 use crate::code::images::Images;
 use crate::engine::TaskVersion;
 use crate::logs::Tail;
+use crate::manifest::AccountName;
 use crate::state::id::ExecutionId;
 use crate::state::machine::State;
 use crate::state::record::{Execution, Happening, Version};
@@ -72,6 +73,8 @@ struct Saved {
 pub struct Live {
     /// Its id.
     pub id: ExecutionId,
+    /// Whose it is.
+    pub account: AccountName,
     /// Who started it.
     pub parent: Option<ExecutionId>,
     /// How many executions are above it.
@@ -104,6 +107,7 @@ impl Live {
         let saved = Saved { state: execution.state, timeline: execution.timeline.len() };
         Self {
             id: execution.id.clone(),
+            account: execution.account.clone(),
             parent: execution.parent.clone(),
             depth: execution.depth,
             version,
@@ -244,6 +248,7 @@ impl Live {
 #[must_use]
 pub fn task_version(version: &Version, images: &Images) -> TaskVersion {
     TaskVersion {
+        account: version.account.to_string(),
         task: version.task.to_string(),
         version: version.version.to_string(),
         portion: version.portion.to_string(),

@@ -100,7 +100,7 @@ async fn again(d: &Dispatcher, live: &Live) -> Result<(), StoreError> {
 /// An execution as a live one, and its end where it can't go on.
 fn revive(d: &Dispatcher, execution: Execution) -> (Arc<Live>, Option<Ending>) {
     let id = execution.id.clone();
-    let version = d.catalog.portion(&execution.task, &execution.version, &execution.portion);
+    let version = d.catalog.portion(&execution.account, &execution.task, &execution.version, &execution.portion);
     let tail = d.logs.measure(&id).unwrap_or_else(|error| {
         tracing::warn!(execution = %id, %error, "its log can't be read and is begun anew");
         crate::logs::Tail::default()
@@ -112,7 +112,10 @@ fn revive(d: &Dispatcher, execution: Execution) -> (Arc<Live>, Option<Ending>) {
     };
     let Some(version) = version else {
         let ending = Ending::host("its version of the task is not in the database; push the task again");
-        return (make(Arc::new(Version::lost(&execution.task, &execution.version, execution.created_at)), 0), Some(ending));
+        return (
+            make(Arc::new(Version::lost(&execution.account, &execution.task, &execution.version, execution.created_at)), 0),
+            Some(ending),
+        );
     };
     let (policy, bytes) = (version.policy, d.runner.vm_bytes(version.policy.memory_mib));
     if let Some(parked) = &execution.parked {

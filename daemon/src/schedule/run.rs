@@ -133,7 +133,7 @@ fn drop_unstored(d: &Arc<Dispatcher>, live: &Live, job: Job) {
 async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut asks: Asks, mut input: Option<Arc<[u8]>>) {
     let policy = live.version.policy;
     let mut log = d.logs.writer(&live.id, policy.log_cap);
-    let broker = || Broker::new(&d.outside, &live.version.rights.aux, &live.id.to_string());
+    let broker = || Broker::new(&d.outside.of(&live.account), &live.version.rights.aux, &live.id.to_string());
     let mut aux = broker();
     loop {
         let (job, begin, resumed, tries) = match stage {

@@ -24,8 +24,10 @@ impl Secrets {
     /// The secrets that a portion's program gets.
     pub fn given(&self, version: &Version) -> Result<Vec<Secret>, SecretError> {
         let names = version.rights.secrets();
-        let secrets: Vec<Secret> =
-            names.iter().map(|name| Ok(Secret { name: name.to_string(), value: self.get(name)? })).collect::<Result<_, SecretError>>()?;
+        let secrets: Vec<Secret> = names
+            .iter()
+            .map(|name| Ok(Secret { name: name.to_string(), value: self.get(&version.account, name)? }))
+            .collect::<Result<_, SecretError>>()?;
         // As JSON text, escapes included.
         let size = |secret: &Secret| secret.name.len() + 32 + secret.value.bytes().map(escaped).sum::<usize>();
         if secrets.iter().map(size).sum::<usize>() > MAX_SECRETS { Err(SecretError::Together) } else { Ok(secrets) }

@@ -2,7 +2,7 @@
 //! authenticated, so that nobody who writes to the database can put one in another's place.
 
 use super::key::MasterKey;
-use crate::manifest::SecretName;
+use crate::manifest::{AccountName, SecretName};
 use crate::state::id::ExecutionId;
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
@@ -80,7 +80,7 @@ pub enum Bound<'a> {
     /// A secret.
     Secret {
         /// Of whom.
-        account: &'a str,
+        account: &'a AccountName,
         /// Which.
         name: &'a SecretName,
     },
@@ -91,7 +91,7 @@ pub enum Bound<'a> {
 impl Bound<'_> {
     fn text(&self) -> String {
         match self {
-            Self::Secret { account, name } => format!("torpor secret\0{account}\0{}", name.as_str()),
+            Self::Secret { account, name } => format!("torpor secret\0{account}\0{name}"),
             Self::Parked(id) => format!("torpor parked\0{}", id.as_str()),
         }
     }

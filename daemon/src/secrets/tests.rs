@@ -39,20 +39,26 @@ async fn what_is_set_is_given_after_a_restart_and_is_nowhere_in_plain() {
     let folder = tempfile::tempdir().unwrap();
     let (store, secrets) = on(folder.path(), None).await.unwrap();
     assert!(!folder.path().join(key::FILE).exists(), "no key before it is needed");
-    assert!(matches!(secrets.get(&name("a")), Err(SecretError::Unknown(_))));
-    let (first, new) = secrets.set(name("a"), text("old")).await.unwrap();
+    assert!(matches!(secrets.get(&AccountName::default(), &name("a")), Err(SecretError::Unknown(_))));
+    let (first, new) = secrets.set(&AccountName::default(), name("a"), text("old")).await.unwrap();
     assert!(new);
-    let (again, new) = secrets.set(name("a"), text(VALUE)).await.unwrap();
+    let (again, new) = secrets.set(&AccountName::default(), name("a"), text(VALUE)).await.unwrap();
     assert!(!new && again.created_at == first.created_at && again.changed_at >= first.changed_at);
-    secrets.set(name("b"), text(VALUE)).await.unwrap();
-    assert_ne!(secrets.list()[0].sealed.bytes, secrets.list()[1].sealed.bytes);
+    secrets.set(&AccountName::default(), name("b"), text(VALUE)).await.unwrap();
+    assert_ne!(secrets.list(&AccountName::default())[0].sealed.bytes, secrets.list(&AccountName::default())[1].sealed.bytes);
     assert_eq!(fs::metadata(folder.path().join(key::FILE)).unwrap().mode() & 0o777, 0o600);
     store.close().await;
     drop((store, secrets));
     let (_store, secrets) = on(folder.path(), None).await.unwrap();
-    assert_eq!(*secrets.get(&name("a")).unwrap(), VALUE);
-    assert!(secrets.remove(&name("b")).await.unwrap() && !secrets.remove(&name("b")).await.unwrap());
-    assert_eq!((secrets.list().len(), secrets.missing([&name("a"), &name("b")])), (1, Some(&name("b"))));
+    assert_eq!(*secrets.get(&AccountName::default(), &name("a")).unwrap(), VALUE);
+    assert!(
+        secrets.remove(&AccountName::default(), &name("b")).await.unwrap()
+            && !secrets.remove(&AccountName::default(), &name("b")).await.unwrap()
+    );
+    assert_eq!(
+        (secrets.list(&AccountName::default()).len(), secrets.missing(&AccountName::default(), [&name("a"), &name("b")])),
+        (1, Some(&name("b")))
+    );
     assert!(!contains(folder.path(), VALUE.as_bytes()) && contains(folder.path(), again.sealed.bytes.as_slice()));
 }
 
@@ -61,17 +67,17 @@ async fn values_that_are_none_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (_store, secrets) = on(folder.path(), None).await.unwrap();
     for value in [String::new(), "x".repeat(MAX_SECRET + 1)] {
-        assert!(matches!(secrets.set(name("a"), text(&value)).await, Err(SecretError::Value(_))));
+        assert!(matches!(secrets.set(&AccountName::default(), name("a"), text(&value)).await, Err(SecretError::Value(_))));
     }
-    secrets.set(name("a"), text(&"x".repeat(MAX_SECRET))).await.unwrap();
-    assert_eq!(secrets.get(&name("a")).unwrap().len(), MAX_SECRET);
+    secrets.set(&AccountName::default(), name("a"), text(&"x".repeat(MAX_SECRET))).await.unwrap();
+    assert_eq!(secrets.get(&AccountName::default(), &name("a")).unwrap().len(), MAX_SECRET);
 }
 
 #[tokio::test]
 async fn another_key_or_none_is_refused_at_start() {
     let folder = tempfile::tempdir().unwrap();
     let (store, secrets) = on(folder.path(), None).await.unwrap();
-    secrets.set(name("a"), text(VALUE)).await.unwrap();
+    secrets.set(&AccountName::default(), name("a"), text(VALUE)).await.unwrap();
     store.close().await;
     drop((store, secrets));
     let other = key_file(folder.path(), &[7; 32], 0o600);
@@ -82,7 +88,7 @@ async fn another_key_or_none_is_refused_at_start() {
     let refused = on(folder.path(), None).await.unwrap_err();
     assert!(matches!(refused, SecretError::Key(KeyError::Missing { .. })), "{refused}");
     let (_store, secrets) = on(folder.path(), Some(&aside)).await.unwrap();
-    assert_eq!(*secrets.get(&name("a")).unwrap(), VALUE);
+    assert_eq!(*secrets.get(&AccountName::default(), &name("a")).unwrap(), VALUE);
 }
 
 #[tokio::test]
@@ -116,20 +122,21 @@ fn a_credential_comes_before_a_file_that_is_named() {
 fn a_value_opens_only_where_it_belongs_and_whole() {
     let master = key::MasterKey::new(Zeroizing::new([3; 32]));
     let (a, b, id) = (name("a"), name("b"), ExecutionId::first_of(Timestamp(1)));
-    let sealed = master.seal(&bound(&a), b"value").unwrap();
-    assert_eq!(*master.open(&bound(&a), &sealed).unwrap(), b"value");
-    for other in [bound(&b), Bound::Secret { account: "other", name: &a }, Bound::Parked(&id)] {
+    let (own, foreign) = (AccountName::default(), AccountName::try_from("other".to_owned()).unwrap());
+    let sealed = master.seal(&bound(&own, &a), b"value").unwrap();
+    assert_eq!(*master.open(&bound(&own, &a), &sealed).unwrap(), b"value");
+    for other in [bound(&own, &b), Bound::Secret { account: &foreign, name: &a }, Bound::Parked(&id)] {
         assert!(matches!(master.open(&other, &sealed), Err(SealError::Damaged)));
     }
     for at in 0..sealed.bytes.len() {
         let mut bad = sealed.clone();
         bad.bytes[at] ^= 1;
-        assert!(master.open(&bound(&a), &bad).is_err());
+        assert!(master.open(&bound(&own, &a), &bad).is_err());
     }
     for nonce in [vec![], vec![0; 24], vec![0; 25]] {
-        assert!(master.open(&bound(&a), &Sealed { nonce, ..sealed.clone() }).is_err());
+        assert!(master.open(&bound(&own, &a), &Sealed { nonce, ..sealed.clone() }).is_err());
     }
     let other = key::MasterKey::new(Zeroizing::new([4; 32]));
-    assert!(matches!(other.open(&bound(&a), &sealed), Err(SealError::OtherKey { .. })));
+    assert!(matches!(other.open(&bound(&own, &a), &sealed), Err(SealError::OtherKey { .. })));
     assert!(!format!("{master:?}").contains("3, 3"));
 }

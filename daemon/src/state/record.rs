@@ -9,7 +9,7 @@ use super::waiting::{CallKey, Parked, WaitView};
 use crate::engine::{ErrorKind, ExecutionError};
 use crate::manifest::flow::End;
 use crate::manifest::host::HostPolicy;
-use crate::manifest::{Declared, Entry, Policy, PortionName, Rights, TaskName};
+use crate::manifest::{AccountName, Declared, Entry, Policy, PortionName, Rights, TaskName};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::sync::Arc;
@@ -161,6 +161,9 @@ pub struct TimelineEntry {
 pub struct Execution {
     /// Sorts by age.
     pub id: ExecutionId,
+    /// Whose it is.
+    #[schema(value_type = String)]
+    pub account: AccountName,
     /// Name of the task.
     #[schema(value_type = String)]
     pub task: TaskName,
@@ -244,6 +247,7 @@ impl Execution {
     pub fn new(id: ExecutionId, version: &Version, at: Timestamp) -> Self {
         Self {
             id,
+            account: version.account.clone(),
             task: version.task.clone(),
             version: Arc::clone(&version.version),
             portion: version.portion.clone(),
@@ -331,6 +335,8 @@ impl Execution {
 /// One immutable version of a task, or one of the portions of it other than main.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
+    /// Whose it is.
+    pub account: AccountName,
     /// Name of the task.
     pub task: TaskName,
     /// Content hash of the whole task, 64 hex digits.
@@ -369,8 +375,9 @@ impl Version {
 
     /// Stands for a version that is gone; only its name and hash are used.
     #[must_use]
-    pub fn lost(task: &TaskName, version: &str, at: Timestamp) -> Self {
+    pub fn lost(account: &AccountName, task: &TaskName, version: &str, at: Timestamp) -> Self {
         Self {
+            account: account.clone(),
             task: task.clone(),
             version: version.into(),
             portion: PortionName::main(),
@@ -394,7 +401,7 @@ impl Version {
     /// The same under these caps.
     #[must_use]
     pub fn under(mut self, host: &HostPolicy) -> Self {
-        self.policy = host.resolve(&self.declared).policy;
+        self.policy = host.resolve(&self.account, &self.declared).policy;
         self.portions = self.portions.into_iter().map(|other| Arc::new(Arc::unwrap_or_clone(other).under(host))).collect();
         self
     }

@@ -17,7 +17,7 @@ use super::time::Timestamp;
 use super::waiting::{CallKey, Parked, Waiting};
 use super::writer::{self, Change, Request};
 use crate::manifest::host::HostPolicy;
-use crate::manifest::{Declared, Entry, PortionName, Rights, TaskName};
+use crate::manifest::{AccountName, Declared, Entry, PortionName, Rights, TaskName};
 use serde_json::value::RawValue;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
 use sqlx::{Connection, Row, SqliteConnection};
@@ -34,7 +34,7 @@ const QUEUE: usize = 1024;
 const TIMELINES: usize = 500;
 
 /// What is read of executions whose results, which may be large, are not wanted.
-const WITHOUT_RESULT: &str = "id, task, version, portion, state, attempts, created_at, started_at, finished_at, error, parent, depth, due, need_by, not_before, parks, parked_ms";
+const WITHOUT_RESULT: &str = "id, account, task, version, portion, state, attempts, created_at, started_at, finished_at, error, parent, depth, due, need_by, not_before, parks, parked_ms";
 
 /// Most executions, and bytes of their results, that are removed at once: while they are, other commits wait.
 const REMOVED_AT_ONCE: (u32, u64) = (64, 16 << 20);
@@ -100,6 +100,8 @@ async fn regain(reserve: Arc<Reserve>) {
 /// Which executions to list, newest first.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
+    /// Of this account.
+    pub account: AccountName,
     /// Of this task only.
     pub task: Option<String>,
     /// In this state only.
@@ -128,6 +130,10 @@ fn portion_name(text: String) -> Result<PortionName, StoreError> {
     PortionName::try_from(text).map_err(StoreError::damaged("portion's name"))
 }
 
+fn account(row: &SqliteRow) -> Result<AccountName, StoreError> {
+    AccountName::try_from(row.try_get::<String, _>("account")?).map_err(StoreError::damaged("account"))
+}
+
 fn name(text: String) -> Result<TaskName, StoreError> {
     TaskName::try_from(text).map_err(StoreError::damaged("task name"))
 }
@@ -139,6 +145,7 @@ fn execution(row: &SqliteRow) -> Result<Execution, StoreError> {
     let parent: Option<String> = row.try_get("parent")?;
     Ok(Execution {
         id: ExecutionId::parse(&id).ok_or_else(|| StoreError::damaged("execution id")(&id))?,
+        account: account(row)?,
         task: name(row.try_get("task")?)?,
         version: row.try_get::<String, _>("version")?.into(),
         portion: portion_name(row.try_get("portion")?)?,
@@ -199,13 +206,15 @@ fn portion(row: &SqliteRow) -> Result<Version, StoreError> {
     };
     let declared: Declared = serde_json::from_str(&row.try_get::<String, _>("declared")?).map_err(StoreError::damaged("policy"))?;
     let rights: Rights = serde_json::from_str(&row.try_get::<String, _>("rights")?).map_err(StoreError::damaged("rights"))?;
+    let account = account(row)?;
     Ok(Version {
         task: name(row.try_get("task")?)?,
         version: row.try_get::<String, _>("version")?.into(),
         portion: portion_name(row.try_get("portion")?)?,
         code: row.try_get::<String, _>("code")?.into(),
         entry: Entry::parse(runtime, &row.try_get::<String, _>("entry")?).map_err(StoreError::damaged("entry"))?,
-        policy: HostPolicy::default().resolve(&declared).policy,
+        policy: HostPolicy::default().resolve(&account, &declared).policy,
+        account,
         declared,
         rights: Arc::new(rights),
         code_bytes: uint(row.try_get("code_bytes")?, "code size")?,
@@ -219,7 +228,8 @@ fn versions(rows: &[SqliteRow]) -> Result<Vec<Version>, StoreError> {
     let mut versions: Vec<Version> = Vec::with_capacity(rows.len());
     for row in rows {
         let portion = portion(row)?;
-        match versions.last_mut().filter(|last| last.task == portion.task && last.version == portion.version) {
+        let same = |last: &&mut Version| last.account == portion.account && last.task == portion.task && last.version == portion.version;
+        match versions.last_mut().filter(same) {
             Some(main) => main.portions.push(Arc::new(portion)),
             None if portion.portion.is_main() => versions.push(portion),
             None => return Err(StoreError::damaged("portions")(format!("version {} of {} has no main", portion.version, portion.task))),
@@ -231,6 +241,8 @@ fn versions(rows: &[SqliteRow]) -> Result<Vec<Version>, StoreError> {
 /// A task as it is stored.
 #[derive(Debug)]
 pub struct StoredTask {
+    /// Whose it is.
+    pub account: AccountName,
     /// Its name.
     pub name: TaskName,
     /// Hash of the version that was pushed last.
@@ -290,9 +302,19 @@ impl Store {
         if self.reserve.held() { Ok(()) } else { Err(StoreError::DiskFull) }
     }
 
-    /// One execution with result and timeline.
+    /// One execution with result and timeline, whose ever it is.
     pub async fn execution(&self, id: &ExecutionId) -> Result<Option<Execution>, StoreError> {
         let row = sqlx::query("SELECT * FROM executions WHERE id = $1").bind(id.as_str()).fetch_optional(&self.reads).await?;
+        self.whole(row).await
+    }
+
+    /// One execution of an account with result and timeline.
+    pub async fn execution_of(&self, account: &AccountName, id: &ExecutionId) -> Result<Option<Execution>, StoreError> {
+        let row = sqlx::query("SELECT * FROM executions WHERE id = $1 AND account = $2").bind(id.as_str()).bind(account.as_str());
+        self.whole(row.fetch_optional(&self.reads).await?).await
+    }
+
+    async fn whole(&self, row: Option<SqliteRow>) -> Result<Option<Execution>, StoreError> {
         let Some(row) = row else { return Ok(None) };
         let mut execution = execution(&row)?;
         self.add_timelines(std::slice::from_mut(&mut execution)).await?;
@@ -324,16 +346,17 @@ impl Store {
         Ok(())
     }
 
-    /// Executions that ended, newest first, without their results.
+    /// Executions of an account that ended, newest first, without their results.
     pub async fn ended(&self, filter: &Filter) -> Result<Vec<Execution>, StoreError> {
         let rows = sqlx::query(&format!(
             "SELECT {WITHOUT_RESULT} FROM executions \
-             WHERE finished_at IS NOT NULL AND ($1 IS NULL OR task = $1) AND ($2 IS NULL OR state = $2) \
+             WHERE account = $4 AND finished_at IS NOT NULL AND ($1 IS NULL OR task = $1) AND ($2 IS NULL OR state = $2) \
              ORDER BY id DESC LIMIT $3"
         ))
         .bind(filter.task.as_deref())
         .bind(filter.state.map(State::name))
         .bind(i64::from(filter.limit))
+        .bind(filter.account.as_str())
         .fetch_all(&self.reads)
         .await?;
         let mut executions = rows.iter().map(execution).collect::<Result<Vec<_>, _>>()?;
@@ -404,19 +427,20 @@ impl Store {
     pub async fn tasks(&self) -> Result<Vec<StoredTask>, StoreError> {
         let rows = sqlx::query(
             "SELECT portions.*, versions.created_at FROM portions \
-             JOIN versions ON versions.task = portions.task AND versions.version = portions.version \
-             ORDER BY versions.created_at, versions.version, versions.task, CASE portion WHEN 'main' THEN 0 ELSE 1 END, portion",
+             JOIN versions ON versions.account = portions.account AND versions.task = portions.task AND versions.version = portions.version \
+             ORDER BY versions.created_at, versions.version, versions.account, versions.task, CASE portion WHEN 'main' THEN 0 ELSE 1 END, portion",
         )
         .fetch_all(&self.reads)
         .await?;
         let mut versions = versions(&rows)?;
-        let rows = sqlx::query("SELECT * FROM tasks ORDER BY name").fetch_all(&self.reads).await?;
+        let rows = sqlx::query("SELECT * FROM tasks ORDER BY account, name").fetch_all(&self.reads).await?;
         let mut tasks = Vec::with_capacity(rows.len());
         for row in rows {
-            let name = name(row.try_get("name")?)?;
+            let (account, name) = (account(&row)?, name(row.try_get("name")?)?);
             let own;
-            (own, versions) = versions.into_iter().partition(|version| version.task == name);
+            (own, versions) = versions.into_iter().partition(|version| version.account == account && version.task == name);
             tasks.push(StoredTask {
+                account,
                 name,
                 latest: row.try_get("latest")?,
                 created_at: Timestamp(row.try_get("created_at")?),

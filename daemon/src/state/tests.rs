@@ -12,13 +12,14 @@ use super::time::Timestamp;
 use super::writer::Change;
 use crate::engine::{ErrorKind, ExecutionError};
 use crate::idempotency::{Key, NewKey};
-use crate::manifest::{Callee, Declared, Entry, Policy, PortionName, Rights, Said, TaskName};
+use crate::manifest::{AccountName, Callee, Declared, Entry, Policy, PortionName, Rights, Said, TaskName};
 use proptest::prelude::*;
 use std::path::Path;
 use std::sync::Arc;
 
 pub(crate) fn version(name: &str, hash: char) -> Arc<Version> {
     Arc::new(Version {
+        account: AccountName::default(),
         task: TaskName::try_from(name.to_owned()).unwrap(),
         version: hash.to_string().repeat(64).into(),
         portion: PortionName::main(),
@@ -221,7 +222,7 @@ async fn tasks_and_versions() {
     assert_eq!(tasks.iter().map(|task| task.name.as_str()).collect::<Vec<_>>(), ["t", "u"]);
     assert_eq!((tasks[0].latest.as_str(), tasks[0].versions.len()), (&*a.version, 2));
     assert_eq!(tasks[0].versions[0], *a);
-    store.commit(Change::RemoveTask(a.task.clone())).await.unwrap();
+    store.commit(Change::RemoveTask(a.account.clone(), a.task.clone())).await.unwrap();
     assert_eq!(store.tasks().await.unwrap().len(), 1);
 }
 

@@ -13,9 +13,9 @@ use super::record::{Execution, Version};
 use super::store::StoreError;
 use super::time::Timestamp;
 use crate::idempotency::NewKey;
-use crate::manifest::{SecretName, TaskName};
+use crate::manifest::{AccountName, SecretName, TaskName};
 use crate::schedule::estimates::Seen;
-use crate::secrets::{ACCOUNT, StoredSecret};
+use crate::secrets::StoredSecret;
 use sqlx::{Connection, SqliteConnection};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,8 +33,8 @@ const IDLE: Duration = Duration::from_secs(1);
 pub enum Change {
     /// A version, which becomes its task's newest; the task is made where it is missing.
     PutVersion(Arc<Version>),
-    /// A task with all its versions.
-    RemoveTask(TaskName),
+    /// A task of an account with all its versions.
+    RemoveTask(AccountName, TaskName),
     /// A new execution and its input.
     Insert {
         /// With its timeline so far.
@@ -82,8 +82,8 @@ pub enum Change {
     PutDurations(Arc<[Seen]>),
     /// A secret, in place of what was there under its name.
     PutSecret(Arc<StoredSecret>),
-    /// A secret.
-    RemoveSecret(SecretName),
+    /// A secret of an account.
+    RemoveSecret(AccountName, SecretName),
 }
 
 /// A parked execution from another host, and what belongs to it.
@@ -114,19 +114,20 @@ fn int(value: u64) -> i64 {
 }
 
 fn put_newest<'a>(batch: &mut Batch<'a>, version: &'a Version) -> Result<(), StoreError> {
-    let (task, hash, at) = (version.task.as_str(), &*version.version, version.created_at.0);
+    let (account, task, hash, at) = (version.account.as_str(), version.task.as_str(), &*version.version, version.created_at.0);
     batch.add(
-        "INSERT INTO tasks (name, latest, created_at) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET latest = excluded.latest",
-        [task.into(), hash.into(), at.into()],
+        "INSERT INTO tasks (account, name, latest, created_at) VALUES (?, ?, ?, ?) \
+         ON CONFLICT (account, name) DO UPDATE SET latest = excluded.latest",
+        [account.into(), task.into(), hash.into(), at.into()],
     )?;
     put_version(batch, version)
 }
 
 fn put_version<'a>(batch: &mut Batch<'a>, version: &'a Version) -> Result<(), StoreError> {
-    let (task, hash, at) = (version.task.as_str(), &*version.version, version.created_at.0);
+    let (account, task, hash, at) = (version.account.as_str(), version.task.as_str(), &*version.version, version.created_at.0);
     batch.add(
-        "INSERT INTO versions (task, version, created_at) VALUES (?, ?, ?) ON CONFLICT (task, version) DO NOTHING",
-        [task.into(), hash.into(), at.into()],
+        "INSERT INTO versions (account, task, version, created_at) VALUES (?, ?, ?, ?) ON CONFLICT (account, task, version) DO NOTHING",
+        [account.into(), task.into(), hash.into(), at.into()],
     )?;
     std::iter::once(version).chain(version.portions.iter().map(|other| &**other)).try_for_each(|portion| put_portion(batch, portion))
 }
@@ -135,9 +136,10 @@ fn put_portion<'a>(batch: &mut Batch<'a>, portion: &'a Version) -> Result<(), St
     let declared = serde_json::to_string(&portion.declared).map_err(StoreError::damaged("policy"))?;
     let rights = serde_json::to_string(&*portion.rights).map_err(StoreError::damaged("rights"))?;
     batch.add(
-        "INSERT INTO portions (task, version, portion, runtime, entry, code, code_bytes, declared, rights) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (task, version, portion) DO NOTHING",
+        "INSERT INTO portions (account, task, version, portion, runtime, entry, code, code_bytes, declared, rights) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (account, task, version, portion) DO NOTHING",
         [
+            portion.account.as_str().into(),
             portion.task.as_str().into(),
             (&*portion.version).into(),
             portion.portion.as_str().into(),
@@ -176,10 +178,11 @@ fn timeline<'a>(batch: &mut Batch<'a>, execution: &'a Execution, first: usize) -
 
 fn insert<'a>(batch: &mut Batch<'a>, execution: &'a Execution, input: &'a [u8]) -> Result<(), StoreError> {
     batch.add(
-        "INSERT INTO executions (id, task, version, portion, state, attempts, created_at, parent, depth, due, need_by, call_key) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO executions (id, account, task, version, portion, state, attempts, created_at, parent, depth, due, need_by, call_key) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             execution.id.as_str().into(),
+            execution.account.as_str().into(),
             execution.task.as_str().into(),
             (&*execution.version).into(),
             execution.portion.as_str().into(),
@@ -266,7 +269,7 @@ fn put_secret<'a>(batch: &mut Batch<'a>, secret: &'a StoredSecret) -> Result<(),
          ON CONFLICT (account, name) DO UPDATE SET master = excluded.master, nonce = excluded.nonce, sealed = excluded.sealed, \
          changed_at = excluded.changed_at",
         [
-            ACCOUNT.into(),
+            secret.account.as_str().into(),
             secret.name.as_str().into(),
             secret.sealed.master.as_str().into(),
             secret.sealed.nonce.as_slice().into(),
@@ -283,8 +286,8 @@ fn take_in<'a>(batch: &mut Batch<'a>, import: &'a Import) -> Result<(), StoreErr
         remove_ended(batch, returns.as_slice())?;
     }
     batch.add(
-        "INSERT INTO tasks (name, latest, created_at) VALUES (?, ?, ?) ON CONFLICT (name) DO NOTHING",
-        [version.task.as_str().into(), (&*version.version).into(), version.created_at.0.into()],
+        "INSERT INTO tasks (account, name, latest, created_at) VALUES (?, ?, ?, ?) ON CONFLICT (account, name) DO NOTHING",
+        [version.account.as_str().into(), version.task.as_str().into(), (&*version.version).into(), version.created_at.0.into()],
     )?;
     put_version(batch, version)?;
     insert(batch, execution, input)?;
@@ -301,10 +304,11 @@ fn take_in<'a>(batch: &mut Batch<'a>, import: &'a Import) -> Result<(), StoreErr
 fn ended_elsewhere<'a>(batch: &mut Batch<'a>, execution: &'a Execution) -> Result<(), StoreError> {
     let error = execution.error.as_ref().map(serde_json::to_string).transpose().map_err(StoreError::damaged("error"))?;
     batch.add(
-        "INSERT INTO executions (id, task, version, portion, state, attempts, created_at, started_at, finished_at, error, result, parent, \
-         depth, parks, parked_ms, call_key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+        "INSERT INTO executions (id, account, task, version, portion, state, attempts, created_at, started_at, finished_at, error, result, \
+         parent, depth, parks, parked_ms, call_key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
         [
             execution.id.as_str().into(),
+            execution.account.as_str().into(),
             execution.task.as_str().into(),
             (&*execution.version).into(),
             execution.portion.as_str().into(),
@@ -328,7 +332,9 @@ fn add<'a>(batch: &mut Batch<'a>, change: &'a Change) -> Result<(), StoreError> 
     match change {
         Change::PutVersion(version) => put_newest(batch, version),
         Change::PutDurations(seen) => seen.iter().try_for_each(|seen| put_duration(batch, seen)),
-        Change::RemoveTask(name) => batch.add("DELETE FROM tasks WHERE name = ?", [name.as_str().into()]),
+        Change::RemoveTask(account, name) => {
+            batch.add("DELETE FROM tasks WHERE account = ? AND name = ?", [account.as_str().into(), name.as_str().into()])
+        }
         Change::Insert { execution, input, key } => {
             insert(batch, execution, input)?;
             key.as_ref().map_or(Ok(()), |key| durable::put_key(batch, key, &execution.id))
@@ -340,8 +346,8 @@ fn add<'a>(batch: &mut Batch<'a>, change: &'a Change) -> Result<(), StoreError> 
         Change::Import(import) => take_in(batch, import),
         Change::RemoveEnded(ids) => remove_ended(batch, ids),
         Change::PutSecret(secret) => put_secret(batch, secret),
-        Change::RemoveSecret(name) => {
-            batch.add("DELETE FROM secrets WHERE account = ? AND name = ?", [ACCOUNT.into(), name.as_str().into()])
+        Change::RemoveSecret(account, name) => {
+            batch.add("DELETE FROM secrets WHERE account = ? AND name = ?", [account.as_str().into(), name.as_str().into()])
         }
     }
 }

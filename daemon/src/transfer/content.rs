@@ -4,7 +4,7 @@
 
 use super::container::{Kind, MAX_TOGETHER, PIECE, Section, TransferError, check};
 use crate::engine::ExecutionError;
-use crate::manifest::{PortionName, TaskName};
+use crate::manifest::{AccountName, PortionName, TaskName};
 use crate::schedule::asks::{MAX_CHILDREN, MAX_DEPTH};
 use crate::state::id::ExecutionId;
 use crate::state::machine::State;
@@ -89,9 +89,10 @@ impl Record {
 
     /// The execution as it goes on elsewhere; it has no parent there.
     #[must_use]
-    pub fn execution(&self, parked: Parked) -> Execution {
+    pub fn execution(&self, account: &AccountName, parked: Parked) -> Execution {
         Execution {
             id: self.id.clone(),
+            account: account.clone(),
             task: self.task.clone(),
             version: Arc::clone(&self.version),
             portion: self.portion.clone(),
@@ -190,7 +191,7 @@ impl Ended {
         })
     }
 
-    fn execution(self) -> Result<Execution, TransferError> {
+    fn execution(self, account: &AccountName) -> Result<Execution, TransferError> {
         if !self.state.ended() {
             return Err(TransferError::malformed("an execution that it waits for has not ended"));
         }
@@ -199,6 +200,7 @@ impl Ended {
         }
         Ok(Execution {
             id: self.id,
+            account: account.clone(),
             task: self.task,
             version: self.version,
             portion: self.portion,
@@ -339,8 +341,8 @@ impl Sections<'_> {
 }
 
 impl Contents {
-    /// Checks all of a file, and takes it apart.
-    pub fn read(file: &File) -> Result<Self, TransferError> {
+    /// Checks all of a file, and takes it apart. What is in it belongs to this account from now on.
+    pub fn read(file: &File, account: &AccountName) -> Result<Self, TransferError> {
         let sections = Sections { file, all: check(file)? };
         let record: Record = parse(Kind::Record, &bytes(file, &sections.one(Kind::Record)?)?)?;
         record.check()?;
@@ -348,7 +350,7 @@ impl Contents {
         parse::<Box<RawValue>>(Kind::Input, &input)?;
         let events = sections.parsed::<Event>(Kind::Event)?.into_iter();
         let events = events.map(|Event { token, data }| (token, data.map(|data| data.get().as_bytes().to_vec()))).collect();
-        let ended = sections.parsed::<Ended>(Kind::Ended)?.into_iter().map(Ended::execution).collect::<Result<_, _>>()?;
+        let ended = sections.parsed::<Ended>(Kind::Ended)?.into_iter().map(|ended| ended.execution(account)).collect::<Result<_, _>>()?;
         let (log, code, machine) = (sections.of(Kind::Log).next().cloned(), sections.one(Kind::Code)?, sections.one(Kind::Machine)?);
         let contents = Self { record, input, events, ended, log, code, machine, template: sections.template()? };
         contents.fits()?;

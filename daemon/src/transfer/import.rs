@@ -6,6 +6,7 @@ use super::content::{self, Contents};
 use crate::code::check::{Checked, check};
 use crate::code::{CodeError, erofs, image};
 use crate::engine::{Base, Engine, ErrorKind, TaskVersion};
+use crate::manifest::AccountName;
 use crate::parked::{Draft, ParkError};
 use crate::schedule::dispatch::{Dispatcher, SubmitError};
 use crate::schedule::live::task_version;
@@ -194,16 +195,17 @@ async fn known(d: &Dispatcher, contents: &Contents) -> Result<bool, ImportError>
     if moved && imports(&record.timeline) > imports(&before.timeline) { Ok(true) } else { Err(ImportError::Known(record.id.clone())) }
 }
 
-/// Takes an execution in. One at a time; `tasks` is held while tasks are changed.
-pub async fn take(d: &Arc<Dispatcher>, tasks: &Mutex<()>, file: File) -> Result<Arc<Execution>, ImportError> {
+/// Takes an execution in, for an account. One at a time; `tasks` is held while tasks are changed.
+pub async fn take(d: &Arc<Dispatcher>, tasks: &Mutex<()>, account: &AccountName, file: File) -> Result<Arc<Execution>, ImportError> {
     let file = Arc::new(file);
-    let from = Arc::clone(&file);
-    let contents = Arc::new(blocking(move || Ok(Contents::read(&from)?)).await?);
+    let (from, owner) = (Arc::clone(&file), account.clone());
+    let contents = Arc::new(blocking(move || Ok(Contents::read(&from, &owner)?)).await?);
     let record = &contents.record;
     let returns = known(d, &contents).await?;
     let (from, all) = (Arc::clone(&file), Arc::clone(&contents));
     let (code, code_hash) = blocking(move || code(&from, &all)).await?;
-    let main = d.catalog.exact(&record.task, &record.version).unwrap_or_else(|| Arc::new(code.version(&d.caps)));
+    let main = d.catalog.exact(account, &record.task, &record.version);
+    let main = main.unwrap_or_else(|| Arc::new(code.version(account, &d.caps)));
     let version = main.portion(&record.portion).ok_or_else(|| TransferError::malformed("its task has no such portion"))?;
     // Who made a file without a key has not parked it under this policy: its machine could be anything, and would get the secrets' rights.
     if record.parked.key.is_none() && !version.rights.secrets().is_empty() {
@@ -278,7 +280,7 @@ async fn commit(
     placed: &mut Placed<'_>,
 ) -> Result<Arc<Execution>, ImportError> {
     let _one = tasks.lock().await;
-    let main = d.catalog.exact(&main.task, &main.version).unwrap_or(main);
+    let main = d.catalog.exact(&main.account, &main.task, &main.version).unwrap_or(main);
     let version = main.portion(&contents.record.portion).ok_or_else(|| TransferError::malformed("its task has no such portion"))?;
     placed.code = new_images(d, &main);
     let (images, from, path) = (d.images.clone(), Arc::clone(file), d.images.path(&version.code));
@@ -294,7 +296,7 @@ async fn commit(
         Err(ImportError::Differs(vec![format!("code disk: the machine was parked with {code_hash}, here is {found}")]))
     })
     .await?;
-    let mut execution = contents.record.execution(parked);
+    let mut execution = contents.record.execution(&main.account, parked);
     // Its file may name a later one, or none.
     let own = version
         .policy

@@ -169,6 +169,7 @@ impl Bench {
         self.code.keep(&checked, &spool).unwrap();
         let code = self.code.path(&checked.version);
         TaskVersion {
+            account: "default".into(),
             task: "t".into(),
             version: checked.version,
             portion: "main".into(),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::idempotency::{KEPT, Key};
-use crate::secrets::ACCOUNT;
+use crate::manifest::DEFAULT_ACCOUNT as ACCOUNT;
 use crate::state::time::Timestamp;
 use serde_json::json;
 use std::time::Duration;

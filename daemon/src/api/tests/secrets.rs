@@ -1,6 +1,7 @@
 //! Secrets over the API: set, listed, removed, never told; and tasks that declare them.
 
 use super::*;
+use crate::manifest::AccountName;
 use serde_json::json;
 
 const VALUE: &str = "s3cr3t-\u{e9}-0c1d2e3f\n";
@@ -14,7 +15,7 @@ async fn a_secret_is_set_listed_and_removed_and_its_value_never_told() {
     let (status, again) = server.ask("PUT", "/v1/secrets/api-key", VALUE).await;
     assert_eq!((status.as_u16(), &again["created_at"]), (200, &first["created_at"]));
     let name = crate::manifest::SecretName::try_from("api-key".to_owned()).unwrap();
-    assert_eq!(*server.app.dispatcher.secrets.get(&name).unwrap(), VALUE, "byte for byte");
+    assert_eq!(*server.app.dispatcher.secrets.get(&AccountName::default(), &name).unwrap(), VALUE, "byte for byte");
     let list = server.ok("GET", "/v1/secrets", Body::empty()).await;
     assert_eq!(list, json!({"secrets": [again]}));
     let Server { folder, .. } = server;

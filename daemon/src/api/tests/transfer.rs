@@ -1,6 +1,7 @@
 //! Executions that move: when they do, when they stay, and what is not taken in. What a file holds of a real machine is tested on real ones.
 
 use super::Server;
+use crate::manifest::AccountName;
 use crate::state::id::ExecutionId;
 use crate::transfer::container::{Kind, check};
 use crate::transfer::content::Contents;
@@ -75,7 +76,7 @@ async fn what_moves_ends_before_its_file_is_whole() {
     assert_eq!(left.filter(|path| path.extension().is_some_and(|end| end == "parked")).count(), 0);
     let kinds: Vec<Kind> = check(&file(&bytes)).unwrap().iter().map(|section| section.kind).collect();
     assert_eq!(kinds, [Kind::Record, Kind::Input, Kind::Event, Kind::Code, Kind::Machine]);
-    let contents = Contents::read(&file(&bytes)).unwrap();
+    let contents = Contents::read(&file(&bytes), &AccountName::default()).unwrap();
     assert_eq!((contents.record.id.as_str(), contents.events), (id.as_str(), vec![(token.clone(), None)]));
     assert_eq!((contents.input.as_slice(), contents.record.parked.asks.len()), (WAITS.as_bytes(), 1));
 

@@ -26,6 +26,7 @@ impl Fixture {
         let templates = Arc::new(Templates::open(&dir.path().join("templates"), host, pool, stats.clone(), &[]).unwrap());
         let (task, version, entry) = ("t".into(), "0".repeat(64), "main:f".into());
         let task = TaskVersion {
+            account: "default".into(),
             task,
             version,
             portion: "main".into(),

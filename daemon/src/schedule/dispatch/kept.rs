@@ -23,7 +23,7 @@ pub(super) struct Shelf {
 }
 
 fn same(one: &Version, other: &Version) -> bool {
-    one.task == other.task && one.version == other.version && one.portion == other.portion
+    one.account == other.account && one.task == other.task && one.version == other.version && one.portion == other.portion
 }
 
 impl Dispatcher {
@@ -86,7 +86,7 @@ impl Dispatcher {
 
     /// Gives up those of a version that is gone.
     pub(super) fn drop_kept(self: &Arc<Self>, gone: &Version) {
-        self.drop_those(|_, version| version.task == gone.task && version.version == gone.version);
+        self.drop_those(|_, version| version.account == gone.account && version.task == gone.task && version.version == gone.version);
     }
 
     /// Gives up all.

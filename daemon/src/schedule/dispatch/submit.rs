@@ -105,7 +105,7 @@ impl Dispatcher {
         mut extras: Extras,
     ) -> Result<Arc<Live>, SubmitError> {
         let bytes = self.check_capacity(&version)?;
-        if let Some(secret) = self.secrets.missing(version.rights.all_secrets()) {
+        if let Some(secret) = self.secrets.missing(&version.account, version.rights.all_secrets()) {
             return Err(SubmitError::UnknownSecret { task: version.task.clone(), secret: secret.clone() });
         }
         let caller = parent.map(|(parent, _)| parent);

@@ -2,7 +2,7 @@
 
 use super::life::{events, with};
 use crate::engine::ErrorKind;
-use crate::manifest::{Isolation, Park, Policy, Replay};
+use crate::manifest::{AccountName, Isolation, Park, Policy, Replay};
 use crate::schedule::live::Live;
 use crate::schedule::scripted::Daemon;
 use crate::state::id::ExecutionId;
@@ -39,7 +39,7 @@ async fn daemon(folder: &std::path::Path, budget_mib: u64, policy: Policy) -> Da
 }
 
 async fn submit(daemon: &Daemon, input: &Value) -> Arc<Live> {
-    let version = daemon.catalog.version("t").unwrap();
+    let version = daemon.catalog.version(&AccountName::default(), "t").unwrap();
     let live = daemon.dispatcher.submit(version, input.to_string().into_bytes().into()).unwrap();
     live.stored().await.unwrap();
     live
@@ -298,7 +298,7 @@ async fn nested_calls_need_one_vm_only() {
     assert_eq!(result(&ended)[0]["executions"][0]["state"], "succeeded");
     assert_eq!(daemon.runner.peak.load(Ordering::SeqCst), 128);
     run(&daemon, &json!({"asks": [{"ask": "call", "task": "t"}], "same": true})).await;
-    let filter = Filter { task: None, state: None, limit: 1000 };
+    let filter = Filter { limit: 1000, ..Filter::default() };
     let ids: Vec<_> = daemon.store.ended(&filter).await.unwrap().into_iter().map(|ended| ended.id).collect();
     let mut ends = Vec::new();
     for id in &ids {

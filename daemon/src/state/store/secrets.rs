@@ -1,21 +1,22 @@
 //! Secrets, as unreadable as they are stored.
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, account};
 use crate::manifest::SecretName;
+use crate::secrets::StoredSecret;
 use crate::secrets::seal::{KeyId, Sealed};
-use crate::secrets::{ACCOUNT, StoredSecret};
 use crate::state::time::Timestamp;
 use sqlx::Row;
 
 impl Store {
-    /// All of them.
+    /// Those of all accounts.
     pub async fn secrets(&self) -> Result<Vec<StoredSecret>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM secrets WHERE account = $1 ORDER BY name").bind(ACCOUNT).fetch_all(&self.reads).await?;
+        let rows = sqlx::query("SELECT * FROM secrets ORDER BY account, name").fetch_all(&self.reads).await?;
         let secret = |row: &sqlx::sqlite::SqliteRow| {
             let name: String = row.try_get("name")?;
             let sealed =
                 Sealed { master: KeyId::from_text(row.try_get("master")?), nonce: row.try_get("nonce")?, bytes: row.try_get("sealed")? };
             Ok(StoredSecret {
+                account: account(row)?,
                 name: SecretName::try_from(name).map_err(StoreError::damaged("name of a secret"))?,
                 sealed,
                 created_at: Timestamp(row.try_get("created_at")?),

@@ -1,10 +1,18 @@
 //! What is asked of the database for executions that wait: how others ended, what was signalled, whose machines are on disk.
 
 use super::{Store, StoreError, TIMELINES, WITHOUT_RESULT, execution, machine, uint};
+use crate::manifest::AccountName;
 use crate::state::id::ExecutionId;
 use crate::state::record::Execution;
 use crate::state::waiting::Parked;
 use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+fn owned_event(row: &SqliteRow) -> Result<(ExecutionId, Option<Vec<u8>>), StoreError> {
+    let id: String = row.try_get("execution")?;
+    let id = ExecutionId::parse(&id).ok_or_else(|| StoreError::damaged("event")(&id))?;
+    Ok((id, row.try_get("data")?))
+}
 
 impl Store {
     /// How executions ended, those of `ids` that have, without their results.
@@ -30,10 +38,20 @@ impl Store {
         .bind(token.to_owned())
         .fetch_optional(&self.reads)
         .await?;
-        let Some(row) = row else { return Ok(None) };
-        let id: String = row.try_get("execution")?;
-        let id = ExecutionId::parse(&id).ok_or_else(|| StoreError::damaged("event")(&id))?;
-        Ok(Some((id, row.try_get("data")?)))
+        row.as_ref().map(owned_event).transpose()
+    }
+
+    /// The same for an event of an account.
+    pub async fn event_of(&self, account: &AccountName, token: &str) -> Result<Option<(ExecutionId, Option<Vec<u8>>)>, StoreError> {
+        let row = sqlx::query(
+            "SELECT events.execution AS execution, signals.data AS data FROM events JOIN executions ON executions.id = events.execution \
+             LEFT JOIN signals ON signals.token = events.token WHERE events.token = $1 AND executions.account = $2",
+        )
+        .bind(token.to_owned())
+        .bind(account.as_str())
+        .fetch_optional(&self.reads)
+        .await?;
+        row.as_ref().map(owned_event).transpose()
     }
 
     /// How many events an execution has made.

@@ -56,7 +56,12 @@ pub enum Failed {
 
 /// The same for a daemon that may die meanwhile: the whole answer or none.
 pub fn try_request(socket: &Path, method: &str, path: &str, body: &[u8]) -> Result<Answer, Failed> {
-    let head = format!("{method} {path} HTTP/1.0\r\nhost: torpord\r\ncontent-length: {}\r\n\r\n", body.len());
+    try_request_with(socket, method, path, "", body)
+}
+
+/// The same with more headers, each with its end of line.
+pub fn try_request_with(socket: &Path, method: &str, path: &str, headers: &str, body: &[u8]) -> Result<Answer, Failed> {
+    let head = format!("{method} {path} HTTP/1.0\r\nhost: torpord\r\n{headers}content-length: {}\r\n\r\n", body.len());
     let (answer, length) = try_raw(socket, head.as_bytes(), body)?;
     if answer.status != 0 && length.is_none_or(|length| length == answer.body.len()) {
         Ok(answer)

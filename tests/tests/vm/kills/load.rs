@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use torpor_tests::http;
@@ -79,8 +79,9 @@ pub(super) struct Seen {
 #[derive(Debug, Default)]
 pub(super) struct Book {
     seen: Mutex<BTreeMap<String, Seen>>,
-    /// Submissions whose answer was lost: each may have been accepted.
-    pub(super) unknown: AtomicUsize,
+    keys: AtomicUsize,
+    /// Submissions that had been accepted, and whose answer was lost.
+    pub(super) again: AtomicUsize,
 }
 
 impl Book {
@@ -100,19 +101,24 @@ impl Book {
         self.lock().values().filter(|seen| seen.end.is_none()).count()
     }
 
-    /// Submits one; what was not accepted for certain is given up and counted.
-    pub(super) fn submit(&self, socket: &Path, plan: Plan) {
-        let body = plan.input.to_string();
-        match http::try_request(socket, "POST", &format!("/v1/tasks/{}/executions", plan.task), body.as_bytes()) {
-            Ok(answer) if answer.status == 201 => {
-                let id = answer.json()["id"].as_str().expect("an id").to_owned();
-                let before = self.lock().insert(id.clone(), Seen { plan, end: None });
-                assert!(before.is_none(), "two executions have the id {id}");
+    /// Submits one under a key, as often as it takes until that is acknowledged.
+    pub(super) fn submit(&self, socket: &Path, plan: Plan, over: &AtomicBool) {
+        let key = format!("Idempotency-Key: {}\r\n", self.keys.fetch_add(1, Ordering::Relaxed));
+        let (path, body) = (format!("/v1/tasks/{}/executions", plan.task), plan.input.to_string());
+        while !over.load(Ordering::Relaxed) {
+            match http::try_request_with(socket, "POST", &path, &key, body.as_bytes()) {
+                Ok(answer) if [200, 201].contains(&answer.status) => {
+                    if answer.status == 200 {
+                        self.again.fetch_add(1, Ordering::Relaxed);
+                    }
+                    let id = answer.json()["id"].as_str().expect("an id").to_owned();
+                    let before = self.lock().insert(id.clone(), Seen { plan, end: None });
+                    assert!(before.is_none(), "two submissions are {id}");
+                    return;
+                }
+                Ok(answer) => panic!("refused: {} {}", answer.status, answer.body),
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
             }
-            // Nothing was sent.
-            Err(http::Failed::Connect(_)) => std::thread::sleep(Duration::from_millis(10)),
-            Err(http::Failed::Answer(_)) => drop(self.unknown.fetch_add(1, Ordering::Relaxed)),
-            Ok(answer) => panic!("refused: {} {}", answer.status, answer.body),
         }
     }
 

@@ -111,6 +111,9 @@ pub(crate) struct Execution {
     pub(crate) parked_ms: u64,
     pub(crate) parked_since: Option<String>,
     pub(crate) not_before: Option<String>,
+    pub(crate) need_by: Option<String>,
+    #[serde(default)]
+    pub(crate) late: bool,
     #[serde(default)]
     pub(crate) timeline: Vec<Event>,
 }
@@ -186,6 +189,51 @@ pub(crate) struct Event {
     pub(crate) event: String,
     #[serde(flatten)]
     pub(crate) figures: Map<String, Value>,
+}
+
+/// What is going on.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Load {
+    pub(crate) at: String,
+    pub(crate) host: Option<HostLoad>,
+    pub(crate) accounts: Vec<AccountLoad>,
+    pub(crate) executions: Vec<ExecutionLoad>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct HostLoad {
+    pub(crate) memory_used_bytes: u64,
+    pub(crate) memory_budget_bytes: u64,
+    pub(crate) cpus_used: f64,
+    pub(crate) cpus_budget: Option<f64>,
+    pub(crate) queued: u64,
+    pub(crate) running: u64,
+    pub(crate) parked: u64,
+    #[serde(default)]
+    pub(crate) draining: bool,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct AccountLoad {
+    pub(crate) account: String,
+    pub(crate) weight: u32,
+    pub(crate) queued: u64,
+    pub(crate) running: u64,
+    pub(crate) memory_bytes: u64,
+    pub(crate) cpus: f64,
+    pub(crate) oldest_wait_ms: Option<i64>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct ExecutionLoad {
+    pub(crate) id: String,
+    pub(crate) account: String,
+    pub(crate) task: String,
+    pub(crate) state: State,
+    pub(crate) for_ms: i64,
+    pub(crate) need_by: Option<String>,
+    #[serde(default)]
+    pub(crate) late: bool,
 }
 
 /// What follows a log's entries.

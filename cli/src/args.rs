@@ -70,6 +70,18 @@ fn task(name: &str) -> Result<String, String> {
     if name.is_empty() { Err("a task's name is wanted; `torpor task ls` lists them".into()) } else { Ok(name.to_owned()) }
 }
 
+/// As the daemon takes it: seconds, or a moment.
+fn need_by(text: &str) -> Result<String, String> {
+    if chrono::DateTime::parse_from_rfc3339(text).is_ok() {
+        return Ok(text.to_owned());
+    }
+    let units = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86_400.0)];
+    let found = units.into_iter().find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?.parse::<u32>().ok()?, seconds)));
+    let seconds = found.map(|(number, seconds)| f64::from(number) * seconds);
+    let wrong = || format!("{text:?} is neither a whole number and a unit (500ms, 30s, 5m, 12h, 7d) nor a moment (2027-01-01T12:00:00Z)");
+    seconds.map(|seconds| seconds.to_string()).ok_or_else(wrong)
+}
+
 fn secret(name: &str) -> Result<String, String> {
     if name.is_empty() { Err("a secret's name is wanted; `torpor secret ls` lists them".into()) } else { Ok(name.to_owned()) }
 }
@@ -97,6 +109,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// List executions that have not ended
     Ps(PsArgs),
+    /// Show who has what of the host and who waits, as it changes; one picture where the output is piped
+    Top(TopArgs),
     /// Show one execution: state, figures, result or error
     Inspect {
         /// Execution
@@ -239,6 +253,12 @@ pub(crate) struct RunArgs {
     /// Do not wait: print the execution's id
     #[arg(long = "async")]
     pub(crate) detach: bool,
+    /// When its result is needed: in a time (30s, 5m, 12h) or at a moment (2027-01-01T12:00:00Z). A busy host may put it off, and has it done by then
+    #[arg(long, value_name = "TIME", value_parser = need_by)]
+    pub(crate) need_by: Option<String>,
+    /// What to do where that is already certain to be missed: run it all the same, or refuse it
+    #[arg(long, value_name = "WHAT", value_parser = ["run", "refuse"], default_value = "run", requires = "need_by")]
+    pub(crate) on_late: String,
     /// Run it once, however often this command is given with this key and the same input within 24 h: later ones get the first one's execution
     #[arg(long, value_name = "KEY", value_parser = key)]
     pub(crate) idempotency_key: Option<String>,
@@ -281,6 +301,20 @@ pub(crate) struct PsArgs {
     /// At most this many, newest first
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<u32>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TopArgs {
+    /// Seconds between two pictures
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 1.0, value_parser = every)]
+    pub(crate) every: f64,
+    /// One picture, then end
+    #[arg(short = '1', long)]
+    pub(crate) once: bool,
+}
+
+fn every(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|seconds| (0.1..=3600.0).contains(seconds)).ok_or_else(|| "a number of seconds from 0.1 to 3600".into())
 }
 
 #[derive(Debug, ClapArgs)]

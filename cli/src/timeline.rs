@@ -56,6 +56,8 @@ fn detail(event: &Event) -> String {
         "template" => format!("made in {}", took("ms", 1000)),
         "restored" | "resumed" => format!("in {}, {} monitor", took("micros", 1), text("monitor")),
         "running" => format!("the program has its input after {}", took("micros", 1)),
+        "late" => format!("by {} or more", took("by_ms", 1000)),
+        "replaying" => format!("{} calls of earlier attempts are known", text("calls")),
         "parked" => {
             let (changed, stored) = (bytes("changed_bytes"), bytes("stored_bytes"));
             format!("for {}; {changed} changed, {stored} on disk, in {}", waited(figures), took("micros", 1))

@@ -13,6 +13,7 @@ pub mod error;
 mod events;
 mod executions;
 mod host;
+mod load;
 mod logs;
 mod policy;
 mod secrets;
@@ -196,6 +197,7 @@ fn documented() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(secrets::list))
         .routes(routes!(secrets::set, secrets::remove))
         .routes(routes!(host::host))
+        .routes(routes!(load::load))
         .routes(routes!(host::metrics))
         .routes(routes!(host::health))
         .split_for_parts()

@@ -67,6 +67,9 @@ _torpor() {
             torpor,task)
                 cmd="torpor__subcmd__task"
                 ;;
+            torpor,top)
+                cmd="torpor__subcmd__top"
+                ;;
             torpor,version)
                 cmd="torpor__subcmd__version"
                 ;;
@@ -120,6 +123,9 @@ _torpor() {
                 ;;
             torpor__subcmd__help,task)
                 cmd="torpor__subcmd__help__subcmd__task"
+                ;;
+            torpor__subcmd__help,top)
+                cmd="torpor__subcmd__help__subcmd__top"
                 ;;
             torpor__subcmd__help,version)
                 cmd="torpor__subcmd__help__subcmd__version"
@@ -230,7 +236,7 @@ _torpor() {
 
     case "${cmd}" in
         torpor)
-            opts="-h -V --socket --json --help --version task secret policy run ps inspect logs events cancel park resume signal export import doctor version completions help"
+            opts="-h -V --socket --json --help --version task secret policy run ps top inspect logs events cancel park resume signal export import doctor version completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -362,7 +368,7 @@ _torpor() {
             return 0
             ;;
         torpor__subcmd__help)
-            opts="task secret policy run ps inspect logs events cancel park resume signal export import doctor version completions help"
+            opts="task secret policy run ps top inspect logs events cancel park resume signal export import doctor version completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -739,6 +745,20 @@ _torpor() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        torpor__subcmd__help__subcmd__top)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         torpor__subcmd__help__subcmd__version)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -956,7 +976,7 @@ _torpor() {
             return 0
             ;;
         torpor__subcmd__run)
-            opts="-i -h --input --async --idempotency-key --socket --json --help"
+            opts="-i -h --input --async --need-by --on-late --idempotency-key --socket --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -968,6 +988,14 @@ _torpor() {
                     ;;
                 -i)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --need-by)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --on-late)
+                    COMPREPLY=($(compgen -W "run refuse" -- "${cur}"))
                     return 0
                     ;;
                 --idempotency-key)
@@ -1348,6 +1376,32 @@ _torpor() {
                 return 0
             fi
             case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__top)
+            opts="-e -1 -h --every --once --socket --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --every)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -e)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --socket)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

@@ -8,6 +8,7 @@ mod policy;
 mod run;
 mod secret;
 mod task;
+mod top;
 mod transfer;
 mod version;
 mod waits;
@@ -28,6 +29,7 @@ pub(crate) async fn dispatch(args: Args) -> Result<(), CliError> {
         Command::Policy(command) => policy::policy(&client, output, command).await,
         Command::Run(run) => run::run(&client, output, run).await,
         Command::Ps(ps) => executions::ps(&client, output, ps).await,
+        Command::Top(top) => top::top(&client, output, top).await,
         Command::Inspect { id } => executions::inspect(&client, output, &id).await,
         Command::Logs { id, follow } => logs::logs(&client, output, &id, follow).await,
         Command::Events { id, from } => events::events(&client, output, &id, from).await,

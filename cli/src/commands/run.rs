@@ -17,7 +17,10 @@ const MAX_INPUT: u64 = 6 << 20;
 
 pub(super) async fn run(client: &Client, output: Output, args: RunArgs) -> Result<(), CliError> {
     let input = input::read(args.input, "input", MAX_INPUT).await?;
-    let path = format!("/v1/tasks/{}/executions", escape(&args.task));
+    let mut path = format!("/v1/tasks/{}/executions", escape(&args.task));
+    if let Some(need_by) = &args.need_by {
+        path = format!("{path}?need_by={}&on_late={}", escape(need_by), args.on_late);
+    }
     let created = client.json::<Execution>(Method::POST, &path, Payload::Keyed(input, args.idempotency_key), Duration::ZERO).await?;
     let id = created.value.id;
     if args.detach {

@@ -15,7 +15,6 @@ pub(super) struct Caller {
     /// The account that the request is for.
     pub account: AccountName,
     /// What the caller may do there.
-    #[expect(dead_code, reason = "until callers are told apart")]
     pub role: Role,
 }
 

@@ -313,6 +313,22 @@ impl Dispatcher {
         self.lock().core.draining()
     }
 
+    /// What each account has that has something in the queue, and how long the one waits that has waited longest.
+    #[must_use]
+    pub fn accounts(&self) -> Vec<(torpor_scheduler::AccountLoad, Option<Duration>)> {
+        let shared = self.lock();
+        let waits = |load: torpor_scheduler::AccountLoad| {
+            let oldest = load.oldest.map(|since| shared.clock.since(since));
+            (load, oldest)
+        };
+        shared.core.accounts().into_iter().map(waits).collect()
+    }
+
+    /// The share of a busy host that an account gets, against those of others.
+    pub fn weigh(self: &Arc<Self>, account: &AccountName, weight: u32) {
+        self.step(Event::Weight(account.as_str().into(), weight));
+    }
+
     /// Figures.
     #[must_use]
     pub fn load(&self) -> Load {

@@ -11,6 +11,7 @@ use crate::code::check::{Checked, check};
 use crate::code::{CodeError, MAX_TAR, intake};
 use crate::manifest::TaskName;
 use crate::schedule::live::task_version;
+use crate::secrets::ACCOUNT;
 use crate::state::record::Version;
 use crate::state::writer::Change;
 use axum::Json;
@@ -153,6 +154,15 @@ pub(super) async fn remove(State(app): State<Arc<App>>, Path(name): Path<String>
     let removal = tokio::spawn(async move {
         let _one = app.tasks.lock().await;
         let name = app.catalog.task(&name)?.latest.task.clone();
+        let schedules = app.schedules.of_task(ACCOUNT, name.as_str()).await;
+        if !schedules.is_empty() {
+            let what = format!(
+                "task {:?} is run by schedules ({}); remove them first with `torpor schedule rm`",
+                name.as_str(),
+                schedules.join(", ")
+            );
+            return Err(ApiError::new(ErrorCode::TaskBusy, what));
+        }
         let task = app.catalog.remove_unless(&name, || app.dispatcher.busy(&name)).map_err(|busy| {
             let what = format!("{busy} executions of task {:?} are queued, running or parked; cancel them or wait", name.as_str());
             ApiError::new(ErrorCode::TaskBusy, what)

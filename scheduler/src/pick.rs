@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 /// Microseconds that one waits at most before it goes first every other time.
 const PATIENCE: u64 = 60_000_000;
-/// How many times the difference between median and high percentile what has a due is begun earlier than it must. Of what is known exactly it is begun when it must. Measured
-/// (docs/scheduler.md): with 4, as many dues are met as if they always went first, and what is wanted now waits little more than half as long.
+/// By how many times the difference between median and high percentile what has a due is begun earlier than it must: not at all, if it is known exactly. With 4 the simulator
+/// meets nearly as many dues as if they always went first, and what is wanted now waits little more than half as long.
 const MARGIN: u64 = 4;
 /// How many of those with the earliest dues are planned, and how many expected releases are looked at. They bound the cost of a step.
 const PLANNED: usize = 64;

@@ -219,3 +219,22 @@ fn a_due_that_must_be_begun_passes_a_large_one_that_does_not_fit() {
     assert!(looked.0 > 20 * SECOND && looked.0 < 49 * SECOND, "{looked:?}");
     assert_eq!(s.step(looked, Event::Tick), [Start(4)]);
 }
+
+#[test]
+fn an_alarm_has_a_reason_each_time() {
+    let mut s = S::new(Budget { bytes: 10, vms: None, cpu: Some(1_000) });
+    let one = |claim| Claim { cpu: 1_000, ..claim };
+    assert_eq!(submit(&mut s, 0, 0, one(claim(1))), [Start(0)]);
+    for key in 1..=100 {
+        assert_eq!(submit(&mut s, 0, key, one(claim(1))), []);
+        assert_eq!(submit(&mut s, 0, 1_000 + key, one(Claim { takes: 2 * SECOND, ..due((30 + key) * SECOND) })), []);
+    }
+    // Nothing is ever released: each of those with a due is late for its high percentile, then for its median, and that is all.
+    let mut alarms = 0;
+    while let Some(alarm) = s.alarm() {
+        alarms += 1;
+        assert!(alarms <= 200, "still {alarm:?}");
+        let _ = s.step(alarm, Event::Tick);
+    }
+    assert!(alarms >= 100, "{alarms}");
+}

@@ -110,6 +110,11 @@ impl<K: Key> Holding<K> {
         self.held.len()
     }
 
+    /// How many groups hold something.
+    pub(crate) fn groups(&self) -> usize {
+        self.groups.len()
+    }
+
     pub(crate) fn count(&self) -> Count {
         let others = self.background + self.kept;
         Count { executions: self.held.len() - others, others }

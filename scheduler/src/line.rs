@@ -2,7 +2,7 @@
 
 use crate::claim::{Kind, Time};
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Place among those that are wanted now: a due (where dues alone order), priority, kind, arrival, number.
 pub(crate) type Rank = (Time, Reverse<i32>, Kind, u64, u64);
@@ -71,5 +71,29 @@ impl Line {
     /// The first in each order.
     pub(crate) fn heads(&self) -> BTreeSet<u64> {
         [self.first(), self.oldest().map(|(_, number)| number), self.dues().next()].into_iter().flatten().collect()
+    }
+}
+
+/// How many there are of each size.
+#[derive(Debug, Default)]
+pub(crate) struct Sizes<T>(BTreeMap<T, usize>);
+
+impl<T: Copy + Ord + Default> Sizes<T> {
+    pub(crate) fn add(&mut self, size: T) {
+        *self.0.entry(size).or_default() += 1;
+    }
+
+    pub(crate) fn remove(&mut self, size: T) {
+        if let Some(count) = self.0.get_mut(&size) {
+            *count -= 1;
+            if *count == 0 {
+                self.0.remove(&size);
+            }
+        }
+    }
+
+    /// The smallest; the default where there is none.
+    pub(crate) fn least(&self) -> T {
+        self.0.first_key_value().map(|(size, _)| *size).unwrap_or_default()
     }
 }

@@ -88,10 +88,10 @@ impl<K: Key> Scheduler<K> {
         self.draining
     }
 
-    /// How many jobs and accounts are remembered, for whatever reason: bounded by what is submitted and not ended.
+    /// How many jobs (or groups of them) and accounts are remembered, for whatever reason: bounded by what is submitted and not ended.
     #[must_use]
     pub fn remembered(&self) -> (usize, usize) {
-        (self.graph.len(), self.shares.len())
+        (self.graph.len().max(self.told.len()).max(self.holding.groups()), self.shares.len())
     }
 
     /// What each account has that has something waiting or holding, by name.

@@ -50,7 +50,8 @@ impl<K: Key> Scheduler<K> {
             let lines = self.blocked.entry(Arc::clone(&group.name)).or_default();
             lines.entry((group.most, turns)).or_default().insert(&place);
         } else {
-            *self.sizes.entry(claim.bytes).or_default() += 1;
+            self.sizes.add(claim.bytes);
+            self.cpus.add(claim.cpu);
             self.shares.join(&turns);
             self.lines.entry(turns).or_default().insert(&place);
         }
@@ -84,12 +85,8 @@ impl<K: Key> Scheduler<K> {
                 }
             }
         } else {
-            if let Some(count) = self.sizes.get_mut(&claim.bytes) {
-                *count -= 1;
-                if *count == 0 {
-                    self.sizes.remove(&claim.bytes);
-                }
-            }
+            self.sizes.remove(claim.bytes);
+            self.cpus.remove(claim.cpu);
             if let Some(line) = self.lines.get_mut(&turns) {
                 line.remove(&place);
             }

@@ -2,7 +2,7 @@
 
 use crate::claim::{Action, Budget, Claim, Event, Key, Kind, Order, Time};
 use crate::holding::{Holding, Payer, expected};
-use crate::line::{Line, Place};
+use crate::line::{Line, Place, Sizes};
 use crate::loads::Loads;
 use crate::shares::Shares;
 use crate::urgency::{Graph, Urgency};
@@ -38,7 +38,9 @@ pub struct Scheduler<K> {
     /// Those whose own due was missed, and that was told.
     pub(crate) told: BTreeSet<K>,
     /// Sizes of those that wait for room.
-    pub(crate) sizes: BTreeMap<u64, usize>,
+    pub(crate) sizes: Sizes<u64>,
+    /// The same of their CPU.
+    pub(crate) cpus: Sizes<u32>,
     pub(crate) graph: Graph<K>,
     pub(crate) shares: Shares,
     pub(crate) holding: Holding<K>,
@@ -71,7 +73,8 @@ impl<K: Key> Scheduler<K> {
             blocked: BTreeMap::new(),
             lapses: BTreeSet::new(),
             told: BTreeSet::new(),
-            sizes: BTreeMap::new(),
+            sizes: Sizes::default(),
+            cpus: Sizes::default(),
             graph: Graph::default(),
             shares: Shares::default(),
             holding: Holding::new(budget),
@@ -205,8 +208,8 @@ impl<K: Key> Scheduler<K> {
         while !self.draining
             && let Some(turns) = self.shares.next()
         {
-            let smallest = self.sizes.first_key_value().map_or(0, |(bytes, _)| *bytes);
-            if !self.holding.room(smallest, 0) {
+            // Nobody fits: no plan is made.
+            if !self.holding.room(self.sizes.least(), self.cpus.least()) {
                 self.step_aside(&turns);
                 if self.shares.next().is_some_and(|next| next == turns) {
                     self.shares.stick(&turns);

@@ -181,3 +181,60 @@ fn nothing_starts_after_drain() {
     assert_eq!(release(&mut s, 0, 1), []);
     assert!(s.waits(&2) && s.idle() && s.draining());
 }
+
+#[test]
+fn who_is_late_for_its_percentile_keeps_its_place_while_its_median_fits() {
+    for (released, first, then) in [(2 * SECOND, 3, 2), (3 * SECOND + 1, 2, 3)] {
+        let mut s = slots(1);
+        assert_eq!(submit(&mut s, 0, 1, claim(1)), [Start(1)]);
+        assert_eq!(submit(&mut s, 0, 2, claim(1)), []);
+        assert_eq!(submit(&mut s, 0, 3, Claim { takes: 3 * SECOND, ..due(4 * SECOND) }), []);
+        assert_eq!(s.step(Time(SECOND + 1), Event::Tick), [Late(3)]);
+        assert_eq!(s.alarm(), Some(Time(3 * SECOND + 1)));
+        assert_eq!(release(&mut s, released, 1), [Start(first)]);
+        assert_eq!(release(&mut s, released, first), [Start(then)]);
+    }
+}
+
+#[test]
+fn the_less_is_known_the_earlier_a_due_is_begun() {
+    for (holds, first) in [(2 * SECOND, 2), (SECOND, 3)] {
+        let mut s = slots(1);
+        assert_eq!(submit(&mut s, 0, 1, claim(1)), [Start(1)]);
+        assert_eq!(submit(&mut s, 0, 2, claim(1)), []);
+        assert_eq!(submit(&mut s, 0, 3, Claim { holds, takes: 2 * SECOND, ..due(12 * SECOND) }), []);
+        assert_eq!(release(&mut s, 7 * SECOND, 1), [Start(first)]);
+    }
+}
+
+#[test]
+fn a_due_that_must_be_begun_passes_a_large_one_that_does_not_fit() {
+    let mut s = S::new(Budget { bytes: 10, vms: None, cpu: None });
+    assert_eq!(submit(&mut s, 0, 1, Claim { holds: 20 * SECOND, ..claim(5) }), [Start(1)]);
+    assert_eq!(submit(&mut s, 0, 2, claim(10)), []);
+    assert_eq!(submit(&mut s, 0, 3, Claim { bytes: 2, ..due(21 * SECOND) }), [Start(3)], "behind the large one it would be late");
+    assert_eq!(submit(&mut s, 0, 4, due(50 * SECOND)), []);
+    // 1 is expected at 20 s, 2 ends at 21 s, and 4 has time until then; when 1 is late it has not, and the alarm says when to look.
+    let looked = s.alarm().unwrap();
+    assert!(looked.0 > 20 * SECOND && looked.0 < 49 * SECOND, "{looked:?}");
+    assert_eq!(s.step(looked, Event::Tick), [Start(4)]);
+}
+
+#[test]
+fn an_alarm_has_a_reason_each_time() {
+    let mut s = S::new(Budget { bytes: 10, vms: None, cpu: Some(1_000) });
+    let one = |claim| Claim { cpu: 1_000, ..claim };
+    assert_eq!(submit(&mut s, 0, 0, one(claim(1))), [Start(0)]);
+    for key in 1..=100 {
+        assert_eq!(submit(&mut s, 0, key, one(claim(1))), []);
+        assert_eq!(submit(&mut s, 0, 1_000 + key, one(Claim { takes: 2 * SECOND, ..due((30 + key) * SECOND) })), []);
+    }
+    // Nothing is ever released: each of those with a due is late for its high percentile, then for its median, and that is all.
+    let mut alarms = 0;
+    while let Some(alarm) = s.alarm() {
+        alarms += 1;
+        assert!(alarms <= 200, "still {alarm:?}");
+        let _ = s.step(alarm, Event::Tick);
+    }
+    assert!(alarms >= 100, "{alarms}");
+}

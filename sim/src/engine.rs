@@ -153,10 +153,12 @@ impl Engine<'_> {
                 What::Done(key) => self.done(key),
                 What::Stood(key) => self.stood(key),
                 What::Saved(key) => self.saved(key),
-                What::Tick(host) => {
+                // One that an earlier one has replaced is stale.
+                What::Tick(host) if self.hosts[host].tick == Some(at) => {
                     self.hosts[host].tick = None;
                     self.step(host, Event::Tick);
                 }
+                What::Tick(_) => {}
             }
         }
         if moment != u64::MAX {

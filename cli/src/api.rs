@@ -84,6 +84,41 @@ pub(crate) struct Secret {
 }
 
 #[derive(Debug, Deserialize)]
+pub(crate) struct Schedules {
+    pub(crate) schedules: Vec<Schedule>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Schedule {
+    pub(crate) name: String,
+    pub(crate) id: String,
+    pub(crate) task: String,
+    pub(crate) cron: String,
+    pub(crate) timezone: String,
+    pub(crate) missed: String,
+    pub(crate) overlap: String,
+    pub(crate) paused: bool,
+    pub(crate) created_at: String,
+    #[serde(default)]
+    pub(crate) next: Vec<String>,
+    pub(crate) last: Option<String>,
+    pub(crate) skipped: Option<Skipped>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Skipped {
+    pub(crate) at: String,
+    pub(crate) message: String,
+}
+
+/// The schedule that made an execution.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Fired {
+    pub(crate) id: String,
+    pub(crate) at: String,
+}
+
+#[derive(Debug, Deserialize)]
 pub(crate) struct Executions {
     pub(crate) executions: Vec<Execution>,
 }
@@ -111,6 +146,7 @@ pub(crate) struct Execution {
     pub(crate) parked_ms: u64,
     pub(crate) parked_since: Option<String>,
     pub(crate) not_before: Option<String>,
+    pub(crate) schedule: Option<Fired>,
     #[serde(default)]
     pub(crate) timeline: Vec<Event>,
 }

@@ -74,6 +74,10 @@ fn secret(name: &str) -> Result<String, String> {
     if name.is_empty() { Err("a secret's name is wanted; `torpor secret ls` lists them".into()) } else { Ok(name.to_owned()) }
 }
 
+fn schedule(name: &str) -> Result<String, String> {
+    if name.is_empty() { Err("a schedule's name is wanted; `torpor schedule ls` lists them".into()) } else { Ok(name.to_owned()) }
+}
+
 /// A task where its versions can't be told apart.
 fn task_name(name: &str) -> Result<String, String> {
     match name.split_once('@') {
@@ -90,6 +94,9 @@ pub(crate) enum Command {
     /// Set, list and remove secrets
     #[command(subcommand)]
     Secret(SecretCommand),
+    /// Run tasks at the times of cron expressions
+    #[command(subcommand)]
+    Schedule(ScheduleCommand),
     /// Show what a task may do, and where each rule comes from
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -203,6 +210,63 @@ pub(crate) enum SecretCommand {
         #[arg(value_parser = secret)]
         name: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ScheduleCommand {
+    /// Add a schedule
+    Add(ScheduleArgs),
+    /// List schedules
+    Ls,
+    /// Show one schedule: its next times, its last execution, what it left out
+    Inspect {
+        /// Schedule: its name or its id
+        #[arg(value_parser = schedule)]
+        name: String,
+    },
+    /// Run nothing until it is resumed
+    Pause {
+        /// Schedule: its name or its id
+        #[arg(value_parser = schedule)]
+        name: String,
+    },
+    /// Go on, from now on: what would have been meanwhile is not missed
+    Resume {
+        /// Schedule: its name or its id
+        #[arg(value_parser = schedule)]
+        name: String,
+    },
+    /// Remove a schedule; its executions stay
+    Rm {
+        /// Schedule: its name or its id
+        #[arg(value_parser = schedule)]
+        name: String,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ScheduleArgs {
+    /// Task: NAME for the version that is its newest at the time, NAME@HASH for a given one
+    #[arg(value_parser = task)]
+    pub(crate) task: String,
+    /// When: minute, hour, day of the month, month, day of the week, such as "0 3 * * *"; or @hourly, @daily, @weekly, @monthly, @yearly
+    #[arg(long, value_name = "CRON")]
+    pub(crate) cron: String,
+    /// Time zone of these times, such as Europe/Berlin
+    #[arg(long, default_value = "UTC", value_name = "ZONE")]
+    pub(crate) timezone: String,
+    /// Input: JSON text, @FILE with JSON, or - for standard input
+    #[arg(long, short, default_value = "null", value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
+    pub(crate) input: String,
+    /// Times that passed while torpord was away: leave them out, run one execution for all of them, or one for each (the newest 100)
+    #[arg(long, default_value = "once", value_parser = ["skip", "once", "all"], value_name = "skip|once|all")]
+    pub(crate) missed: String,
+    /// A time at which the execution before has not ended: leave it out, or run it all the same [default: skip; with --missed all: allow]
+    #[arg(long, value_parser = ["skip", "allow"], value_name = "skip|allow")]
+    pub(crate) overlap: Option<String>,
+    /// Name of the schedule [default: the task's]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -199,6 +199,12 @@ pub(crate) fn ago(time: &str) -> String {
     between(time, None).map_or_else(|| time.to_owned(), age)
 }
 
+/// How long until then, for tables.
+pub(crate) fn until(time: &str) -> String {
+    let left = between(&Utc::now().to_rfc3339(), Some(time));
+    left.map_or_else(|| time.to_owned(), |left| if left > 0 { format!("in {}", span(left)) } else { "now".to_owned() })
+}
+
 fn age(micros: i64) -> String {
     let whole = micros / 1_000_000 * 1_000_000;
     // A clock that was set back makes times to come.

@@ -11,3 +11,27 @@ CREATE INDEX idempotency_by_age ON idempotency (created_at);
 
 -- When an execution that failed is run again.
 ALTER TABLE executions ADD COLUMN not_before BIGINT;
+
+-- What makes executions at the times of a cron expression. `fired_to` only moves on with an execution, in its transaction, or when it is decided that there is none.
+CREATE TABLE schedules (
+    account    TEXT   NOT NULL,
+    name       TEXT   NOT NULL,
+    id         TEXT   NOT NULL UNIQUE,
+    task       TEXT   NOT NULL,
+    cron       TEXT   NOT NULL,
+    timezone   TEXT   NOT NULL,
+    missed     TEXT   NOT NULL,
+    overlap    TEXT   NOT NULL,
+    input      BLOB   NOT NULL,
+    paused     BIGINT NOT NULL,
+    created_at BIGINT NOT NULL,
+    fired_to   BIGINT NOT NULL,
+    last       TEXT,
+    skipped    TEXT,
+    skipped_at BIGINT,
+    PRIMARY KEY (account, name)
+);
+
+ALTER TABLE executions ADD COLUMN schedule TEXT;
+ALTER TABLE executions ADD COLUMN fire_at BIGINT;
+CREATE UNIQUE INDEX executions_by_schedule ON executions (schedule, fire_at) WHERE schedule IS NOT NULL;

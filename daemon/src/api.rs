@@ -1,7 +1,7 @@
 //! The control API: HTTP and JSON.
 //!
 //! - [`serve`]: connections on a Unix socket
-//! - `tasks`, `executions`, `waits`, `transfer`, `events`, `logs`, `policy`, `secrets`, `host`: one handler a route
+//! - `tasks`, `executions`, `waits`, `transfer`, `events`, `logs`, `policy`, `schedules`, `secrets`, `host`: one handler a route
 //! - `caller`: who calls, and what that may do; each handler names a role
 //! - [`error`], [`types`]: what is answered
 //!
@@ -15,6 +15,7 @@ mod executions;
 mod host;
 mod logs;
 mod policy;
+mod schedules;
 mod secrets;
 pub mod serve;
 mod tasks;
@@ -28,6 +29,7 @@ mod tests;
 use crate::catalog::Catalog;
 use crate::code::images::Images;
 use crate::config::Config;
+use crate::cron::timer::Schedules;
 use crate::idempotency::Keys;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
@@ -79,6 +81,8 @@ pub struct App {
     pub config: Config,
     /// Ends long answers.
     pub stopping: CancellationToken,
+    /// Executions at the times of cron expressions.
+    pub schedules: Arc<Schedules>,
     /// Submissions that may come twice.
     pub keys: Arc<Keys>,
     pushes: Semaphore,
@@ -90,7 +94,7 @@ pub struct App {
 impl App {
     /// Puts the parts together.
     #[must_use]
-    pub fn new(dispatcher: Arc<Dispatcher>, parts: Parts, config: Config) -> Arc<Self> {
+    pub fn new(dispatcher: Arc<Dispatcher>, schedules: Arc<Schedules>, parts: Parts, config: Config) -> Arc<Self> {
         let Parts { store, images, logs, catalog, metrics, .. } = parts;
         Arc::new(Self {
             dispatcher,
@@ -101,6 +105,7 @@ impl App {
             metrics,
             config,
             stopping: CancellationToken::new(),
+            schedules,
             keys: Arc::default(),
             pushes: Semaphore::new(PUSHES),
             inputs: Semaphore::new(INPUTS_KIB),
@@ -193,6 +198,10 @@ fn documented() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(transfer::import))
         .routes(routes!(events::read))
         .routes(routes!(logs::read))
+        .routes(routes!(schedules::list, schedules::add))
+        .routes(routes!(schedules::inspect, schedules::remove))
+        .routes(routes!(schedules::pause))
+        .routes(routes!(schedules::resume))
         .routes(routes!(secrets::list))
         .routes(routes!(secrets::set, secrets::remove))
         .routes(routes!(host::host))

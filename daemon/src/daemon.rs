@@ -11,6 +11,7 @@ use crate::aux::Outside;
 use crate::catalog::Catalog;
 use crate::code::images::Images;
 use crate::config::Config;
+use crate::cron::timer::Schedules;
 use crate::engine::{Engine, EngineConfig, EngineError, SandboxConfig};
 use crate::lock::{LockError, StateLock};
 use crate::logs::Logs;
@@ -241,7 +242,8 @@ async fn open(config: &Config, budget_bytes: u64) -> Result<Opened, DaemonError>
     }
     let recovered = recover(&dispatcher).await.map_err(store_error)?;
     tracing::info!(budget = budget.bytes, ?recovered, "accounted for the executions of the last run");
-    let app = App::new(dispatcher, parts, config.clone());
+    let schedules = Schedules::open(store.clone(), Arc::clone(&catalog), Arc::clone(&dispatcher)).await.map_err(store_error)?;
+    let app = App::new(dispatcher, Arc::new(schedules), parts, config.clone());
     Ok(Opened { app, runner, store })
 }
 
@@ -282,6 +284,10 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let mut chores = tokio::task::JoinSet::new();
     chores.spawn(remove_old(&app));
     chores.spawn(keep_durations(Arc::downgrade(&app.dispatcher)));
+    chores.spawn({
+        let schedules = Arc::clone(&app.schedules);
+        async move { schedules.run().await }
+    });
     chores.spawn({
         let (keys, store) = (Arc::clone(&app.keys), store.clone());
         async move { keys.run(store).await }

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// All steps of parking, resuming and waiting for another attempt, in order.
-pub const STEPS: [&str; 14] = [
+/// All steps of parking, resuming, waiting for another attempt and running what a schedule is due for, in order.
+pub const STEPS: [&str; 16] = [
     "park.decided",
     "park.file",
     "park.written",
@@ -25,6 +25,8 @@ pub const STEPS: [&str; 14] = [
     "retry.decided",
     "retry.committed",
     "retry.due",
+    "cron.due",
+    "cron.committed",
 ];
 
 #[derive(Debug)]

@@ -8,6 +8,7 @@
 //! - [`schedule`]: who runs next, and the life of an execution from submission to its end
 //! - [`secrets`]: what programs get and nobody reads back
 //! - [`aux`]: auxiliary services, as programs reach them
+//! - [`cron`]: executions that are made at the times of a cron expression
 //! - [`idempotency`]: submissions that may come twice
 //! - [`logs`]: what programs print
 //! - [`transfer`]: a parked execution on its way to another host
@@ -22,6 +23,7 @@ pub mod aux;
 pub mod catalog;
 pub mod code;
 pub mod config;
+pub mod cron;
 pub mod daemon;
 pub mod engine;
 pub mod fault;

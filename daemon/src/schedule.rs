@@ -48,4 +48,4 @@ async fn until(moment: Option<Instant>) {
 #[cfg(test)]
 pub(crate) mod scripted;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

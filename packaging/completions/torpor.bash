@@ -58,6 +58,9 @@ _torpor() {
             torpor,run)
                 cmd="torpor__subcmd__run"
                 ;;
+            torpor,schedule)
+                cmd="torpor__subcmd__schedule"
+                ;;
             torpor,secret)
                 cmd="torpor__subcmd__secret"
                 ;;
@@ -112,6 +115,9 @@ _torpor() {
             torpor__subcmd__help,run)
                 cmd="torpor__subcmd__help__subcmd__run"
                 ;;
+            torpor__subcmd__help,schedule)
+                cmd="torpor__subcmd__help__subcmd__schedule"
+                ;;
             torpor__subcmd__help,secret)
                 cmd="torpor__subcmd__help__subcmd__secret"
                 ;;
@@ -126,6 +132,24 @@ _torpor() {
                 ;;
             torpor__subcmd__help__subcmd__policy,explain)
                 cmd="torpor__subcmd__help__subcmd__policy__subcmd__explain"
+                ;;
+            torpor__subcmd__help__subcmd__schedule,add)
+                cmd="torpor__subcmd__help__subcmd__schedule__subcmd__add"
+                ;;
+            torpor__subcmd__help__subcmd__schedule,inspect)
+                cmd="torpor__subcmd__help__subcmd__schedule__subcmd__inspect"
+                ;;
+            torpor__subcmd__help__subcmd__schedule,ls)
+                cmd="torpor__subcmd__help__subcmd__schedule__subcmd__ls"
+                ;;
+            torpor__subcmd__help__subcmd__schedule,pause)
+                cmd="torpor__subcmd__help__subcmd__schedule__subcmd__pause"
+                ;;
+            torpor__subcmd__help__subcmd__schedule,resume)
+                cmd="torpor__subcmd__help__subcmd__schedule__subcmd__resume"
+                ;;
+            torpor__subcmd__help__subcmd__schedule,rm)
+                cmd="torpor__subcmd__help__subcmd__schedule__subcmd__rm"
                 ;;
             torpor__subcmd__help__subcmd__secret,ls)
                 cmd="torpor__subcmd__help__subcmd__secret__subcmd__ls"
@@ -162,6 +186,48 @@ _torpor() {
                 ;;
             torpor__subcmd__policy__subcmd__help,help)
                 cmd="torpor__subcmd__policy__subcmd__help__subcmd__help"
+                ;;
+            torpor__subcmd__schedule,add)
+                cmd="torpor__subcmd__schedule__subcmd__add"
+                ;;
+            torpor__subcmd__schedule,help)
+                cmd="torpor__subcmd__schedule__subcmd__help"
+                ;;
+            torpor__subcmd__schedule,inspect)
+                cmd="torpor__subcmd__schedule__subcmd__inspect"
+                ;;
+            torpor__subcmd__schedule,ls)
+                cmd="torpor__subcmd__schedule__subcmd__ls"
+                ;;
+            torpor__subcmd__schedule,pause)
+                cmd="torpor__subcmd__schedule__subcmd__pause"
+                ;;
+            torpor__subcmd__schedule,resume)
+                cmd="torpor__subcmd__schedule__subcmd__resume"
+                ;;
+            torpor__subcmd__schedule,rm)
+                cmd="torpor__subcmd__schedule__subcmd__rm"
+                ;;
+            torpor__subcmd__schedule__subcmd__help,add)
+                cmd="torpor__subcmd__schedule__subcmd__help__subcmd__add"
+                ;;
+            torpor__subcmd__schedule__subcmd__help,help)
+                cmd="torpor__subcmd__schedule__subcmd__help__subcmd__help"
+                ;;
+            torpor__subcmd__schedule__subcmd__help,inspect)
+                cmd="torpor__subcmd__schedule__subcmd__help__subcmd__inspect"
+                ;;
+            torpor__subcmd__schedule__subcmd__help,ls)
+                cmd="torpor__subcmd__schedule__subcmd__help__subcmd__ls"
+                ;;
+            torpor__subcmd__schedule__subcmd__help,pause)
+                cmd="torpor__subcmd__schedule__subcmd__help__subcmd__pause"
+                ;;
+            torpor__subcmd__schedule__subcmd__help,resume)
+                cmd="torpor__subcmd__schedule__subcmd__help__subcmd__resume"
+                ;;
+            torpor__subcmd__schedule__subcmd__help,rm)
+                cmd="torpor__subcmd__schedule__subcmd__help__subcmd__rm"
                 ;;
             torpor__subcmd__secret,help)
                 cmd="torpor__subcmd__secret__subcmd__help"
@@ -230,7 +296,7 @@ _torpor() {
 
     case "${cmd}" in
         torpor)
-            opts="-h -V --socket --json --help --version task secret policy run ps inspect logs events cancel park resume signal export import doctor version completions help"
+            opts="-h -V --socket --json --help --version task secret schedule policy run ps inspect logs events cancel park resume signal export import doctor version completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -362,7 +428,7 @@ _torpor() {
             return 0
             ;;
         torpor__subcmd__help)
-            opts="task secret policy run ps inspect logs events cancel park resume signal export import doctor version completions help"
+            opts="task secret schedule policy run ps inspect logs events cancel park resume signal export import doctor version completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -574,6 +640,104 @@ _torpor() {
         torpor__subcmd__help__subcmd__run)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__help__subcmd__schedule)
+            opts="add ls inspect pause resume rm"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__help__subcmd__schedule__subcmd__add)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__help__subcmd__schedule__subcmd__inspect)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__help__subcmd__schedule__subcmd__ls)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__help__subcmd__schedule__subcmd__pause)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__help__subcmd__schedule__subcmd__resume)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__help__subcmd__schedule__subcmd__rm)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -974,6 +1138,272 @@ _torpor() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__schedule)
+            opts="-h --socket --json --help add ls inspect pause resume rm help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__schedule__subcmd__add)
+            opts="-i -h --cron --timezone --input --missed --overlap --name --socket --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --cron)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --timezone)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --input)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -i)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --missed)
+                    COMPREPLY=($(compgen -W "skip once all" -- "${cur}"))
+                    return 0
+                    ;;
+                --overlap)
+                    COMPREPLY=($(compgen -W "skip allow" -- "${cur}"))
+                    return 0
+                    ;;
+                --name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__schedule__subcmd__help)
+            opts="add ls inspect pause resume rm help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__schedule__subcmd__help__subcmd__add)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__schedule__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__schedule__subcmd__help__subcmd__inspect)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__schedule__subcmd__help__subcmd__ls)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__schedule__subcmd__help__subcmd__pause)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__schedule__subcmd__help__subcmd__resume)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__schedule__subcmd__help__subcmd__rm)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__schedule__subcmd__inspect)
+            opts="-h --socket --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__schedule__subcmd__ls)
+            opts="-h --socket --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__schedule__subcmd__pause)
+            opts="-h --socket --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__schedule__subcmd__resume)
+            opts="-h --socket --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        torpor__subcmd__schedule__subcmd__rm)
+            opts="-h --socket --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 --socket)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

@@ -108,6 +108,7 @@ fn describe(execution: &Execution, memory: Option<u64>) -> String {
         rows.push(("parked", format!("{times}, {}", span(parked))));
         rows.extend(memory.map(|memory| ("RAM saved", timeline::saved(memory, parked))));
     }
+    rows.extend(execution.schedule.as_ref().map(|fired| ("schedule", format!("{}, for {}", fired.id, fired.at))));
     rows.extend(execution.not_before.clone().map(|at| ("not before", at)));
     rows.extend((!execution.waiting.is_empty()).then(|| ("waits for", timeline::waits(&execution.waiting))));
     let mut text: Vec<String> = rows.into_iter().map(|(key, value)| format!("{key:11}{value}")).collect();

@@ -6,6 +6,7 @@ mod executions;
 mod logs;
 mod policy;
 mod run;
+mod schedule;
 mod secret;
 mod task;
 mod transfer;
@@ -25,6 +26,7 @@ pub(crate) async fn dispatch(args: Args) -> Result<(), CliError> {
     match args.command {
         Command::Task(command) => task::task(&client, output, command).await,
         Command::Secret(command) => secret::secret(&client, output, command).await,
+        Command::Schedule(command) => schedule::schedule(&client, output, command).await,
         Command::Policy(command) => policy::policy(&client, output, command).await,
         Command::Run(run) => run::run(&client, output, run).await,
         Command::Ps(ps) => executions::ps(&client, output, ps).await,

@@ -2,6 +2,7 @@
 
 use crate::catalog::LookupError;
 use crate::code::CodeError;
+use crate::cron::timer::ScheduleError;
 use crate::manifest;
 use crate::manifest::aux::Aux;
 use crate::manifest::flow::Denied;
@@ -38,6 +39,10 @@ pub enum ErrorCode {
     UnknownExecution,
     /// 404: no execution has made such an event, or what it was of is gone.
     UnknownEvent,
+    /// 404: no schedule of that name or id.
+    UnknownSchedule,
+    /// 409: there is a schedule of that name.
+    ScheduleKnown,
     /// 404: no secret of that name is set.
     UnknownSecret,
     /// 400, 413: the value of a secret is empty, too long or no text.
@@ -90,12 +95,19 @@ impl ErrorCode {
             | Self::InvalidTransfer
             | Self::InvalidSecret => StatusCode::BAD_REQUEST,
             Self::CodeTooLarge | Self::InputTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::UnknownTask | Self::UnknownVersion | Self::UnknownExecution | Self::UnknownEvent | Self::UnknownSecret => {
-                StatusCode::NOT_FOUND
-            }
-            Self::NotCancellable | Self::TaskBusy | Self::EventUsed | Self::NotParked | Self::NotMovable | Self::ExecutionKnown => {
-                StatusCode::CONFLICT
-            }
+            Self::UnknownTask
+            | Self::UnknownVersion
+            | Self::UnknownExecution
+            | Self::UnknownEvent
+            | Self::UnknownSchedule
+            | Self::UnknownSecret => StatusCode::NOT_FOUND,
+            Self::NotCancellable
+            | Self::TaskBusy
+            | Self::EventUsed
+            | Self::NotParked
+            | Self::NotMovable
+            | Self::ExecutionKnown
+            | Self::ScheduleKnown => StatusCode::CONFLICT,
             Self::NotAllowed => StatusCode::FORBIDDEN,
             Self::OverCapacity | Self::Late | Self::WrongHost | Self::NoTemplate | Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
@@ -273,6 +285,17 @@ impl From<SecretError> for ApiError {
             SecretError::Key(_) | SecretError::Seal { .. } | SecretError::Encrypt(_) => ErrorCode::Internal,
         };
         Self::new(code, error.to_string())
+    }
+}
+
+impl From<ScheduleError> for ApiError {
+    fn from(error: ScheduleError) -> Self {
+        let message = error.to_string();
+        match error {
+            ScheduleError::Known(_) => Self::new(ErrorCode::ScheduleKnown, message),
+            ScheduleError::TooMany => Self::new(ErrorCode::TooMany, message),
+            ScheduleError::Store(error) => Self::from(error),
+        }
     }
 }
 

@@ -163,6 +163,15 @@ pub(super) async fn remove(State(app): State<Arc<App>>, Owner(caller): Owner, Pa
         let _one = app.tasks.lock().await;
         let account = caller.account;
         let name = app.catalog.task(&account, &name)?.latest.task.clone();
+        let schedules = app.schedules.of_task(&account, name.as_str()).await;
+        if !schedules.is_empty() {
+            let what = format!(
+                "task {:?} is run by schedules ({}); remove them first with `torpor schedule rm`",
+                name.as_str(),
+                schedules.join(", ")
+            );
+            return Err(ApiError::new(ErrorCode::TaskBusy, what));
+        }
         let task = app.catalog.remove_unless(&account, &name, || app.dispatcher.busy(&account, &name)).map_err(|busy| {
             let what = format!("{busy} executions of task {:?} are queued, running or parked; cancel them or wait", name.as_str());
             ApiError::new(ErrorCode::TaskBusy, what)

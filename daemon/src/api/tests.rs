@@ -5,6 +5,7 @@ mod bad;
 mod good;
 mod idempotency;
 mod mutated;
+mod schedules;
 mod secrets;
 mod socket;
 mod transfer;
@@ -38,9 +39,11 @@ impl Server {
     }
 
     async fn on(folder: tempfile::TempDir) -> Self {
-        let Daemon { dispatcher, runner, parts, .. } = Daemon::start(folder.path(), BUDGET_MIB).await;
+        let daemon = Daemon::start(folder.path(), BUDGET_MIB).await;
+        let schedules = daemon.schedules().await;
+        let Daemon { dispatcher, runner, parts, .. } = daemon;
         let config = Config::parse_from(["torpord".as_ref(), "--state-dir".as_ref(), folder.path().as_os_str()]);
-        let app = App::new(dispatcher, parts, config);
+        let app = App::new(dispatcher, Arc::new(schedules), parts, config);
         Self { folder, router: router(Arc::clone(&app)), app, runner }
     }
 

@@ -255,7 +255,7 @@ impl Asks {
             if let Some(done) = done {
                 return Ok(Child::Done(done));
             }
-            let extras = Extras { need_by, on_late, call_key: Some(key), key: None };
+            let extras = Extras { need_by, on_late, call_key: Some(key), ..Extras::default() };
             let submitted = d.submit_child(version, input.into(), live, ties, extras);
             submitted.map(Child::New).map_err(|error| {
                 let kind = if matches!(error, SubmitError::Late { .. }) { Refusal::Late } else { Refusal::Capacity };

@@ -1,5 +1,6 @@
 //! What a submission may bring beside its input.
 
+use crate::cron::Fired;
 use crate::idempotency::NewKey;
 use crate::state::time::Timestamp;
 use crate::state::waiting::CallKey;
@@ -16,4 +17,6 @@ pub struct Extras {
     pub on_late: OnLate,
     /// The calls of its parent up to it.
     pub call_key: Option<CallKey>,
+    /// The schedule that makes it; that this time is run moves the schedule on, in the same commit.
+    pub fired: Option<Fired>,
 }

@@ -7,6 +7,7 @@ use super::runner::Runner;
 use crate::aux::Outside;
 use crate::catalog::Catalog;
 use crate::code::images::Images;
+use crate::cron::timer::Schedules;
 use crate::engine::{
     Base, Begin, EngineStats, ErrorKind, ExecutionError, Order, Outcome, Packing, Parked, Progress, Reply, RunRequest, TaskVersion,
     TemplateState,
@@ -361,6 +362,11 @@ impl Daemon {
     /// Its state folder.
     pub(crate) fn state_dir(&self) -> &Path {
         &self.folder
+    }
+
+    /// Its schedules, as the database has them. Nothing runs them.
+    pub(crate) async fn schedules(&self) -> Schedules {
+        Schedules::open(self.store.clone(), Arc::clone(&self.catalog), Arc::clone(&self.dispatcher)).await.unwrap()
     }
 
     /// Stores a version as a push does.

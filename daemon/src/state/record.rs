@@ -6,6 +6,7 @@ use super::id::ExecutionId;
 use super::machine::{IllegalTransition, State, Step};
 use super::time::Timestamp;
 use super::waiting::{CallKey, Parked, WaitView};
+use crate::cron::Fired;
 use crate::engine::{ErrorKind, ExecutionError};
 use crate::manifest::flow::End;
 use crate::manifest::host::HostPolicy;
@@ -212,6 +213,9 @@ pub struct Execution {
     /// Names the calls of its parent up to this one, and their inputs.
     #[serde(skip)]
     pub call_key: Option<CallKey>,
+    /// The schedule that made it, and the time that it is for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Fired>,
     /// It failed, and is not run again before this moment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
@@ -265,6 +269,7 @@ impl Execution {
             late: false,
             call_key: None,
             not_before: None,
+            schedule: None,
             waiting: Vec::new(),
             parks: 0,
             parked_ms: 0,

@@ -6,6 +6,7 @@
 mod durations;
 mod keys;
 mod moving;
+mod schedules;
 mod secrets;
 mod waits;
 
@@ -34,7 +35,7 @@ const QUEUE: usize = 1024;
 const TIMELINES: usize = 500;
 
 /// What is read of executions whose results, which may be large, are not wanted.
-const WITHOUT_RESULT: &str = "id, account, task, version, portion, state, attempts, created_at, started_at, finished_at, error, parent, depth, due, need_by, not_before, parks, parked_ms";
+const WITHOUT_RESULT: &str = "id, account, task, version, portion, state, attempts, created_at, started_at, finished_at, error, parent, depth, due, need_by, not_before, schedule, fire_at, parks, parked_ms";
 
 /// Most executions, and bytes of their results, that are removed at once: while they are, other commits wait.
 const REMOVED_AT_ONCE: (u32, u64) = (64, 16 << 20);
@@ -162,6 +163,7 @@ fn execution(row: &SqliteRow) -> Result<Execution, StoreError> {
         need_by: row.try_get::<Option<i64>, _>("need_by")?.map(Timestamp),
         late: false,
         call_key: None,
+        schedule: schedules::fired(row)?,
         not_before: row.try_get::<Option<i64>, _>("not_before")?.map(Timestamp),
         waiting: Vec::new(),
         parks: small(row.try_get("parks")?, "parks")?,

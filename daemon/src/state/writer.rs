@@ -12,6 +12,7 @@ use super::machine::State;
 use super::record::{Execution, Version};
 use super::store::StoreError;
 use super::time::Timestamp;
+use crate::cron::Schedule;
 use crate::idempotency::NewKey;
 use crate::manifest::{AccountName, SecretName, TaskName};
 use crate::schedule::estimates::Seen;
@@ -51,6 +52,17 @@ pub enum Change {
         /// At most so many.
         most: u32,
     },
+    /// A new schedule.
+    PutSchedule {
+        /// The schedule.
+        schedule: Arc<Schedule>,
+        /// JSON text.
+        input: Arc<[u8]>,
+    },
+    /// How far a schedule is, whether it is paused, and what it did not run.
+    MarkSchedule(Arc<Schedule>),
+    /// A schedule, by its id.
+    RemoveSchedule(Arc<str>),
     /// An execution went on.
     Update {
         /// The whole of it as it is now.
@@ -337,8 +349,12 @@ fn add<'a>(batch: &mut Batch<'a>, change: &'a Change) -> Result<(), StoreError> 
         }
         Change::Insert { execution, input, key } => {
             insert(batch, execution, input)?;
+            execution.schedule.as_ref().map_or(Ok(()), |fired| durable::fire(batch, execution, fired))?;
             key.as_ref().map_or(Ok(()), |key| durable::put_key(batch, key, &execution.id))
         }
+        Change::PutSchedule { schedule, input } => durable::put_schedule(batch, schedule, input),
+        Change::MarkSchedule(schedule) => durable::mark_schedule(batch, schedule),
+        Change::RemoveSchedule(id) => batch.add("DELETE FROM schedules WHERE id = ?", [(&**id).into()]),
         Change::RemoveKeys { moment, most } => durable::remove_keys(batch, *moment, *most),
         Change::Update { execution, stored, timeline } => update(batch, execution, *stored, *timeline),
         Change::PutEvent { token, execution } => put_event(batch, token, execution),

@@ -57,12 +57,22 @@ async fn corpus(server: &Server) -> Vec<Vec<u8>> {
         request("POST", "/v1/tasks/t/executions", "idempotency-key: \"a key\"\r\n", b"{}"),
         request("GET", "/v1/executions?all=true&task=t&state=succeeded&limit=5", "", b""),
         request("POST", "/v1/executions/import", "", b"TORPOREX\x01\0\0\0 and no more"),
+        request(
+            "POST",
+            "/v1/schedules",
+            "",
+            br#"{"task":"t","cron":"0 3 * * 1-5","timezone":"Europe/Berlin","input":{"a":1},"missed":"skip","overlap":"allow"}"#,
+        ),
+        request("POST", "/v1/schedules/t/pause", "", b""),
+        request("POST", "/v1/schedules/t/resume", "", b""),
+        request("GET", "/v1/schedules/t", "", b""),
+        request("DELETE", "/v1/schedules/t", "", b""),
         request("PUT", "/v1/secrets/key", "", b"a secret"),
         request("DELETE", "/v1/secrets/key", "", b""),
         request("DELETE", "/v1/tasks/other", "", b""),
         request("POST", "/v1/events/ev_0000000000000000000000000000000000000000", "", b"{}"),
     ];
-    for path in ["tasks", "tasks/t", "tasks/t/policy", "tasks/t/graph", "secrets", "executions", "host"] {
+    for path in ["tasks", "tasks/t", "tasks/t/policy", "tasks/t/graph", "secrets", "schedules", "executions", "host"] {
         all.push(request("GET", &format!("/v1/{path}"), "", b""));
     }
     for path in ["/metrics", "/healthz", "/openapi.json"] {

@@ -136,6 +136,7 @@ impl Dispatcher {
             }
             execution.need_by = extras.need_by;
             execution.call_key = extras.call_key;
+            execution.schedule = extras.fired;
             if let Some((by_ms, _)) = late {
                 let _ = execution.apply(now, Happening::Late { by_ms });
             }

@@ -1,7 +1,8 @@
-//! Idempotency keys.
+//! Idempotency keys and schedules.
 
 use super::super::batch::Batch;
-use super::{ExecutionId, StoreError, Timestamp};
+use super::{Execution, ExecutionId, StoreError, Timestamp};
+use crate::cron::{Fired, Schedule};
 use crate::idempotency::{KEPT, NewKey};
 
 pub(super) fn put_key<'a>(batch: &mut Batch<'a>, key: &'a NewKey, execution: &'a ExecutionId) -> Result<(), StoreError> {
@@ -16,5 +17,56 @@ pub(super) fn remove_keys(batch: &mut Batch<'_>, moment: Timestamp, most: u32) -
     batch.add(
         "DELETE FROM idempotency WHERE execution IN (SELECT execution FROM idempotency WHERE created_at <= ? ORDER BY created_at LIMIT ?)",
         [moment.0.into(), i64::from(most).into()],
+    )
+}
+
+pub(super) fn put_schedule<'a>(batch: &mut Batch<'a>, schedule: &'a Schedule, input: &'a [u8]) -> Result<(), StoreError> {
+    batch.add(
+        "INSERT INTO schedules (account, name, id, task, cron, timezone, missed, overlap, input, paused, created_at, fired_to) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            schedule.account.as_str().into(),
+            schedule.name.as_str().into(),
+            (&*schedule.id).into(),
+            schedule.task.as_str().into(),
+            schedule.rule.text().into(),
+            schedule.rule.zone().into(),
+            schedule.missed.name().into(),
+            schedule.overlap.name().into(),
+            input.into(),
+            i64::from(schedule.paused).into(),
+            schedule.created_at.0.into(),
+            schedule.fired_to.0.into(),
+        ],
+    )
+}
+
+pub(super) fn mark_schedule<'a>(batch: &mut Batch<'a>, schedule: &'a Schedule) -> Result<(), StoreError> {
+    batch.add(
+        "UPDATE schedules SET paused = ?, fired_to = ?, skipped = ?, skipped_at = ? WHERE id = ?",
+        [
+            i64::from(schedule.paused).into(),
+            schedule.fired_to.0.into(),
+            schedule.skipped.as_ref().map(|skipped| skipped.message.clone()).into(),
+            schedule.skipped.as_ref().map(|skipped| skipped.at.0).into(),
+            (&*schedule.id).into(),
+        ],
+    )
+}
+
+/// Moves a schedule on to the time of this execution. Where it is there already, `fired_to` is null, and where there is no such schedule a number in a timeline
+/// is, which their tables refuse.
+pub(super) fn fire<'a>(batch: &mut Batch<'a>, execution: &'a Execution, fired: &'a Fired) -> Result<(), StoreError> {
+    batch.add(
+        "UPDATE schedules SET fired_to = CASE WHEN fired_to < ? THEN ? END, last = ? WHERE id = ?",
+        [fired.at.0.into(), fired.at.0.into(), execution.id.as_str().into(), (&*fired.id).into()],
+    )?;
+    batch.add(
+        "INSERT INTO timeline (execution, seq, at, event) SELECT ?, NULL, 0, '' WHERE NOT EXISTS (SELECT 1 FROM schedules WHERE id = ?)",
+        [execution.id.as_str().into(), (&*fired.id).into()],
+    )?;
+    batch.add(
+        "UPDATE executions SET schedule = ?, fire_at = ? WHERE id = ?",
+        [(&*fired.id).into(), fired.at.0.into(), execution.id.as_str().into()],
     )
 }

@@ -1,6 +1,6 @@
 //! Schedules: add, list, inspect, pause, resume, remove.
 
-use super::caller::{Caller, Invoker, Owner};
+use super::caller::{Invoker, Owner};
 use super::error::{ApiError, ErrorBody, ErrorCode};
 use super::{App, BODY_TIMEOUT};
 use crate::cron::rule::Rule;
@@ -131,7 +131,7 @@ async fn wanted(body: Body) -> Result<NewSchedule, ApiError> {
 }
 
 impl NewSchedule {
-    fn schedule(&self, account: &AccountName) -> Result<Schedule, ApiError> {
+    fn schedule(&self, account: AccountName) -> Result<Schedule, ApiError> {
         let name = self.name.as_deref().unwrap_or_else(|| self.task.split('@').next().unwrap_or_default());
         let name = TaskName::try_from(name.to_owned()).map_err(|why| wrong(format!("{name:?} is no name of a schedule: {why}")))?;
         let rule = Rule::parse(&self.cron, self.timezone.as_deref().unwrap_or("UTC")).map_err(wrong)?;
@@ -147,7 +147,7 @@ impl NewSchedule {
         }
         Ok(Schedule {
             id: cron::new_id().map_err(|error| ApiError::new(ErrorCode::Internal, format!("the host gives no random bytes: {error}")))?,
-            account: account.clone(),
+            account,
             name,
             task: self.task.clone(),
             rule,
@@ -180,12 +180,12 @@ pub(super) async fn add(
     body: Body,
 ) -> Result<(StatusCode, Json<ScheduleBody>), ApiError> {
     let wanted = wanted(body).await?;
-    let schedule = wanted.schedule(&caller.account)?;
+    let schedule = wanted.schedule(caller.account)?;
     app.store.check_room()?;
     // It must not stop half-way when the client goes away, and its task must not go away meanwhile.
     let added = tokio::spawn(async move {
         let _one = app.tasks.lock().await;
-        let version = app.catalog.version(&caller.account, &schedule.task)?;
+        let version = app.catalog.version(&schedule.account, &schedule.task)?;
         flow::allowed(By::Client, version.end())?;
         let input = wanted.input.as_ref().map_or("null", |input| input.get());
         app.schedules.add(schedule.clone(), input.as_bytes().into()).await?;
@@ -199,7 +199,7 @@ pub(super) async fn add(
 /// All schedules.
 #[utoipa::path(get, path = "/v1/schedules", tag = "schedules", responses((status = 200, body = ScheduleList)))]
 pub(super) async fn list(State(app): State<Arc<App>>, Invoker(caller): Invoker) -> Json<ScheduleList> {
-    let schedules = app.schedules.list(caller.account.as_str()).await;
+    let schedules = app.schedules.list(&caller.account).await;
     Json(ScheduleList { schedules: schedules.iter().map(|schedule| ScheduleBody::new(schedule, 1)).collect() })
 }
 
@@ -213,7 +213,7 @@ pub(super) async fn inspect(
     Invoker(caller): Invoker,
     Path(name): Path<String>,
 ) -> Result<Json<ScheduleBody>, ApiError> {
-    let schedule = app.schedules.get(caller.account.as_str(), &name).await.ok_or_else(|| unknown(&name))?;
+    let schedule = app.schedules.get(&caller.account, &name).await.ok_or_else(|| unknown(&name))?;
     Ok(Json(ScheduleBody::new(&schedule, AHEAD)))
 }
 
@@ -224,14 +224,14 @@ pub(super) async fn inspect(
 )]
 pub(super) async fn remove(State(app): State<Arc<App>>, Owner(caller): Owner, Path(name): Path<String>) -> Result<StatusCode, ApiError> {
     let wanted = name.clone();
-    let removed = tokio::spawn(async move { app.schedules.remove(caller.account.as_str(), &wanted).await });
+    let removed = tokio::spawn(async move { app.schedules.remove(&caller.account, &wanted).await });
     let removed = removed.await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))??;
     if removed { Ok(StatusCode::NO_CONTENT) } else { Err(unknown(&name)) }
 }
 
-async fn set_paused(app: Arc<App>, caller: Caller, name: String, paused: bool) -> Result<Json<ScheduleBody>, ApiError> {
+async fn set_paused(app: Arc<App>, account: AccountName, name: String, paused: bool) -> Result<Json<ScheduleBody>, ApiError> {
     let wanted = name.clone();
-    let set = tokio::spawn(async move { app.schedules.pause(caller.account.as_str(), &wanted, paused).await });
+    let set = tokio::spawn(async move { app.schedules.pause(&account, &wanted, paused).await });
     let set = set.await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))??;
     Ok(Json(ScheduleBody::new(&set.ok_or_else(|| unknown(&name))?, AHEAD)))
 }
@@ -246,7 +246,7 @@ pub(super) async fn pause(
     Owner(caller): Owner,
     Path(name): Path<String>,
 ) -> Result<Json<ScheduleBody>, ApiError> {
-    set_paused(app, caller, name, true).await
+    set_paused(app, caller.account, name, true).await
 }
 
 /// Let a schedule go on, from now on: what would have been meanwhile is not missed.
@@ -259,5 +259,5 @@ pub(super) async fn resume(
     Owner(caller): Owner,
     Path(name): Path<String>,
 ) -> Result<Json<ScheduleBody>, ApiError> {
-    set_paused(app, caller, name, false).await
+    set_paused(app, caller.account, name, false).await
 }

@@ -163,7 +163,7 @@ pub(super) async fn remove(State(app): State<Arc<App>>, Owner(caller): Owner, Pa
         let _one = app.tasks.lock().await;
         let account = caller.account;
         let name = app.catalog.task(&account, &name)?.latest.task.clone();
-        let schedules = app.schedules.of_task(account.as_str(), name.as_str()).await;
+        let schedules = app.schedules.of_task(&account, name.as_str()).await;
         if !schedules.is_empty() {
             let what = format!(
                 "task {:?} is run by schedules ({}); remove them first with `torpor schedule rm`",

@@ -200,11 +200,11 @@ async fn a_schedule_makes_executions_at_its_times_and_goes_on_after_a_restart() 
     let all = executions(&daemon).await;
     assert_eq!(all[0].schedule, Some(Fired { id: Arc::clone(&hourly.id), at: first }));
     assert_eq!((all.len(), all[0].state), (1, State::Succeeded));
-    assert_eq!(schedules.get("default", "hourly").await.unwrap().last.as_ref(), Some(&all[0].id));
+    assert_eq!(schedules.get(&AccountName::default(), "hourly").await.unwrap().last.as_ref(), Some(&all[0].id));
     drop(schedules);
 
     let schedules = daemon.schedules().await;
-    let known = schedules.get("default", &hourly.id).await.unwrap();
+    let known = schedules.get(&AccountName::default(), &hourly.id).await.unwrap();
     assert_eq!((known.fired_to, known.last.as_ref(), known.name.as_str()), (first, Some(&all[0].id), "hourly"));
     // The clock goes back a year, and comes again.
     for now in [first.0 - 365 * DAY, first.0, first.0 + HOUR, first.0 - DAY, first.0 + HOUR] {
@@ -214,9 +214,12 @@ async fn a_schedule_makes_executions_at_its_times_and_goes_on_after_a_restart() 
     // Down for a day: one for all that was missed, and it says so.
     schedules.fire(Timestamp(first.0 + DAY + 30 * MINUTE)).await;
     assert_eq!(fired(&daemon).await[2..], [first.0 + DAY]);
-    assert!(schedules.get("default", "hourly").await.unwrap().skipped.unwrap().message.contains("stands for it"));
-    assert!(schedules.get("other", "hourly").await.is_none() && !schedules.remove("other", "hourly").await.unwrap());
-    assert!(schedules.remove("default", "hourly").await.unwrap());
+    assert!(schedules.get(&AccountName::default(), "hourly").await.unwrap().skipped.unwrap().message.contains("stands for it"));
+    assert!(
+        schedules.get(&AccountName::try_from("other".to_owned()).unwrap(), "hourly").await.is_none()
+            && !schedules.remove(&AccountName::try_from("other".to_owned()).unwrap(), "hourly").await.unwrap()
+    );
+    assert!(schedules.remove(&AccountName::default(), "hourly").await.unwrap());
     assert_eq!(schedules.fire(Timestamp(first.0 + 10 * DAY)).await, None);
     assert_eq!(fired(&daemon).await.len(), 3);
 }
@@ -232,11 +235,11 @@ async fn times_that_overlap_are_left_out_or_run() {
     for minute in [1, 2, 3, 6] {
         schedules.fire(Timestamp(from.0 + minute * MINUTE)).await;
     }
-    let one = schedules.get("default", "one").await.unwrap();
+    let one = schedules.get(&AccountName::default(), "one").await.unwrap();
     assert!(one.skipped.unwrap().message.contains("had not ended"));
     daemon.dispatcher.cancel(&one.last.unwrap()).await.unwrap().unwrap();
     schedules.fire(Timestamp(from.0 + 7 * MINUTE)).await;
-    let one = schedules.get("default", "one").await.unwrap();
+    let one = schedules.get(&AccountName::default(), "one").await.unwrap();
     daemon.dispatcher.cancel(&one.last.unwrap()).await.unwrap().unwrap();
     let all = executions(&daemon).await;
     let of = |id: &Arc<str>| {
@@ -247,7 +250,7 @@ async fn times_that_overlap_are_left_out_or_run() {
             .collect::<Vec<_>>()
     };
     assert_eq!(of(&one.id), [1, 7]);
-    assert_eq!(of(&schedules.get("default", "all").await.unwrap().id), [1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!(of(&schedules.get(&AccountName::default(), "all").await.unwrap().id), [1, 2, 3, 4, 5, 6, 7]);
 }
 
 #[tokio::test]
@@ -257,14 +260,14 @@ async fn what_can_not_be_run_is_said_and_the_next_time_is_tried() {
     let from = at("2026-05-01T00:00:00Z");
     schedules.add(Schedule { task: "u".into(), ..schedule("u", "* * * * *", from) }, b"0"[..].into()).await.unwrap();
     schedules.fire(Timestamp(from.0 + MINUTE)).await;
-    assert!(schedules.get("default", "u").await.unwrap().skipped.unwrap().message.contains("no task named \"u\""));
+    assert!(schedules.get(&AccountName::default(), "u").await.unwrap().skipped.unwrap().message.contains("no task named \"u\""));
     daemon.put(&version("u", 'b')).await;
     schedules.fire(Timestamp(from.0 + 2 * MINUTE)).await;
     assert_eq!(fired(&daemon).await, [from.0 + 2 * MINUTE]);
     // A daemon that stops decides nothing.
     daemon.dispatcher.drain(Duration::ZERO).await;
     schedules.fire(Timestamp(from.0 + 3 * MINUTE)).await;
-    assert_eq!(schedules.get("default", "u").await.unwrap().fired_to.0, from.0 + 2 * MINUTE);
+    assert_eq!(schedules.get(&AccountName::default(), "u").await.unwrap().fired_to.0, from.0 + 2 * MINUTE);
 }
 
 #[tokio::test]
@@ -277,10 +280,10 @@ async fn a_pause_misses_nothing_and_a_resume_repeats_nothing() {
     schedules.add(schedule("a", "* * * * *", Timestamp(ahead.0 - MINUTE)), b"{}"[..].into()).await.unwrap();
     schedules.fire(ahead).await;
     let ran = fired(&daemon).await;
-    assert!(ran.len() == 1 && schedules.get("default", "a").await.unwrap().next().unwrap() > ahead);
-    assert!(schedules.pause("default", "a", true).await.unwrap().unwrap().next().is_none());
+    assert!(ran.len() == 1 && schedules.get(&AccountName::default(), "a").await.unwrap().next().unwrap() > ahead);
+    assert!(schedules.pause(&AccountName::default(), "a", true).await.unwrap().unwrap().next().is_none());
     schedules.fire(Timestamp(ahead.0 + DAY)).await;
-    let resumed = schedules.pause("default", "a", false).await.unwrap().unwrap();
+    let resumed = schedules.pause(&AccountName::default(), "a", false).await.unwrap().unwrap();
     assert!(resumed.fired_to.0 < now.0 + HOUR && resumed.next().unwrap().0 <= now.0 + HOUR);
     // Up to the time that it has run, and over it.
     let last = Timestamp(ran[0]);
@@ -288,7 +291,7 @@ async fn a_pause_misses_nothing_and_a_resume_repeats_nothing() {
     assert_eq!(fired(&daemon).await, ran, "the database knows that this was run");
     schedules.fire(Timestamp(last.0 + MINUTE)).await;
     assert_eq!(fired(&daemon).await, [last.0, last.0 + MINUTE]);
-    assert!(schedules.pause("default", "nobody", true).await.unwrap().is_none());
+    assert!(schedules.pause(&AccountName::default(), "nobody", true).await.unwrap().is_none());
 }
 
 /// The process that dies.
@@ -311,6 +314,6 @@ async fn a_crash_at_each_step_makes_one_execution() {
         let time = at("2026-05-01T00:01:00Z");
         schedules.fire(Timestamp(time.0 + 1)).await;
         assert_eq!(fired(&daemon).await, [time.0], "{step}");
-        assert_eq!(schedules.get("default", "a").await.unwrap().fired_to, time, "{step}");
+        assert_eq!(schedules.get(&AccountName::default(), "a").await.unwrap().fired_to, time, "{step}");
     }
 }

@@ -4,6 +4,7 @@ use super::plan::plan;
 use super::{Fired, MAX_SCHEDULES, Missed, Overlap, Schedule, Skipped};
 use crate::catalog::{Catalog, LookupError};
 use crate::fault;
+use crate::manifest::AccountName;
 use crate::manifest::flow::{self, By, Denied};
 use crate::schedule::dispatch::{Dispatcher, SubmitError};
 use crate::schedule::extras::Extras;
@@ -78,7 +79,7 @@ impl Entry {
 }
 
 /// Account and name.
-type Key = (Arc<str>, String);
+type Key = (AccountName, String);
 
 /// All schedules of this host.
 pub struct Schedules {
@@ -96,7 +97,7 @@ impl std::fmt::Debug for Schedules {
 }
 
 fn key(schedule: &Schedule) -> Key {
-    (schedule.account.as_str().into(), schedule.name.to_string())
+    (schedule.account.clone(), schedule.name.to_string())
 }
 
 impl Schedules {
@@ -107,19 +108,19 @@ impl Schedules {
     }
 
     /// All of an account, by name.
-    pub async fn list(&self, account: &str) -> Vec<Schedule> {
+    pub async fn list(&self, account: &AccountName) -> Vec<Schedule> {
         let all = self.all.lock().await;
-        all.values().filter(|entry| entry.schedule.account.as_str() == account).map(|entry| entry.schedule.clone()).collect()
+        all.values().filter(|entry| entry.schedule.account == *account).map(|entry| entry.schedule.clone()).collect()
     }
 
     /// One of an account, by its name or its id.
-    pub async fn get(&self, account: &str, name: &str) -> Option<Schedule> {
+    pub async fn get(&self, account: &AccountName, name: &str) -> Option<Schedule> {
         let all = self.all.lock().await;
         Some(all.get(&find(&all, account, name)?)?.schedule.clone())
     }
 
     /// The names of those of an account that run a task.
-    pub async fn of_task(&self, account: &str, task: &str) -> Vec<String> {
+    pub async fn of_task(&self, account: &AccountName, task: &str) -> Vec<String> {
         let all = self.list(account).await;
         all.into_iter().filter(|schedule| schedule.task_name() == task).map(|schedule| schedule.name.to_string()).collect()
     }
@@ -141,7 +142,7 @@ impl Schedules {
     }
 
     /// Removes one; false where there is none. Nothing of it is run after that.
-    pub async fn remove(&self, account: &str, name: &str) -> Result<bool, StoreError> {
+    pub async fn remove(&self, account: &AccountName, name: &str) -> Result<bool, StoreError> {
         let mut all = self.all.lock().await;
         let Some(key) = find(&all, account, name) else { return Ok(false) };
         if let Some(entry) = all.get(&key) {
@@ -152,7 +153,7 @@ impl Schedules {
     }
 
     /// Stops one from running, or lets it go on: from now on, whatever it has run or missed.
-    pub async fn pause(&self, account: &str, name: &str, paused: bool) -> Result<Option<Schedule>, StoreError> {
+    pub async fn pause(&self, account: &AccountName, name: &str, paused: bool) -> Result<Option<Schedule>, StoreError> {
         let mut all = self.all.lock().await;
         let Some(entry) = find(&all, account, name).and_then(|key| all.get_mut(&key)) else { return Ok(None) };
         let now = Timestamp::now();
@@ -279,8 +280,8 @@ impl Schedules {
     }
 }
 
-fn find(all: &BTreeMap<Key, Entry>, account: &str, name: &str) -> Option<Key> {
-    let wanted = |(key, entry): &(&Key, &Entry)| *key.0 == *account && (key.1 == name || *entry.schedule.id == *name);
+fn find(all: &BTreeMap<Key, Entry>, account: &AccountName, name: &str) -> Option<Key> {
+    let wanted = |(key, entry): &(&Key, &Entry)| key.0 == *account && (key.1 == name || *entry.schedule.id == *name);
     all.iter().find(wanted).map(|(key, _)| key.clone())
 }
 

@@ -23,7 +23,7 @@ fn schedule(row: &SqliteRow) -> Result<Schedule, StoreError> {
     let (skipped, skipped_at): (Option<String>, Option<i64>) = (row.try_get("skipped")?, row.try_get("skipped_at")?);
     Ok(Schedule {
         id: row.try_get::<String, _>("id")?.into(),
-        account: AccountName::try_from(row.try_get::<String, _>("account")?).map_err(StoreError::damaged("account"))?,
+        account: AccountName::try_from(row.try_get::<String, _>("account")?).map_err(StoreError::damaged(WHAT))?,
         name: name(row.try_get("name")?)?,
         task: row.try_get("task")?,
         rule,

@@ -8,6 +8,7 @@ mod idempotency;
 mod mutated;
 mod secrets;
 mod socket;
+mod tls;
 mod transfer;
 
 use super::caller::Peer;

@@ -61,7 +61,7 @@ fn timeless(value: Value) -> Value {
 }
 
 impl Server {
-    async fn token(&self, account: &str, role: Role) -> String {
+    pub(super) async fn token(&self, account: &str, role: Role) -> String {
         let accounts = &self.app.dispatcher.accounts;
         if accounts.account(account).is_err() {
             accounts.put(account.to_owned().try_into().unwrap(), None).await.unwrap();

@@ -134,7 +134,7 @@ pub(super) async fn load(State(app): State<Arc<App>>, Invoker(caller): Invoker) 
         parked: load.parked,
         draining: load.draining,
     });
-    let accounts = app.dispatcher.accounts().into_iter().filter(|(own, _)| all || *own.name == *caller.account.as_str());
+    let accounts = app.dispatcher.account_loads().into_iter().filter(|(own, _)| all || *own.name == *caller.account.as_str());
     let accounts = accounts.map(|(own, waits)| AccountLoad {
         account: own.name.to_string(),
         weight: own.weight,

@@ -166,7 +166,7 @@ impl Bench {
         let spool = tar.into_inner().unwrap();
         let tree = intake::read(&spool).unwrap();
         let checked = check::check(&spool, tree).unwrap();
-        self.code.keep(&checked, &spool).unwrap();
+        self.code.keep(&checked, &spool, false).unwrap();
         let code = self.code.path(&checked.version);
         TaskVersion {
             account: "default".into(),

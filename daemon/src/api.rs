@@ -1,14 +1,15 @@
 //! The control API: HTTP and JSON.
 //!
-//! - [`serve`]: connections on a Unix socket
-//! - `tasks`, `executions`, `waits`, `transfer`, `events`, `logs`, `policy`, `schedules`, `secrets`, `host`, `load`: one handler a route
-//! - `caller`: who calls, and what that may do; each handler names a role
+//! - [`serve`]: connections on a Unix socket, and with [`tls`] on TCP
+//! - `tasks`, `executions`, `waits`, `transfer`, `events`, `logs`, `policy`, `schedules`, `secrets`, `accounts`, `host`, `load`: one handler a route
+//! - [`caller`]: who calls, and what that may do; each handler names a role
 //! - [`error`], [`types`]: what is answered
 //!
 //! Every body has a cap and a deadline, and every answer that is not a success an [`error::ErrorBody`]. `/openapi.json` is made from the
 //! same attributes as the routes, so it can't name a route that is not there.
 
-mod caller;
+mod accounts;
+pub mod caller;
 pub mod error;
 mod events;
 mod executions;
@@ -20,6 +21,7 @@ mod schedules;
 mod secrets;
 pub mod serve;
 mod tasks;
+pub mod tls;
 mod transfer;
 pub mod types;
 mod waits;
@@ -58,6 +60,9 @@ const PUSHES: usize = 2;
 const INPUTS_KIB: usize = 128 << 10;
 /// How long a client may take to send a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Most bytes of a body that is a few settings.
+const MAX_INPUT: usize = 64 << 10;
 
 /// Most bytes that are read in vain, and for how long.
 const DISCARD: usize = 128 << 20;
@@ -134,6 +139,21 @@ async fn discard(mut pieces: BodyDataStream) {
     let _ = tokio::time::timeout(DISCARD_TIME, read).await;
 }
 
+/// A body that is one of our shapes in JSON, small.
+struct Input<T>(T);
+
+impl<T: serde::de::DeserializeOwned> axum::extract::FromRequest<Arc<App>> for Input<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: axum::extract::Request, _app: &Arc<App>) -> Result<Self, ApiError> {
+        let late = |_| ApiError::request(StatusCode::REQUEST_TIMEOUT, "the body took longer than 60 s");
+        let whole = tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(request.into_body(), MAX_INPUT)).await.map_err(late)?;
+        let bytes = whole.map_err(|error| ApiError::request(StatusCode::BAD_REQUEST, format!("the body: {error}")))?;
+        let read = serde_json::from_slice(if bytes.is_empty() { b"{}" } else { &bytes[..] });
+        read.map(Self).map_err(|error| ApiError::request(StatusCode::BAD_REQUEST, format!("the body is not what is wanted here: {error}")))
+    }
+}
+
 /// How long a client may take.
 enum Patience {
     /// For each piece of a body.
@@ -177,7 +197,10 @@ async fn spool(
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Torpor control API", description = "Tasks, executions and logs of one torpord, over its Unix socket."),
+    info(
+        title = "Torpor control API",
+        description = "Tasks, executions and logs of one torpord, over its Unix socket, or over TLS with a token."
+    ),
     components(schemas(error::ErrorBody))
 )]
 struct Doc;
@@ -205,6 +228,11 @@ fn documented() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(schedules::resume))
         .routes(routes!(secrets::list))
         .routes(routes!(secrets::set, secrets::remove))
+        .routes(routes!(accounts::list))
+        .routes(routes!(accounts::put, accounts::remove))
+        .routes(routes!(accounts::allow, accounts::deny))
+        .routes(routes!(accounts::create_token, accounts::tokens))
+        .routes(routes!(accounts::remove_token))
         .routes(routes!(host::host))
         .routes(routes!(load::load))
         .routes(routes!(host::metrics))
@@ -228,5 +256,6 @@ pub fn router(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(async || {
             ApiError::request(StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method; /openapi.json lists them")
         })
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&app), caller::identify))
         .with_state(app)
 }

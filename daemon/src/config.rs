@@ -1,8 +1,10 @@
 //! Settings: flags, and the environment where a flag is not given.
 
+use crate::accounts::Unmapped;
 use crate::manifest;
 use crate::secrets::key::KeyPlace;
 use clap::{Parser, ValueEnum};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use torpor_seccomp::uids::Range;
@@ -56,6 +58,18 @@ pub struct Config {
     /// Unix socket of the control API
     #[arg(long, env = "TORPOR_SOCKET", default_value = "/run/torpor/torpord.sock", value_name = "PATH")]
     pub socket: PathBuf,
+    /// Address and port where the control API is served to other hosts too, with TLS and to callers with a token, such as 0.0.0.0:7443 [default: nowhere]
+    #[arg(long, env = "TORPOR_LISTEN", value_name = "ADDR:PORT", requires_all = ["tls_cert", "tls_key"])]
+    pub listen: Option<SocketAddr>,
+    /// Certificate of --listen and those above it, PEM; read again when it changes
+    #[arg(long, env = "TORPOR_TLS_CERT", value_name = "PATH")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of --tls-cert, PEM
+    #[arg(long, env = "TORPOR_TLS_KEY", value_name = "PATH")]
+    pub tls_key: Option<PathBuf>,
+    /// What a user is that may open the socket and has no account: an owner of the account `default`, or refused
+    #[arg(long, env = "TORPOR_UNMAPPED", default_value = "default", value_name = "WHAT")]
+    pub unmapped: Unmapped,
     /// Guest kernel, an ELF vmlinux
     #[arg(long, env = "TORPOR_KERNEL", default_value = "/usr/lib/torpor/vmlinux", value_name = "PATH")]
     pub kernel: PathBuf,
@@ -138,6 +152,8 @@ impl Config {
             .chain(self.monitor.as_mut())
             .chain(self.policy.as_mut())
             .chain(self.secrets_key.as_mut())
+            .chain(self.tls_cert.as_mut())
+            .chain(self.tls_key.as_mut())
         {
             *path = std::path::absolute(&*path)?;
         }

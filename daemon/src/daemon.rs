@@ -5,7 +5,9 @@
 //!                                                                           (a second signal ends the draining)
 //! ```
 
-use crate::api::serve::{ListenError, adopt, listen, serve};
+use crate::accounts::Accounts;
+use crate::api::serve::{Door, ListenError, adopt, listen, serve};
+use crate::api::tls::{Tls, TlsError};
 use crate::api::{App, router};
 use crate::aux::Outside;
 use crate::catalog::Catalog;
@@ -33,7 +35,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use torpor_protocol::limits::MIN_MEMORY_MIB;
 use torpor_scheduler::Budget;
@@ -50,6 +52,9 @@ pub enum DaemonError {
     /// The socket.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// Certificate or key of the TCP listener.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The database.
     #[error("{path}: {source}")]
     Store {
@@ -119,6 +124,14 @@ fn socket(config: &Config) -> Result<(UnixListener, Option<SocketFile>), DaemonE
     }
 }
 
+/// Where other hosts come in, where they may.
+async fn tcp(config: &Config) -> Result<Option<Door>, DaemonError> {
+    let (Some(address), Some(cert), Some(key)) = (config.listen, &config.tls_cert, &config.tls_key) else { return Ok(None) };
+    let tls = Arc::new(Tls::open(cert, key)?);
+    let listener = TcpListener::bind(address).await.map_err(io_error(format!("listen on {address}")))?;
+    Ok(Some(Door::Tls(listener, tls)))
+}
+
 /// Tells the service manager that the daemon lives, as often as it wants to hear it.
 async fn watchdog() {
     let Some(period) = sd_notify::watchdog_enabled() else { return };
@@ -179,6 +192,8 @@ async fn open(config: &Config, budget_bytes: u64) -> Result<Opened, DaemonError>
     let counted = Arc::clone(&metrics);
     let store = Store::open(&path, move |changes, took| counted.committed(changes, took)).await.map_err(store_error)?;
     let secrets = Secrets::open(&store, config.key_place()).await?;
+    let own = nix::unistd::geteuid().as_raw();
+    let accounts = Accounts::open(&store, config.unmapped, own).await.map_err(store_error)?;
     let opening = || io_error(format!("use the state folder {}", folder.display()));
     let images = Images::open(folder).map_err(opening())?;
     let logs = Logs::open(folder).map_err(opening())?;
@@ -222,6 +237,7 @@ async fn open(config: &Config, budget_bytes: u64) -> Result<Opened, DaemonError>
     let outside = Outside::new(Arc::clone(&caps), Arc::new(secrets.clone()), Arc::clone(&metrics));
     let parts = Parts {
         store: store.clone(),
+        accounts,
         secrets,
         images,
         logs,
@@ -277,9 +293,14 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let mut int = signal(SignalKind::interrupt()).map_err(io_error(signals))?;
     // Listening from here on: clients that come early wait.
     let (listener, _socket_file) = socket(&config)?;
+    let tcp = tcp(&config).await?;
     let Opened { app, runner, store } = open(&config, budget).await?;
 
-    let serving = tokio::spawn(serve(listener, router(Arc::clone(&app)), app.stopping.clone()));
+    let router = router(Arc::clone(&app));
+    let mut serving = tokio::task::JoinSet::new();
+    for door in [Some(Door::Unix(listener)), tcp].into_iter().flatten() {
+        serving.spawn(serve(door, router.clone(), app.stopping.clone()));
+    }
     let watching = tokio::spawn(watchdog());
     let mut chores = tokio::task::JoinSet::new();
     chores.spawn(remove_old(&app));
@@ -292,7 +313,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         let (keys, store) = (Arc::clone(&app.keys), store.clone());
         async move { keys.run(store).await }
     });
-    tracing::info!(socket = %config.socket.display(), state = %folder.display(), "ready");
+    tracing::info!(socket = %config.socket.display(), listen = ?config.listen, state = %folder.display(), "ready");
     notify(&[NotifyState::Ready]);
 
     either(&mut term, &mut int).await;
@@ -303,7 +324,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         () = either(&mut term, &mut int) => app.dispatcher.drain(Duration::ZERO).await,
     }
     app.stopping.cancel();
-    let _ = serving.await;
+    serving.join_all().await;
     watching.abort();
     chores.abort_all();
     app.dispatcher.write_durations().await;

@@ -33,10 +33,10 @@ pub enum ParkError {
         source: io::Error,
     },
     /// Too much is parked already.
-    #[error("parked machines take {used} bytes and may take {quota}; raise torpord's --parked-quota, or end what is parked")]
+    #[error(
+        "parked machines of this host may take {quota} bytes together, and there is no room for this one; raise torpord's --parked-quota, or end what is parked"
+    )]
     Quota {
-        /// Bytes that are taken, this one's included.
-        used: u64,
         /// Bytes that may be.
         quota: u64,
     },
@@ -141,7 +141,7 @@ impl ParkedFiles {
         let quota = self.0.quota;
         let taken =
             self.0.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| used.checked_add(bytes).filter(|used| *used <= quota));
-        taken.map(drop).map_err(|used| ParkError::Quota { used: used.saturating_add(bytes), quota })
+        taken.map(drop).map_err(|_| ParkError::Quota { quota })
     }
 
     /// Gives it back.
@@ -260,7 +260,7 @@ mod tests {
         let files = ParkedFiles::open(folder.path(), 100, &[]).unwrap();
         files.reserve(60).unwrap();
         let refused = files.reserve(41).unwrap_err().to_string();
-        assert!(refused.contains("101") && refused.contains("--parked-quota"), "{refused}");
+        assert!(refused.contains("may take 100 bytes") && refused.contains("--parked-quota"), "{refused}");
         files.unreserve(60);
         files.reserve(100).unwrap();
         let id = ExecutionId::first_of(Timestamp::now());

@@ -10,7 +10,7 @@ use crate::schedule::dispatch::SubmitError;
 use crate::secrets::SecretError;
 use crate::state::store::StoreError;
 use axum::Json;
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use std::sync::Arc;
@@ -43,6 +43,16 @@ pub enum ErrorCode {
     UnknownSchedule,
     /// 409: there is a schedule of that name.
     ScheduleKnown,
+    /// 404: for administrators.
+    UnknownAccount,
+    /// 404: for administrators.
+    UnknownToken,
+    /// 409: something belongs to the account.
+    AccountBusy,
+    /// 401: no token, or none that is good.
+    Unauthenticated,
+    /// 403: the caller's role in its account does not allow it.
+    Forbidden,
     /// 404: no secret of that name is set.
     UnknownSecret,
     /// 400, 413: the value of a secret is empty, too long or no text.
@@ -100,15 +110,19 @@ impl ErrorCode {
             | Self::UnknownExecution
             | Self::UnknownEvent
             | Self::UnknownSchedule
-            | Self::UnknownSecret => StatusCode::NOT_FOUND,
+            | Self::UnknownSecret
+            | Self::UnknownAccount
+            | Self::UnknownToken => StatusCode::NOT_FOUND,
+            Self::Unauthenticated => StatusCode::UNAUTHORIZED,
             Self::NotCancellable
             | Self::TaskBusy
             | Self::EventUsed
             | Self::NotParked
             | Self::NotMovable
             | Self::ExecutionKnown
-            | Self::ScheduleKnown => StatusCode::CONFLICT,
-            Self::NotAllowed => StatusCode::FORBIDDEN,
+            | Self::ScheduleKnown
+            | Self::AccountBusy => StatusCode::CONFLICT,
+            Self::NotAllowed | Self::Forbidden => StatusCode::FORBIDDEN,
             Self::OverCapacity | Self::Late | Self::WrongHost | Self::NoTemplate | Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
             Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
@@ -200,7 +214,11 @@ impl std::error::Error for ApiError {}
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, Json(ErrorBody { error: self.detail })).into_response()
+        let mut response = (self.status, Json(ErrorBody { error: self.detail })).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
     }
 }
 

@@ -4,9 +4,11 @@ use super::caller::{Caller, Invoker};
 use super::error::{ApiError, ErrorBody, ErrorCode};
 use super::types::{ExecutionList, ListParams, Params, SubmitParams, WaitParams};
 use super::{App, BODY_TIMEOUT};
+use crate::accounts::Role;
 use crate::idempotency::{self, Key, NewKey};
 use crate::manifest::flow::{self, By};
 use crate::manifest::format_bytes;
+use crate::schedule::dispatch::SubmitError;
 use crate::schedule::extras::Extras;
 use crate::schedule::live::Live;
 use crate::state::id::ExecutionId;
@@ -77,12 +79,23 @@ fn check(app: &App, caller: &Caller, name: &str) -> Result<(), ApiError> {
     Ok(flow::allowed(By::Client, version.end())?)
 }
 
+/// Names of secrets are for those who may set them.
+fn refused(caller: &Caller, error: SubmitError) -> ApiError {
+    match error {
+        SubmitError::UnknownSecret { task, .. } if caller.role < Role::Owner => {
+            let message = format!("task {:?} declares a secret that is not set; an owner of the account sets it", task.as_str());
+            ApiError::new(ErrorCode::UnknownSecret, message)
+        }
+        error => error.into(),
+    }
+}
+
 /// Takes an execution; it is durable when this returns.
 async fn accept(app: &App, caller: &Caller, name: &str, input: Arc<[u8]>, extras: Extras) -> Result<Arc<Live>, ApiError> {
     app.store.check_room()?;
     let live = app.catalog.with_version(&caller.account, name, |version| {
         flow::allowed(By::Client, version.end())?;
-        Ok::<_, ApiError>(app.dispatcher.submit_with(version, input, extras)?)
+        app.dispatcher.submit_with(version, input, extras).map_err(|error| refused(caller, error))
     })??;
     live.stored().await?;
     Ok(live)
@@ -131,6 +144,15 @@ async fn seen(app: &App, caller: &Caller, id: &ExecutionId, time: Option<Duratio
         });
     }
     stored(app, caller, id).await.map(Arc::new)
+}
+
+/// What a caller sees of an execution: who may not see a task's code does not see lines of it either.
+pub(super) fn shown(caller: &Caller, mut execution: Arc<Execution>) -> Json<Arc<Execution>> {
+    let lines = |execution: &Execution| execution.error.as_ref().is_some_and(|error| error.traceback.is_some());
+    if caller.role < Role::Owner && lines(&execution) {
+        Arc::make_mut(&mut execution).error.iter_mut().for_each(|error| error.traceback = None);
+    }
+    Json(execution)
 }
 
 /// As the database has it.
@@ -193,13 +215,13 @@ pub(super) async fn submit(
     drop(room);
     let (status, live) = match once {
         Once::New(live) => (StatusCode::CREATED, live),
-        Once::Known(id) => return Ok((StatusCode::OK, Json(seen(&app, &caller, &id, time).await?))),
+        Once::Known(id) => return Ok((StatusCode::OK, shown(&caller, seen(&app, &caller, &id, time).await?))),
     };
     let execution = match time {
         Some(time) => wait(&app, &live, time).await,
         None => live.view(),
     };
-    Ok((status, Json(execution)))
+    Ok((status, shown(&caller, execution)))
 }
 
 /// Executions, newest first, without their results.
@@ -236,6 +258,7 @@ pub(super) async fn list(
         if execution.result.is_some() {
             Arc::make_mut(execution).result = None;
         }
+        *execution = shown(&caller, Arc::clone(execution)).0;
     }
     Ok(Json(ExecutionList { executions }))
 }
@@ -266,7 +289,7 @@ pub(super) async fn inspect(
     Params(params): Params<WaitParams>,
 ) -> Result<Json<Arc<Execution>>, ApiError> {
     let (time, id) = (params.duration()?, parse_id(&id)?);
-    Ok(Json(seen(&app, &caller, &id, time).await?))
+    Ok(shown(&caller, seen(&app, &caller, &id, time).await?))
 }
 
 fn not_cancellable(execution: &Execution) -> ApiError {
@@ -300,6 +323,6 @@ pub(super) async fn cancel(
     };
     match execution.state {
         S::Succeeded | S::Failed | S::TimedOut => Err(not_cancellable(&execution)),
-        _ => Ok(Json(execution)),
+        _ => Ok(shown(&caller, execution)),
     }
 }

@@ -1,7 +1,10 @@
-//! Connections: HTTP/1.1 on a Unix socket, with a cap on their number and on how long a request's head may take.
+//! Connections: HTTP/1.1 on a Unix socket and, where it is wished, on TCP with TLS; with a cap on their number and on how long a request's head may take.
+//! Each request is told where it comes from: [`Peer`].
 //!
 //! The socket appears under its name only when it listens and has its permissions; a stale one is replaced by that, a living one is not.
 
+use super::caller::Peer;
+use super::tls::Tls;
 use crate::lock::stays;
 use axum::Router;
 use axum::extract::Request;
@@ -17,7 +20,8 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::UnixListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -26,6 +30,8 @@ use tower::ServiceExt;
 const CONNECTIONS: usize = 1024;
 /// How long a request's head may take, and a connection may be idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the first steps of TLS may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long connections get to finish their answers at the end.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -85,8 +91,80 @@ pub fn adopt(listener: net::UnixListener) -> io::Result<UnixListener> {
     UnixListener::from_std(listener)
 }
 
+/// Where connections come in.
+#[derive(Debug)]
+pub enum Door {
+    /// From processes of this host.
+    Unix(UnixListener),
+    /// From anywhere.
+    Tls(TcpListener, Arc<Tls>),
+}
+
+impl From<UnixListener> for Door {
+    fn from(listener: UnixListener) -> Self {
+        Self::Unix(listener)
+    }
+}
+
+/// A connection that nothing was said on.
+enum Guest {
+    Unix(UnixStream),
+    Tls(TcpStream, Arc<Tls>),
+}
+
+impl Door {
+    async fn accept(&self) -> io::Result<Guest> {
+        match self {
+            Self::Unix(listener) => listener.accept().await.map(|(stream, _)| Guest::Unix(stream)),
+            Self::Tls(listener, tls) => listener.accept().await.map(|(stream, _)| Guest::Tls(stream, Arc::clone(tls))),
+        }
+    }
+}
+
+impl Guest {
+    async fn answer(self, router: Router, stop: CancellationToken) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        match self {
+            Self::Unix(stream) => {
+                let peer = Peer::Local(stream.peer_cred()?.uid());
+                Ok(talk(stream, peer, router, stop).await?)
+            }
+            Self::Tls(stream, tls) => {
+                stream.set_nodelay(true)?;
+                let stream = tokio::select! {
+                    stream = tokio::time::timeout(HANDSHAKE, tls.acceptor().accept(stream)) => stream??,
+                    () = stop.cancelled() => return Ok(()),
+                };
+                Ok(talk(stream, Peer::Remote, router, stop).await?)
+            }
+        }
+    }
+}
+
+async fn talk(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    peer: Peer,
+    router: Router,
+    stop: CancellationToken,
+) -> Result<(), hyper::Error> {
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        router.clone().oneshot(request)
+    });
+    let mut http = http1::Builder::new();
+    let http = http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).half_close(false);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    }
+}
+
 /// Answers until told to stop, then lets answers on their way finish for a moment.
-pub async fn serve(listener: UnixListener, router: Router, stop: CancellationToken) {
+pub async fn serve(door: impl Into<Door>, router: Router, stop: CancellationToken) {
+    let door = door.into();
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let place = tokio::select! {
@@ -95,11 +173,11 @@ pub async fn serve(listener: UnixListener, router: Router, stop: CancellationTok
         };
         let Ok(place) = place else { break };
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = door.accept() => accepted,
             () = stop.cancelled() => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let guest = match accepted {
+            Ok(guest) => guest,
             Err(error) => {
                 // Out of descriptors, most likely: they come back when connections end.
                 tracing::warn!(%error, "can't accept a connection");
@@ -109,18 +187,7 @@ pub async fn serve(listener: UnixListener, router: Router, stop: CancellationTok
         };
         let (router, stop) = (router.clone(), stop.clone());
         tokio::spawn(async move {
-            let service = hyper::service::service_fn(move |request: Request<Incoming>| router.clone().oneshot(request));
-            let mut http = http1::Builder::new();
-            let http = http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).half_close(false);
-            let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = stop.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = ended {
+            if let Err(error) = guest.answer(router, stop).await {
                 tracing::debug!(%error, "a connection ended");
             }
             drop(place);

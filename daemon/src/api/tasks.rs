@@ -7,6 +7,7 @@ use super::caller::{Caller, Invoker, Owner};
 use super::error::{ApiError, ErrorBody, ErrorCode};
 use super::types::{TaskBody, TaskList, VersionBody};
 use super::{App, BODY_TIMEOUT, Patience};
+use crate::accounts::Role;
 use crate::catalog::Task;
 use crate::code::check::{Checked, check};
 use crate::code::{CodeError, MAX_TAR, intake};
@@ -28,16 +29,18 @@ fn version_body(app: &App, version: &Version) -> VersionBody {
     let declared: BTreeSet<_> = portions.flat_map(|portion| portion.rights.all_secrets()).collect();
     let missing = declared.into_iter().filter(|name| app.dispatcher.secrets.missing(&version.account, [*name]).is_some());
     let missing = missing.map(ToString::to_string).collect();
-    VersionBody::new(version, |portion| app.runner().template_state(&task_version(portion, &app.images)), missing)
+    VersionBody::open(version, |portion| app.runner().template_state(&task_version(portion, &app.images)), missing)
 }
 
-fn task_body(app: &App, name: &TaskName, task: &Task) -> TaskBody {
+fn task_body(app: &App, caller: &Caller, name: &TaskName, task: &Task) -> TaskBody {
+    let owns = caller.role >= Role::Owner;
+    let version = |version: &Arc<Version>| if owns { version_body(app, version) } else { VersionBody::closed(version) };
     TaskBody {
         name: name.to_string(),
         latest: Arc::clone(&task.latest.version),
-        runtime: task.latest.entry.runtime().name(),
+        runtime: owns.then(|| task.latest.entry.runtime().name()),
         created_at: task.created_at,
-        versions: task.versions.iter().rev().map(|version| version_body(app, version)).collect(),
+        versions: task.versions.iter().rev().map(version).collect(),
     }
 }
 
@@ -101,8 +104,9 @@ fn remove_images(app: &App, version: &Arc<Version>) {
 }
 
 async fn keep(app: &Arc<App>, caller: &Caller, spool: File, code: Checked) -> Result<(StatusCode, Json<VersionBody>), ApiError> {
-    let known = app.catalog.exact(&caller.account, &code.manifest.name, &code.version);
-    let version = known.clone().unwrap_or_else(|| Arc::new(code.version(&caller.account, &app.dispatcher.caps)));
+    let before = app.catalog.exact(&caller.account, &code.manifest.name, &code.version);
+    let known = before.is_some();
+    let version = before.unwrap_or_else(|| Arc::new(code.version(&caller.account, &app.dispatcher.caps)));
     // A version that can't run here now is not kept for a day on which it might: who pushes should hear it, not who runs it.
     for portion in version.all() {
         app.dispatcher.check_capacity(portion)?;
@@ -115,7 +119,7 @@ async fn keep(app: &Arc<App>, caller: &Caller, spool: File, code: Checked) -> Re
     let keep = tokio::spawn(async move {
         let _one = app.tasks.lock().await;
         let images = app.images.clone();
-        blocking(move || images.keep(&code, &spool)).await?;
+        blocking(move || images.keep(&code, &spool, known)).await?;
         if let Err(error) = app.store.commit(Change::PutVersion(Arc::clone(&stored))).await {
             remove_images(&app, &stored);
             return Err(ApiError::from(error));
@@ -125,17 +129,17 @@ async fn keep(app: &Arc<App>, caller: &Caller, spool: File, code: Checked) -> Re
         Ok(version_body(&app, &stored))
     });
     let body = keep.await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))??;
-    tracing::info!(account = %version.account, task = %version.task, version = &*version.version, new = known.is_none(), "pushed");
-    Ok((if known.is_some() { StatusCode::OK } else { StatusCode::CREATED }, Json(body)))
+    tracing::info!(account = %version.account, task = %version.task, version = &*version.version, new = !known, "pushed");
+    Ok((if known { StatusCode::OK } else { StatusCode::CREATED }, Json(body)))
 }
 
-/// All tasks.
+/// All tasks of the account; for invokers their names and versions only.
 #[utoipa::path(get, path = "/v1/tasks", tag = "tasks", responses((status = 200, body = TaskList)))]
 pub(super) async fn list(State(app): State<Arc<App>>, Invoker(caller): Invoker) -> Json<TaskList> {
-    Json(TaskList { tasks: app.catalog.of(&caller.account).iter().map(|(name, task)| task_body(&app, name, task)).collect() })
+    Json(TaskList { tasks: app.catalog.of(&caller.account).iter().map(|(name, task)| task_body(&app, &caller, name, task)).collect() })
 }
 
-/// One task and its versions.
+/// One task and its versions; for invokers their names only.
 #[utoipa::path(
     get, path = "/v1/tasks/{name}", tag = "tasks", params(("name" = String, Path)),
     responses((status = 200, body = TaskBody), (status = 404, description = "unknown_task", body = ErrorBody))
@@ -146,7 +150,7 @@ pub(super) async fn inspect(
     Path(name): Path<String>,
 ) -> Result<Json<TaskBody>, ApiError> {
     let task = app.catalog.task(&caller.account, &name)?;
-    Ok(Json(task_body(&app, &task.latest.task, &task)))
+    Ok(Json(task_body(&app, &caller, &task.latest.task, &task)))
 }
 
 /// Remove a task with all its versions. Its executions stay known.

@@ -1,6 +1,7 @@
 //! The API on a real store and a scripted runner: what is answered, and what is refused and how.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod accounts;
 mod bad;
 mod good;
 mod idempotency;
@@ -10,6 +11,7 @@ mod secrets;
 mod socket;
 mod transfer;
 
+use super::caller::Peer;
 use super::{App, router};
 use crate::config::Config;
 use crate::schedule::scripted::{Daemon, Scripted};
@@ -56,8 +58,12 @@ impl Server {
     }
 
     async fn ask_with(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> (StatusCode, Value) {
-        let request =
-            headers.iter().fold(Request::builder().method(method).uri(path), |request, (name, value)| request.header(*name, *value));
+        self.ask_from(Peer::Local(0), method, path, headers, body).await
+    }
+
+    async fn ask_from(&self, peer: Peer, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> (StatusCode, Value) {
+        let request = Request::builder().method(method).uri(path).extension(peer);
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let request = request.body(body.into()).unwrap();
         let response = self.router.clone().oneshot(request).await.unwrap();
         let status = response.status();

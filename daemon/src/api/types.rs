@@ -1,7 +1,7 @@
 //! Shapes of answers that are not records of the store, and of parameters.
 
 use super::error::ApiError;
-use crate::engine::{TemplateInfo, TemplateState};
+use crate::engine::TemplateState;
 use crate::logs::LogEntry;
 use crate::manifest::{self, Policy};
 use crate::state::machine::State;
@@ -129,6 +129,15 @@ pub struct LogParams {
     pub from: u64,
 }
 
+/// What of an account to remove.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct HistoryParams {
+    /// Its executions that ended too: an account is removed only when it has none.
+    #[serde(default)]
+    pub history: bool,
+}
+
 /// From where on.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -228,6 +237,16 @@ pub struct VersionBody {
     /// Content hash, 64 hex digits.
     #[schema(value_type = String)]
     pub version: Arc<str>,
+    /// When it was pushed first.
+    pub created_at: Timestamp,
+    /// What it is made of; for owners.
+    #[serde(flatten)]
+    pub inside: Option<VersionInside>,
+}
+
+/// What a version is made of.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct VersionInside {
     /// Its language host.
     #[schema(example = "python")]
     pub runtime: &'static str,
@@ -237,8 +256,6 @@ pub struct VersionBody {
     pub policy: PolicyBody,
     /// Bytes of all its files.
     pub code_bytes: u64,
-    /// When it was pushed first.
-    pub created_at: Timestamp,
     /// Whether its template is there.
     pub template: TemplateState,
     /// Secrets that it declares and that are not set: it can't be run until they are.
@@ -250,8 +267,13 @@ pub struct VersionBody {
 }
 
 impl VersionBody {
+    /// What those see who may run it.
+    pub(super) fn closed(version: &Version) -> Self {
+        Self { task: version.task.to_string(), version: Arc::clone(&version.version), created_at: version.created_at, inside: None }
+    }
+
     /// `template`: whether the template of a portion is there.
-    pub(super) fn new(version: &Version, template: impl Fn(&Version) -> TemplateState, missing_secrets: Vec<String>) -> Self {
+    pub(super) fn open(version: &Version, template: impl Fn(&Version) -> TemplateState, missing_secrets: Vec<String>) -> Self {
         let portion = |portion: &Arc<Version>| PortionBody {
             name: portion.portion.to_string(),
             trust: portion.rights.trust.name(),
@@ -261,18 +283,16 @@ impl VersionBody {
             code_bytes: portion.code_bytes,
             template: template(portion),
         };
-        Self {
-            task: version.task.to_string(),
-            version: Arc::clone(&version.version),
+        let inside = VersionInside {
             runtime: version.entry.runtime().name(),
             entry: version.entry.to_string(),
             policy: version.policy.into(),
             code_bytes: version.code_bytes,
-            created_at: version.created_at,
             template: template(version),
             missing_secrets,
             portions: version.portions.iter().map(portion).collect(),
-        }
+        };
+        Self { inside: Some(inside), ..Self::closed(version) }
     }
 }
 
@@ -284,8 +304,10 @@ pub struct TaskBody {
     /// The version that was pushed last.
     #[schema(value_type = String)]
     pub latest: Arc<str>,
-    /// Language host of that version.
-    pub runtime: &'static str,
+    /// Language host of that version; for owners.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub runtime: Option<&'static str>,
     /// When it was pushed first.
     pub created_at: Timestamp,
     /// Its versions, newest first.
@@ -334,89 +356,4 @@ pub struct LogBody {
     pub truncated: bool,
     /// Cursor of the last entry, for `from`.
     pub next: u64,
-}
-
-/// How the daemon is.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct HealthBody {
-    /// `ok`, or `draining` while it takes no new work.
-    #[schema(example = "ok")]
-    pub status: &'static str,
-}
-
-/// KVM on this host.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct KvmBody {
-    /// The device.
-    pub device: &'static str,
-    /// The daemon may open it.
-    pub usable: bool,
-}
-
-/// Sizes that are not a matter of policy.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct LimitsBody {
-    /// Largest input, in bytes.
-    pub input_bytes: usize,
-    /// Largest result, in bytes.
-    pub result_bytes: usize,
-    /// Largest code of a task, in bytes.
-    pub code_bytes: u64,
-    /// Most files, folders and links of a task.
-    pub code_entries: usize,
-    /// Smallest memory of a VM, in MiB.
-    pub memory_min_mib: u32,
-    /// Largest memory of a VM, in MiB.
-    pub memory_max_mib: u32,
-    /// Most VMs at once.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub vms: Option<usize>,
-}
-
-/// A layer of the sandbox of VMs.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct LayerBody {
-    /// Its name.
-    pub layer: &'static str,
-    /// `on`: it holds for every VM. `missing`: the host lacks what it takes.
-    pub status: &'static str,
-    /// How it holds; or what is missing, and what to do.
-    pub detail: String,
-}
-
-/// What this host has and does.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct HostBody {
-    /// Version of torpord.
-    pub version: &'static str,
-    /// KVM.
-    pub kvm: KvmBody,
-    /// Path of the guest kernel.
-    pub kernel: String,
-    /// Folder of root disks.
-    pub images: String,
-    /// Memory that VMs may take together.
-    pub memory_budget_bytes: u64,
-    /// Memory that VMs are charged.
-    pub memory_used_bytes: u64,
-    /// Executions that hold a VM.
-    pub running: usize,
-    /// Executions that wait.
-    pub queued: usize,
-    /// Executions that are parked.
-    pub parked: usize,
-    /// Disk that parked executions take.
-    pub parked_bytes: u64,
-    /// Disk that they may take.
-    pub parked_quota_bytes: u64,
-    /// Templates that this daemon has used.
-    pub templates: Vec<TemplateInfo>,
-    /// Layers of the sandbox of VMs, as this host has them.
-    pub sandbox: Vec<LayerBody>,
-    /// The state folder.
-    pub state_dir: String,
-    /// Free bytes of its disk.
-    pub disk_free_bytes: u64,
-    /// Sizes.
-    pub limits: LimitsBody,
 }

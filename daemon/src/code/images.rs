@@ -50,20 +50,22 @@ impl Images {
         self.code.join(format!("{version}.erofs"))
     }
 
-    /// Keeps the images of checked code; durable when it returns. One that is already there is left as it is.
-    pub fn keep(&self, code: &Checked, spool: &File) -> Result<(), CodeError> {
-        code.images().try_for_each(|(name, tree)| self.keep_one(name, tree, spool))
+    /// Keeps the images of checked code; durable when it returns. One that is already there is left as it is, and all the same written where it was not
+    /// `known` to who brings it: how long this takes must not tell that others have the same.
+    pub fn keep(&self, code: &Checked, spool: &File, known: bool) -> Result<(), CodeError> {
+        code.images().try_for_each(|(name, tree)| self.keep_one(name, tree, spool, known))
     }
 
-    fn keep_one(&self, name: &str, tree: &Tree, spool: &File) -> Result<(), CodeError> {
+    fn keep_one(&self, name: &str, tree: &Tree, spool: &File, known: bool) -> Result<(), CodeError> {
         let path = self.path(name);
-        if path.try_exists().map_err(CodeError::io(WRITE))? {
+        let there = path.try_exists().map_err(CodeError::io(WRITE))?;
+        if there && known {
             return Ok(());
         }
         let tmp = self.tmp.join(format!("{name}-{}", unique().map_err(CodeError::io(WRITE))?));
-        let written = Self::fill(&tmp, tree, spool)
-            .and_then(|()| fs::rename(&tmp, &path).and_then(|()| sync_folder(&self.code)).map_err(CodeError::io(WRITE)));
-        if written.is_err() {
+        let name = || if there { Ok(()) } else { fs::rename(&tmp, &path).and_then(|()| sync_folder(&self.code)) };
+        let written = Self::fill(&tmp, tree, spool).and_then(|()| name().map_err(CodeError::io(WRITE)));
+        if there || written.is_err() {
             let _ = fs::remove_file(&tmp);
         }
         written

@@ -301,11 +301,11 @@ fn images_are_kept_whole_or_not_at_all() {
     let state = tempfile::tempdir().unwrap();
     let images = Images::open(state.path()).unwrap();
     let (code, spool) = Tar::task().take().unwrap();
-    images.keep(&code, &spool).unwrap();
+    images.keep(&code, &spool, false).unwrap();
     let path = images.path(&code.version);
     let first = std::fs::metadata(&path).unwrap();
     assert!(first.permissions().readonly());
-    images.keep(&code, &spool).unwrap();
+    images.keep(&code, &spool, true).unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().modified().unwrap(), first.modified().unwrap());
 
     std::fs::write(state.path().join("tmp/half-done"), b"x").unwrap();

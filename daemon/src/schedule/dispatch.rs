@@ -17,6 +17,7 @@ use super::job::{Clock, Job, background};
 use super::live::{Cause, Live, task_version};
 use super::run;
 use super::runner::Runner;
+use crate::accounts::{Account, Accounts};
 use crate::aux::Outside;
 use crate::catalog::Catalog;
 use crate::code::images::Images;
@@ -70,6 +71,27 @@ pub struct Load {
     pub draining: bool,
 }
 
+/// What the scheduler does for one account, in figures.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OwnLoad {
+    /// Executions that wait.
+    pub queued: usize,
+    /// Executions that hold a VM.
+    pub running: usize,
+    /// Executions that are parked.
+    pub parked: usize,
+    /// Disk that those take.
+    pub parked_bytes: u64,
+}
+
+impl OwnLoad {
+    /// Executions that have not ended.
+    #[must_use]
+    pub const fn all(&self) -> usize {
+        self.queued + self.running + self.parked
+    }
+}
+
 struct Shared {
     core: Scheduler<Job>,
     clock: Clock,
@@ -93,6 +115,8 @@ impl Shared {
 pub struct Parts {
     /// The database.
     pub store: Store,
+    /// Accounts, and who has one.
+    pub accounts: Accounts,
     /// Secrets.
     pub secrets: Secrets,
     /// Code.
@@ -168,6 +192,7 @@ impl Dispatcher {
             delayed: Arc::default(),
             parts,
         });
+        this.accounts.known().accounts.values().for_each(|account| this.weigh(account));
         tick::begin(&this);
         this
     }
@@ -337,6 +362,27 @@ impl Dispatcher {
         let (queued, running) = (core.waiting().executions + self.delayed.load(Ordering::Relaxed), core.holding().executions);
         let parked = shared.live.values().filter(|live| live.view().state == State::Parked).count();
         Load { queued, running, parked, used: core.used(), used_cpu: core.used_cpu(), budget: core.budget(), draining: core.draining() }
+    }
+
+    /// An account has this share from now on.
+    pub fn weigh(self: &Arc<Self>, account: &Account) {
+        self.step(Event::Weight(account.name.as_str().into(), account.weight));
+    }
+
+    /// Figures of one account.
+    #[must_use]
+    pub fn load_of(&self, account: &AccountName) -> OwnLoad {
+        let mut load = OwnLoad::default();
+        for live in self.lock().live.values().filter(|live| live.account == *account) {
+            let view = live.view();
+            match view.state {
+                State::Queued => load.queued += 1,
+                State::Parked => load.parked += 1,
+                _ => load.running += 1,
+            }
+            load.parked_bytes += view.parked.as_ref().map_or(0, |parked| parked.stored_bytes);
+        }
+        load
     }
 
     /// Cancels an execution that has not ended; `None` if there is none. Answers when it has ended, or with how far it is after

@@ -243,6 +243,14 @@ impl Estimates {
         dirty.into_iter().filter_map(|(of, kind)| sketch(&of, kind).map(|sketch| Seen { of, kind, sketch })).collect()
     }
 
+    /// An account is gone with all its tasks.
+    pub fn forget_account(&self, account: &str) {
+        let mut known = self.lock();
+        known.sketches.retain(|of, _| *of.account != *account);
+        known.latest.retain(|(owner, ..), _| **owner != *account);
+        known.dirty.retain(|(of, _)| *of.account != *account);
+    }
+
     /// A task is gone with all its versions.
     pub fn forget(&self, account: &str, task: &str) {
         let mut known = self.lock();

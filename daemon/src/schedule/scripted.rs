@@ -4,6 +4,7 @@
 use super::dispatch::{Dispatcher, Parts};
 use super::recover::{Recovered, recover};
 use super::runner::Runner;
+use crate::accounts::{Accounts, Unmapped};
 use crate::aux::Outside;
 use crate::catalog::Catalog;
 use crate::code::images::Images;
@@ -87,6 +88,12 @@ pub(crate) struct Scripted {
     pub(crate) kept: Arc<AtomicUsize>,
 }
 
+/// As of a program with lines of code.
+fn failure(kind: ErrorKind) -> ExecutionError {
+    let traceback = (kind == ErrorKind::Exception).then(|| "File \"main.py\", line 1: raise".to_owned());
+    ExecutionError { traceback, ..ExecutionError::new(kind, "scripted") }
+}
+
 /// A kept VM.
 struct Counted(Arc<AtomicUsize>);
 
@@ -165,7 +172,7 @@ impl Scripted {
         }
         match script.fail {
             _ if script.time_out => Outcome::TimedOut,
-            Some(kind) if script.works_at.is_none_or(|works| attempt < works) => Outcome::Failed(ExecutionError::new(kind, "scripted")),
+            Some(kind) if script.works_at.is_none_or(|works| attempt < works) => Outcome::Failed(failure(kind)),
             _ => result,
         }
     }
@@ -257,7 +264,7 @@ impl Scripted {
             }
         }
         if let Some(kind) = script.fail.filter(|_| script.works_at.is_none_or(|works| machine.attempt < works)) {
-            return Outcome::Failed(ExecutionError::new(kind, "scripted"));
+            return Outcome::Failed(failure(kind));
         }
         let result = serde_json::value::to_raw_value(&machine.answers).unwrap();
         Outcome::Succeeded { result }
@@ -342,6 +349,7 @@ impl Daemon {
         let secrets = Secrets::open(&store, KeyPlace::find(None, None, folder)).await.unwrap();
         let parts = Parts {
             store: store.clone(),
+            accounts: Accounts::open(&store, Unmapped::default(), nix::unistd::geteuid().as_raw()).await.unwrap(),
             secrets: secrets.clone(),
             images,
             logs: logs.clone(),

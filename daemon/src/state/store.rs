@@ -3,6 +3,7 @@
 //! SQLite in WAL mode with `synchronous=FULL`: readers never wait for the writer, and a commit is on disk. The SQL is what SQLite and
 //! PostgreSQL both take.
 
+mod accounts;
 mod durations;
 mod keys;
 mod moving;

@@ -4,6 +4,7 @@
 //! Invariant: a change is answered only after the transaction that holds it is durable, or after it is certain that it is not in the
 //! database. When a group fails, each of its changes is tried alone, so that one bad change does no harm to others.
 
+mod accounts;
 mod durable;
 
 use super::batch::{Batch, Value};
@@ -12,6 +13,8 @@ use super::machine::State;
 use super::record::{Execution, Version};
 use super::store::StoreError;
 use super::time::Timestamp;
+use crate::accounts::token::{Token, TokenId};
+use crate::accounts::{Account, Uid};
 use crate::cron::Schedule;
 use crate::idempotency::NewKey;
 use crate::manifest::{AccountName, SecretName, TaskName};
@@ -96,6 +99,18 @@ pub enum Change {
     PutSecret(Arc<StoredSecret>),
     /// A secret of an account.
     RemoveSecret(AccountName, SecretName),
+    /// An account; one that is there gets this weight.
+    PutAccount(Account),
+    /// An account, with its tokens and user ids. One that anything else belongs to is a [`StoreError::Constraint`].
+    RemoveAccount(AccountName),
+    /// A user id's account, in place of what it had.
+    PutUid(Uid),
+    /// A user id's account.
+    RemoveUid(u32),
+    /// A new token.
+    PutToken(Arc<Token>),
+    /// A token.
+    RemoveToken(TokenId),
 }
 
 /// A parked execution from another host, and what belongs to it.
@@ -362,6 +377,12 @@ fn add<'a>(batch: &mut Batch<'a>, change: &'a Change) -> Result<(), StoreError> 
         Change::Import(import) => take_in(batch, import),
         Change::RemoveEnded(ids) => remove_ended(batch, ids),
         Change::PutSecret(secret) => put_secret(batch, secret),
+        Change::PutAccount(account) => accounts::put(batch, account),
+        Change::RemoveAccount(name) => accounts::remove(batch, name),
+        Change::PutUid(uid) => accounts::put_uid(batch, uid),
+        Change::RemoveUid(uid) => batch.add("DELETE FROM account_uids WHERE uid = ?", [i64::from(*uid).into()]),
+        Change::PutToken(token) => accounts::put_token(batch, token),
+        Change::RemoveToken(id) => batch.add("DELETE FROM account_tokens WHERE id = ?", [id.as_str().into()]),
         Change::RemoveSecret(account, name) => {
             batch.add("DELETE FROM secrets WHERE account = ? AND name = ?", [account.as_str().into(), name.as_str().into()])
         }

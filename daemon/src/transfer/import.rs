@@ -185,13 +185,14 @@ fn imports(timeline: &[TimelineEntry]) -> usize {
 }
 
 /// Refuses what is known, unless it has moved away and been on another host since. True: it comes back.
-async fn known(d: &Dispatcher, contents: &Contents) -> Result<bool, ImportError> {
+async fn known(d: &Dispatcher, account: &AccountName, contents: &Contents) -> Result<bool, ImportError> {
     let record = &contents.record;
     if d.live(&record.id).is_some() {
         return Err(ImportError::Known(record.id.clone()));
     }
     let Some(before) = d.store.execution(&record.id).await? else { return Ok(false) };
-    let moved = before.error.as_ref().is_some_and(|error| error.kind == ErrorKind::Moved);
+    let own = before.account == *account;
+    let moved = own && before.error.as_ref().is_some_and(|error| error.kind == ErrorKind::Moved);
     if moved && imports(&record.timeline) > imports(&before.timeline) { Ok(true) } else { Err(ImportError::Known(record.id.clone())) }
 }
 
@@ -201,7 +202,7 @@ pub async fn take(d: &Arc<Dispatcher>, tasks: &Mutex<()>, account: &AccountName,
     let (from, owner) = (Arc::clone(&file), account.clone());
     let contents = Arc::new(blocking(move || Ok(Contents::read(&from, &owner)?)).await?);
     let record = &contents.record;
-    let returns = known(d, &contents).await?;
+    let returns = known(d, account, &contents).await?;
     let (from, all) = (Arc::clone(&file), Arc::clone(&contents));
     let (code, code_hash) = blocking(move || code(&from, &all)).await?;
     let main = d.catalog.exact(account, &record.task, &record.version);
@@ -285,7 +286,7 @@ async fn commit(
     placed.code = new_images(d, &main);
     let (images, from, path) = (d.images.clone(), Arc::clone(file), d.images.path(&version.code));
     blocking(move || {
-        images.keep(&code, &from).map_err(ImportError::Code)?;
+        images.keep(&code, &from, false).map_err(ImportError::Code)?;
         let mut hash = blake3::Hasher::new();
         let kept = File::open(path).and_then(|mut kept| io::copy(&mut kept, &mut hash));
         kept.map_err(io("can't read its code"))?;

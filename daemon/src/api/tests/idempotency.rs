@@ -67,7 +67,8 @@ async fn duplicates_at_once_are_one_execution() {
         .map(|n| {
             let router = router.clone();
             tokio::spawn(async move {
-                let request = Request::post("/v1/tasks/t/executions").header("idempotency-key", format!("key {}", n % 4));
+                let request =
+                    Request::post("/v1/tasks/t/executions").extension(Peer::Local(0)).header("idempotency-key", format!("key {}", n % 4));
                 let response = router.oneshot(request.body(Body::from(SLOW)).unwrap());
                 // Some go away before they are answered, which changes nothing.
                 let patience = if n % 8 > 3 { Duration::from_millis(1) } else { Duration::from_secs(60) };

@@ -1,6 +1,6 @@
 //! Executions that move: when they do, when they stay, and what is not taken in. What a file holds of a real machine is tested on real ones.
 
-use super::Server;
+use super::{Peer, Server};
 use crate::manifest::AccountName;
 use crate::state::id::ExecutionId;
 use crate::transfer::container::{Kind, check};
@@ -41,7 +41,7 @@ impl Server {
     }
 
     async fn export(&self, id: &str) -> Body {
-        let request = Request::post(format!("/v1/executions/{id}/export")).body(Body::empty()).unwrap();
+        let request = Request::post(format!("/v1/executions/{id}/export")).extension(Peer::Local(0)).body(Body::empty()).unwrap();
         let response = self.router.clone().oneshot(request).await.unwrap();
         assert_eq!(response.status(), 200);
         response.into_body()

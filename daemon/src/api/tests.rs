@@ -9,6 +9,7 @@ mod mutated;
 mod schedules;
 mod secrets;
 mod socket;
+mod tls;
 mod transfer;
 
 use super::caller::Peer;

@@ -3,6 +3,7 @@
 
 mod crash;
 mod full;
+mod migration;
 
 use super::id::{ExecutionId, IdSource};
 use super::machine::{State, Step};

@@ -8,7 +8,7 @@ use serde_json::json;
 use std::time::Duration;
 
 /// The least role that may call each operation; none: anybody, without a token too. A route that is not here fails the test that walks them all.
-const LEAST: [(&str, &str, Option<Role>); 29] = [
+const LEAST: [(&str, &str, Option<Role>); 36] = [
     ("get", "/healthz", None),
     ("get", "/metrics", Some(Role::Admin)),
     ("get", "/v1/accounts", Some(Role::Admin)),
@@ -25,6 +25,13 @@ const LEAST: [(&str, &str, Option<Role>); 29] = [
     ("post", "/v1/executions/{id}/park", Some(Role::Owner)),
     ("post", "/v1/executions/{id}/resume", Some(Role::Owner)),
     ("get", "/v1/host", Some(Role::Invoker)),
+    ("get", "/v1/load", Some(Role::Invoker)),
+    ("get", "/v1/schedules", Some(Role::Invoker)),
+    ("post", "/v1/schedules", Some(Role::Owner)),
+    ("get", "/v1/schedules/{name}", Some(Role::Invoker)),
+    ("delete", "/v1/schedules/{name}", Some(Role::Owner)),
+    ("post", "/v1/schedules/{name}/pause", Some(Role::Owner)),
+    ("post", "/v1/schedules/{name}/resume", Some(Role::Owner)),
     ("get", "/v1/secrets", Some(Role::Owner)),
     ("put", "/v1/secrets/{name}", Some(Role::Owner)),
     ("delete", "/v1/secrets/{name}", Some(Role::Owner)),
@@ -61,7 +68,7 @@ fn timeless(value: Value) -> Value {
 }
 
 impl Server {
-    async fn token(&self, account: &str, role: Role) -> String {
+    pub(super) async fn token(&self, account: &str, role: Role) -> String {
         let accounts = &self.app.dispatcher.accounts;
         if accounts.account(account).is_err() {
             accounts.put(account.to_owned().try_into().unwrap(), None).await.unwrap();
@@ -185,6 +192,8 @@ async fn theirs(server: &Server) -> Theirs {
     assert_eq!(server.by(&owner, "PUT", "/v1/secrets/theirs", "their value").await.0, 201);
     let (status, pushed) = server.by(&owner, "POST", "/v1/tasks", keyed()).await;
     assert_eq!(status, 201, "{pushed}");
+    let schedule = r#"{"task": "theirs", "cron": "0 0 1 1 *"}"#;
+    assert_eq!(server.by(&owner, "POST", "/v1/schedules", schedule).await.0, 201);
     let submit = async |input: &str| {
         let (status, run) = server.by(&owner, "POST", "/v1/tasks/theirs/executions?wait=0.2", input.to_owned()).await;
         assert_eq!(status, 201, "{run}");
@@ -215,7 +224,7 @@ async fn theirs(server: &Server) -> Theirs {
 /// All that an owner sees.
 async fn view(server: &Server, token: &str) -> Vec<Value> {
     let mut all = Vec::new();
-    for path in ["tasks", "executions?all=true&limit=1000", "secrets", "host"] {
+    for path in ["tasks", "executions?all=true&limit=1000", "secrets", "schedules", "host"] {
         all.push(server.by(token, "GET", &format!("/v1/{path}"), Body::empty()).await.1);
     }
     all
@@ -244,7 +253,7 @@ async fn what_another_has_answers_like_what_nobody_has() {
         for (method, path) in server.operations().await.into_iter().filter(|(_, path)| path.contains('{')) {
             let pairs: Vec<(&str, &str)> = match path.split('/').nth(2).unwrap() {
                 "tasks" => vec![("theirs", "nobody"), (&at, &none)],
-                "secrets" => vec![("theirs", "nobody")],
+                "secrets" | "schedules" => vec![("theirs", "nobody")],
                 "executions" => vec![(&theirs.live, nobody.0), (&theirs.ended, nobody.0)],
                 "events" => vec![(&theirs.open, nobody.1), (&theirs.used, nobody.1)],
                 "accounts" => vec![("rivals", "none")],
@@ -269,9 +278,17 @@ async fn what_another_has_answers_like_what_nobody_has() {
         for name in ["theirs", "nobody"] {
             server.by(&owner, "DELETE", &format!("/v1/secrets/{name}"), "").await;
         }
-        for path in
-            ["tasks", "executions", "executions?all=true", "executions?all=true&task=theirs", "executions?state=failed", "secrets", "host"]
-        {
+        for path in [
+            "tasks",
+            "executions",
+            "executions?all=true",
+            "executions?all=true&task=theirs",
+            "executions?state=failed",
+            "secrets",
+            "schedules",
+            "load",
+            "host",
+        ] {
             let (_, answer) = server.by(&own, "GET", &format!("/v1/{path}"), Body::empty()).await;
             assert!(!holds(&answer, &theirs), "{path}: {answer}");
         }
@@ -454,7 +471,7 @@ async fn an_account_goes_when_it_is_empty() {
     let server = Server::start().await;
     let theirs = theirs(&server).await;
     let busy = server.refused("DELETE", "/v1/accounts/rivals", "", 409, "account_busy").await;
-    for what in ["1 tasks", "1 secrets", "1 executions that have not ended", "1 executions that ended"] {
+    for what in ["1 tasks", "1 secrets", "1 schedules", "1 executions that have not ended", "1 executions that ended"] {
         assert!(busy["message"].as_str().unwrap().contains(what), "{what}: {busy}");
     }
     server.refused("DELETE", "/v1/accounts/rivals?history=true", "", 409, "account_busy").await;
@@ -466,6 +483,7 @@ async fn an_account_goes_when_it_is_empty() {
     assert_eq!(server.by(&theirs.owner, "POST", &format!("/v1/executions/{}/cancel", theirs.live), "").await.0, 200);
     assert_eq!(server.by(&theirs.owner, "DELETE", "/v1/tasks/theirs", "").await.0, 204);
     assert_eq!(server.by(&theirs.owner, "DELETE", "/v1/secrets/theirs", "").await.0, 204);
+    assert_eq!(server.by(&theirs.owner, "DELETE", "/v1/schedules/theirs", "").await.0, 204);
     let busy = server.refused("DELETE", "/v1/accounts/rivals", "", 409, "account_busy").await;
     assert!(busy["message"].as_str().unwrap().contains("2 executions that ended"), "{busy}");
     server.ok("DELETE", "/v1/accounts/rivals?history=true", "").await;

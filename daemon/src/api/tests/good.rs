@@ -160,7 +160,7 @@ async fn the_daemon_describes_itself() {
     assert_eq!(host["state_dir"], server.path().to_str().unwrap());
     let api = server.ok("GET", "/openapi.json", Body::empty()).await;
     let paths: Vec<&String> = api["paths"].as_object().unwrap().keys().collect();
-    assert_eq!(paths.len(), 25, "{paths:?}");
+    assert_eq!(paths.len(), 30, "{paths:?}");
     assert!(api["components"]["schemas"]["ErrorCode"]["enum"].as_array().unwrap().contains(&json!("disk_full")));
     assert!(api["components"]["schemas"]["ErrorKind"]["enum"].as_array().unwrap().contains(&json!("guest_crashed")));
 }

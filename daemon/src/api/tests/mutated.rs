@@ -70,9 +70,18 @@ async fn corpus(server: &Server) -> Vec<Vec<u8>> {
         request("PUT", "/v1/secrets/key", "", b"a secret"),
         request("DELETE", "/v1/secrets/key", "", b""),
         request("DELETE", "/v1/tasks/other", "", b""),
+        request("PUT", "/v1/accounts/us", "", br#"{"weight": 3}"#),
+        request("DELETE", "/v1/accounts/us?history=true", "", b""),
+        request("PUT", "/v1/uids/4711", "", br#"{"account": "us", "role": "owner"}"#),
+        request("DELETE", "/v1/uids/4711", "", b""),
+        request("POST", "/v1/tokens", "", br#"{"account": "default", "role": "invoker", "expires_in_s": 60, "note": "x"}"#),
+        request("DELETE", "/v1/tokens/0123456789ab", "", b""),
+        request("GET", "/v1/tasks", "authorization: Bearer torpor_0123456789ab_0\r\nx-torpor-account: us\r\n", b""),
         request("POST", "/v1/events/ev_0000000000000000000000000000000000000000", "", b"{}"),
     ];
-    for path in ["tasks", "tasks/t", "tasks/t/policy", "tasks/t/graph", "secrets", "schedules", "executions", "host"] {
+    for path in
+        ["tasks", "tasks/t", "tasks/t/policy", "tasks/t/graph", "secrets", "schedules", "executions", "host", "load", "accounts", "tokens"]
+    {
         all.push(request("GET", &format!("/v1/{path}"), "", b""));
     }
     for path in ["/metrics", "/healthz", "/openapi.json"] {

@@ -118,3 +118,19 @@ async fn code_that_hangs_gives_up_its_place() {
         place = places.acquire() => assert!(place.is_ok() && since.elapsed() <= PATIENCE + Duration::from_millis(1)),
     }
 }
+
+#[tokio::test]
+async fn accounts_share_no_template_of_a_task_and_old_ones_are_the_default_ones() {
+    let f = Fixture::new();
+    let host = &f.templates.host;
+    let of = |account: &str, portion: &str| {
+        host.id(&Spec::Task(TaskVersion { account: account.into(), portion: portion.into(), ..f.task.clone() }))
+    };
+    let ids =
+        [of("default", "main"), of("us", "main"), of("them", "main"), of("default", "account"), of("us", "account"), of("account", "us")];
+    assert_eq!(ids.iter().collect::<std::collections::HashSet<_>>().len(), ids.len());
+    // As it was before there were accounts.
+    let below = host.id(&Spec::Task(f.task.clone()).below());
+    let parts = [b"task", below.as_bytes(), f.task.task.as_bytes(), f.task.version.as_bytes(), f.task.entry.as_bytes()];
+    assert_eq!(ids[0], super::super::fingerprint::combine(&parts).to_hex().to_string());
+}

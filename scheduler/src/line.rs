@@ -96,4 +96,9 @@ impl<T: Copy + Ord + Default> Sizes<T> {
     pub(crate) fn least(&self) -> T {
         self.0.first_key_value().map(|(size, _)| *size).unwrap_or_default()
     }
+
+    /// The largest; the default where there is none.
+    pub(crate) fn most(&self) -> T {
+        self.0.last_key_value().map(|(size, _)| *size).unwrap_or_default()
+    }
 }

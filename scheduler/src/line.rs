@@ -92,13 +92,13 @@ impl<T: Copy + Ord + Default> Sizes<T> {
         }
     }
 
-    /// The largest, if there is any.
-    pub(crate) fn most(&self) -> Option<T> {
-        self.0.last_key_value().map(|(size, _)| *size)
-    }
-
     /// The smallest; the default where there is none.
     pub(crate) fn least(&self) -> T {
         self.0.first_key_value().map(|(size, _)| *size).unwrap_or_default()
+    }
+
+    /// The largest; the default where there is none.
+    pub(crate) fn most(&self) -> T {
+        self.0.last_key_value().map(|(size, _)| *size).unwrap_or_default()
     }
 }

@@ -43,7 +43,7 @@ impl<K: Key> Scheduler<K> {
     /// Of those that wait somebody does for memory or for a place among the VMs: not for CPU alone, of which those that stand still take none.
     #[must_use]
     pub fn short_of_memory(&self) -> bool {
-        self.pressed() && self.sizes.most().is_some_and(|bytes| !self.holding.room(bytes, 0))
+        self.pressed() && !self.holding.room(self.sizes.most(), 0)
     }
 
     /// How many wait.

@@ -207,7 +207,7 @@ pub(super) async fn put(
     Ok((if new { StatusCode::CREATED } else { StatusCode::OK }, Json(account_body(&app, &account))))
 }
 
-/// Remove an account that nothing belongs to: no task, no secret, no execution. Its tokens and user ids go with it.
+/// Remove an account that nothing belongs to: no task, no secret, no schedule, no execution. Its tokens and user ids go with it.
 #[utoipa::path(
     delete, path = "/v1/accounts/{name}", tag = "accounts", params(("name" = String, Path), HistoryParams),
     responses(

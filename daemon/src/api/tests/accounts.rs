@@ -483,8 +483,10 @@ async fn tokens_are_told_once_and_gone_when_removed() {
 async fn an_account_goes_when_it_is_empty() {
     let server = Server::start().await;
     let theirs = theirs(&server).await;
+    let rota = r#"{"name": "rota", "task": "theirs", "cron": "0 0 1 1 *"}"#;
+    assert_eq!(server.by(&theirs.owner, "POST", "/v1/schedules", rota).await.0, 201);
     let busy = server.refused("DELETE", "/v1/accounts/rivals", "", 409, "account_busy").await;
-    for what in ["1 tasks", "1 secrets", "1 executions that have not ended", "1 executions that ended"] {
+    for what in ["1 tasks", "1 secrets", "1 schedules", "1 executions that have not ended", "1 executions that ended"] {
         assert!(busy["message"].as_str().unwrap().contains(what), "{what}: {busy}");
     }
     server.refused("DELETE", "/v1/accounts/rivals?history=true", "", 409, "account_busy").await;
@@ -494,6 +496,7 @@ async fn an_account_goes_when_it_is_empty() {
         "refused, nothing is removed"
     );
     assert_eq!(server.by(&theirs.owner, "POST", &format!("/v1/executions/{}/cancel", theirs.live), "").await.0, 200);
+    assert_eq!(server.by(&theirs.owner, "DELETE", "/v1/schedules/rota", "").await.0, 204);
     assert_eq!(server.by(&theirs.owner, "DELETE", "/v1/tasks/theirs", "").await.0, 204);
     assert_eq!(server.by(&theirs.owner, "DELETE", "/v1/secrets/theirs", "").await.0, 204);
     let busy = server.refused("DELETE", "/v1/accounts/rivals", "", 409, "account_busy").await;

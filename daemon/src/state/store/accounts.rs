@@ -17,6 +17,8 @@ pub struct Belongings {
     pub tasks: u64,
     /// Secrets.
     pub secrets: u64,
+    /// Schedules.
+    pub schedules: u64,
     /// Executions that have not ended.
     pub going_on: u64,
     /// Executions that have.
@@ -30,6 +32,7 @@ impl Belongings {
         let parts = [
             (self.tasks, "tasks"),
             (self.secrets, "secrets"),
+            (self.schedules, "schedules"),
             (self.going_on, "executions that have not ended"),
             (self.ended, "executions that ended and are kept (--with-history removes them)"),
         ];
@@ -82,6 +85,7 @@ impl Store {
     pub async fn belongs_to(&self, account: &AccountName) -> Result<Belongings, StoreError> {
         let row = sqlx::query(
             "SELECT (SELECT count(*) FROM tasks WHERE account = $1) AS tasks, (SELECT count(*) FROM secrets WHERE account = $1) AS secrets, \
+             (SELECT count(*) FROM schedules WHERE account = $1) AS schedules, \
              (SELECT count(*) FROM executions WHERE account = $1 AND finished_at IS NULL) AS going_on, \
              (SELECT count(*) FROM executions WHERE account = $1 AND finished_at IS NOT NULL) AS ended",
         )
@@ -89,7 +93,13 @@ impl Store {
         .fetch_one(&self.reads)
         .await?;
         let count = |column| uint(row.try_get(column)?, "count");
-        Ok(Belongings { tasks: count("tasks")?, secrets: count("secrets")?, going_on: count("going_on")?, ended: count("ended")? })
+        Ok(Belongings {
+            tasks: count("tasks")?,
+            secrets: count("secrets")?,
+            schedules: count("schedules")?,
+            going_on: count("going_on")?,
+            ended: count("ended")?,
+        })
     }
 
     /// Some executions of an account that have ended, `most` at most; none if there are none.

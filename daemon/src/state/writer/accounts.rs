@@ -13,13 +13,17 @@ pub(super) fn put<'a>(batch: &mut Batch<'a>, account: &'a Account) -> Result<(),
     )
 }
 
-/// Tasks and secrets refer to their account, executions do not: where it has one, the name that is put is null, which the table refuses.
+/// Tasks and secrets refer to their account, executions and schedules do not: where it has one, the name that is put is null, which the table refuses.
 pub(super) fn remove<'a>(batch: &mut Batch<'a>, name: &'a AccountName) -> Result<(), StoreError> {
     let account = || Value::from(name.as_str());
-    batch.add(
-        "INSERT INTO accounts (name, weight, created_at) SELECT NULL, 1, 0 WHERE EXISTS (SELECT 1 FROM executions WHERE account = ?)",
-        [account()],
-    )?;
+    for table in ["executions", "schedules"] {
+        batch.add(
+            &format!(
+                "INSERT INTO accounts (name, weight, created_at) SELECT NULL, 1, 0 WHERE EXISTS (SELECT 1 FROM {table} WHERE account = ?)"
+            ),
+            [account()],
+        )?;
+    }
     for table in ["durations", "idempotency"] {
         batch.add(&format!("DELETE FROM {table} WHERE account = ?"), [account()])?;
     }

@@ -192,8 +192,6 @@ async fn theirs(server: &Server) -> Theirs {
     assert_eq!(server.by(&owner, "PUT", "/v1/secrets/theirs", "their value").await.0, 201);
     let (status, pushed) = server.by(&owner, "POST", "/v1/tasks", keyed()).await;
     assert_eq!(status, 201, "{pushed}");
-    let schedule = r#"{"task": "theirs", "cron": "0 0 1 1 *"}"#;
-    assert_eq!(server.by(&owner, "POST", "/v1/schedules", schedule).await.0, 201);
     let submit = async |input: &str| {
         let (status, run) = server.by(&owner, "POST", "/v1/tasks/theirs/executions?wait=0.2", input.to_owned()).await;
         assert_eq!(status, 201, "{run}");
@@ -233,8 +231,18 @@ async fn view(server: &Server, token: &str) -> Vec<Value> {
 /// What those see who are not asked for by name: nothing of it in another's answers.
 fn holds(value: &Value, theirs: &Theirs) -> bool {
     let text = value.to_string();
-    let known =
-        [&*theirs.version, &theirs.live, &theirs.ended, &theirs.open, &theirs.used, "theirs", "rivals", "their value", "their output"];
+    let known = [
+        &*theirs.version,
+        &theirs.live,
+        &theirs.ended,
+        &theirs.open,
+        &theirs.used,
+        "theirs",
+        "rota",
+        "rivals",
+        "their value",
+        "their output",
+    ];
     known.iter().any(|known| text.contains(known))
 }
 
@@ -242,6 +250,8 @@ fn holds(value: &Value, theirs: &Theirs) -> bool {
 async fn what_another_has_answers_like_what_nobody_has() {
     let server = Server::start().await;
     let theirs = theirs(&server).await;
+    let rota = r#"{"name": "rota", "task": "theirs", "cron": "0 0 1 1 *"}"#;
+    assert_eq!(server.by(&theirs.owner, "POST", "/v1/schedules", rota).await.0, 201);
     let before = view(&server, &theirs.owner).await;
     let nobody = ("ex_7zzzzzzzzzzzzzzzzzzzzzzzzz", "ev_00000000000000000000000000000000");
     let other_token = server.token("rivals", Role::Invoker).await;
@@ -253,7 +263,8 @@ async fn what_another_has_answers_like_what_nobody_has() {
         for (method, path) in server.operations().await.into_iter().filter(|(_, path)| path.contains('{')) {
             let pairs: Vec<(&str, &str)> = match path.split('/').nth(2).unwrap() {
                 "tasks" => vec![("theirs", "nobody"), (&at, &none)],
-                "secrets" | "schedules" => vec![("theirs", "nobody")],
+                "secrets" => vec![("theirs", "nobody")],
+                "schedules" => vec![("rota", "nobody")],
                 "executions" => vec![(&theirs.live, nobody.0), (&theirs.ended, nobody.0)],
                 "events" => vec![(&theirs.open, nobody.1), (&theirs.used, nobody.1)],
                 "accounts" => vec![("rivals", "none")],
@@ -286,8 +297,8 @@ async fn what_another_has_answers_like_what_nobody_has() {
             "executions?state=failed",
             "secrets",
             "schedules",
-            "load",
             "host",
+            "load",
         ] {
             let (_, answer) = server.by(&own, "GET", &format!("/v1/{path}"), Body::empty()).await;
             assert!(!holds(&answer, &theirs), "{path}: {answer}");
@@ -324,7 +335,6 @@ async fn the_same_names_keys_and_content_are_each_accounts_own() {
     assert_eq!(server.by(&own, "DELETE", "/v1/secrets/theirs", Body::empty()).await.0, 204);
     assert_eq!(server.by(&theirs.owner, "POST", "/v1/tasks/theirs/executions?wait=5", "{}").await.0, 201);
     assert_eq!(server.by(&theirs.owner, "POST", &format!("/v1/executions/{}/cancel", theirs.live), "").await.0, 200);
-    assert_eq!(server.by(&theirs.owner, "DELETE", "/v1/schedules/theirs", "").await.0, 204);
     assert_eq!(server.by(&theirs.owner, "DELETE", "/v1/tasks/theirs", Body::empty()).await.0, 204);
     assert!(!server.app.images.path(&theirs.version).exists(), "nobody's any more");
 }
@@ -473,6 +483,8 @@ async fn tokens_are_told_once_and_gone_when_removed() {
 async fn an_account_goes_when_it_is_empty() {
     let server = Server::start().await;
     let theirs = theirs(&server).await;
+    let rota = r#"{"name": "rota", "task": "theirs", "cron": "0 0 1 1 *"}"#;
+    assert_eq!(server.by(&theirs.owner, "POST", "/v1/schedules", rota).await.0, 201);
     let busy = server.refused("DELETE", "/v1/accounts/rivals", "", 409, "account_busy").await;
     for what in ["1 tasks", "1 secrets", "1 schedules", "1 executions that have not ended", "1 executions that ended"] {
         assert!(busy["message"].as_str().unwrap().contains(what), "{what}: {busy}");
@@ -484,7 +496,7 @@ async fn an_account_goes_when_it_is_empty() {
         "refused, nothing is removed"
     );
     assert_eq!(server.by(&theirs.owner, "POST", &format!("/v1/executions/{}/cancel", theirs.live), "").await.0, 200);
-    assert_eq!(server.by(&theirs.owner, "DELETE", "/v1/schedules/theirs", "").await.0, 204);
+    assert_eq!(server.by(&theirs.owner, "DELETE", "/v1/schedules/rota", "").await.0, 204);
     assert_eq!(server.by(&theirs.owner, "DELETE", "/v1/tasks/theirs", "").await.0, 204);
     assert_eq!(server.by(&theirs.owner, "DELETE", "/v1/secrets/theirs", "").await.0, 204);
     let busy = server.refused("DELETE", "/v1/accounts/rivals", "", 409, "account_busy").await;

@@ -264,7 +264,7 @@ async fn what_another_has_answers_like_what_nobody_has() {
             let pairs: Vec<(&str, &str)> = match path.split('/').nth(2).unwrap() {
                 "tasks" => vec![("theirs", "nobody"), (&at, &none)],
                 "secrets" => vec![("theirs", "nobody")],
-                "schedules" => vec![("rota", "nobody")],
+                "schedules" => vec![("rota", "none")],
                 "executions" => vec![(&theirs.live, nobody.0), (&theirs.ended, nobody.0)],
                 "events" => vec![(&theirs.open, nobody.1), (&theirs.used, nobody.1)],
                 "accounts" => vec![("rivals", "none")],

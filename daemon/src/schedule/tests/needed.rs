@@ -44,7 +44,7 @@ async fn an_idle_host_runs_everything_at_once_and_a_busy_one_puts_off_what_may_w
     let (daemon, version) = daemon(folder.path(), 128, Policy::default()).await;
     let alone = submit(&daemon, &version, &json!({}), needed(3_600_000)).await;
     assert_eq!(alone.ended().await.state, State::Succeeded, "nobody else wants the host");
-    let busy = submit(&daemon, &version, &json!({"ms": 100}), Extras::default()).await;
+    let busy = submit(&daemon, &version, &json!({"ms": 1500}), Extras::default()).await;
     let put_off = submit(&daemon, &version, &json!({}), needed(3_600_000)).await;
     let wanted =
         [submit(&daemon, &version, &json!({}), Extras::default()).await, submit(&daemon, &version, &json!({}), Extras::default()).await];
@@ -62,7 +62,7 @@ async fn what_has_to_begin_goes_before_what_is_only_wanted() {
         daemon.dispatcher.estimates.note(&version, Kind::Whole, Duration::from_secs(20));
         daemon.dispatcher.estimates.note(&version, Kind::Run, Duration::from_secs(20));
     });
-    let busy = submit(&daemon, &version, &json!({"ms": 100}), Extras::default()).await;
+    let busy = submit(&daemon, &version, &json!({"ms": 1500}), Extras::default()).await;
     let wanted = submit(&daemon, &version, &json!({}), Extras::default()).await;
     // One that is wanted takes 20 s: after it the next would end after 40 s.
     let pressing = submit(&daemon, &version, &json!({}), needed(30_000)).await;
@@ -124,8 +124,8 @@ async fn what_becomes_late_in_the_queue_is_marked_there() {
     let folder = tempfile::tempdir().unwrap();
     let (daemon, version) = daemon(folder.path(), 128, Policy::default()).await;
     (0..20).for_each(|_| daemon.dispatcher.estimates.note(&version, Kind::Whole, Duration::from_millis(200)));
-    let busy = submit(&daemon, &version, &json!({"ms": 1200}), Extras::default()).await;
-    let waits = submit(&daemon, &version, &json!({}), needed(600)).await;
+    let busy = submit(&daemon, &version, &json!({"ms": 3000}), Extras::default()).await;
+    let waits = submit(&daemon, &version, &json!({}), needed(1500)).await;
     let mut view = waits.watch();
     let marked = tokio::time::timeout(Duration::from_secs(10), view.wait_for(|execution| execution.late)).await.unwrap().unwrap().clone();
     assert_eq!((marked.state, busy.view().state), (State::Queued, State::Running), "before its time, while it waits");

@@ -147,7 +147,7 @@ fn remove_old(app: &App) -> impl Future<Output = ()> + Send + use<> {
     let (store, logs, metrics) = (app.store.clone(), app.logs.clone(), Arc::clone(&app.metrics));
     let dispatcher = Arc::clone(&app.dispatcher);
     let retention = Retention { keep: app.config.keep, store, logs, metrics };
-    async move { retention.run(|id| dispatcher.live(id).is_some()).await }
+    async move { retention.run(|id| dispatcher.live(id).is_some(), || dispatcher.behind()).await }
 }
 
 async fn either(term: &mut Signal, int: &mut Signal) {

@@ -82,6 +82,14 @@ pub async fn at(step: &'static str) -> io::Result<()> {
     }
 }
 
+/// What torpord takes the host's clock to be wrong by, in microseconds: for a test, which can't set that. `TORPOR_TEST_CLOCK` names a file of that number.
+pub fn clock_offset() -> i64 {
+    static FILE: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let file = FILE.get_or_init(|| std::env::var_os("TORPOR_TEST_CLOCK").map(PathBuf::from));
+    let offset = |file: &PathBuf| std::fs::read_to_string(file).ok()?.trim().parse().ok();
+    file.as_ref().and_then(offset).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

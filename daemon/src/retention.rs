@@ -4,6 +4,8 @@
 //! ended -- kept for --keep --> rows removed (one commit: the commit point) --> log removed
 //!                                             a crash here leaves a log without an execution: the next start removes it
 //! ```
+//! The clock of the host may jump: what ended is kept for its time all the same, by how far executions and this clock are behind.
+//!
 //! Invariants: an execution that is known has its log; a log is removed only if no execution has it, neither in the database nor on its way there.
 
 #[cfg(test)]
@@ -14,7 +16,7 @@ use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::state::id::ExecutionId;
 use crate::state::store::{Store, StoreError};
-use crate::state::time::Timestamp;
+use crate::state::time::{SteadyClock, Timestamp};
 use crate::state::writer::Change;
 use std::io;
 use std::sync::Arc;
@@ -22,6 +24,8 @@ use std::time::{Duration, Instant};
 
 /// Logs that are looked up at once.
 const LOOKED_UP: usize = 256;
+/// Clocks that differ by less are the same.
+const TOLERANCE: Duration = Duration::from_secs(1);
 /// What is over its time is noticed after a hundredth of that, within these bounds.
 const NOTICE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
 
@@ -49,27 +53,62 @@ pub struct Retention {
     pub metrics: Arc<Metrics>,
 }
 
+fn notice(keep: Duration) -> Duration {
+    let (least, most) = NOTICE;
+    (keep / 100).clamp(least, most)
+}
+
+/// How far the times of what ended are behind the host's clock, at most: as long as anything of that kind is kept.
+#[derive(Debug)]
+struct Lag {
+    keep: Duration,
+    clock: SteadyClock,
+    most: Duration,
+    seen: Instant,
+}
+
+impl Lag {
+    fn new(keep: Duration) -> Self {
+        Self { keep, clock: SteadyClock::start(), most: Duration::ZERO, seen: Instant::now() }
+    }
+
+    /// What ended by this moment was kept for its time. `behind`: of what has not ended.
+    fn ended_by(&mut self, behind: Duration) -> Timestamp {
+        let jumped = self.clock.behind();
+        self.clock = SteadyClock::start();
+        if self.seen.elapsed() > self.keep + 2 * notice(self.keep) {
+            self.most = Duration::ZERO;
+        }
+        if jumped.max(behind) > TOLERANCE {
+            self.most = self.most.saturating_add(jumped).max(behind);
+            self.seen = Instant::now();
+        }
+        Timestamp::now().before(self.keep).before(self.most)
+    }
+}
+
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
 impl Retention {
-    /// For as long as the daemon lives. `live`: the execution has not ended, or is about to be stored.
-    pub async fn run(self, live: impl Fn(&ExecutionId) -> bool + Send) {
+    /// For as long as the daemon lives. `live`: the execution has not ended, or is about to be stored. `behind`: how much the host's clock is ahead of the
+    /// times of executions that have not ended.
+    pub async fn run(self, live: impl Fn(&ExecutionId) -> bool + Send, behind: impl Fn() -> Duration + Send) {
         match self.remove_orphans(live).await {
             Ok(0) => {}
             Ok(logs) => tracing::info!(logs, "removed logs that belong to no execution"),
             Err(error) => tracing::warn!(%error, "can't look for logs that belong to no execution; the next start does"),
         }
         let Keep::For(time) = self.keep else { return };
-        let (least, most) = NOTICE;
+        let mut lag = Lag::new(time);
         loop {
-            match self.remove_ended(Timestamp::now().before(time)).await {
+            match self.remove_ended(lag.ended_by(behind())).await {
                 Ok(0) => {}
                 Ok(executions) => tracing::info!(executions, "removed executions that ended long enough ago"),
                 Err(error) => tracing::warn!(%error, "can't remove executions that ended long enough ago; trying again"),
             }
-            tokio::time::sleep((time / 100).clamp(least, most)).await;
+            tokio::time::sleep(notice(time)).await;
         }
     }
 

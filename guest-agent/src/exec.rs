@@ -8,7 +8,8 @@
 //! The agent is the only one at the door. The program is started before the task template is taken and stopped before its first instruction; what it
 //! writes is read straight into the outbox: logs at its start, where they are sent from, the result behind [`STAGE`].
 //!
-//! Invariant: once the program has ended nobody else is waited for: what is in the pipes then is the output.
+//! Invariant: once the program has ended nobody else is waited for: what is in the pipes then, and not what was there when they were looked at last, is the
+//! output.
 
 use crate::broker::{Broker, SOCKET};
 use crate::children::Children;
@@ -320,8 +321,10 @@ impl Running {
         self.broker.stirred();
         // The children were asked first: when the program has ended, what it wrote was there when the pipes were asked.
         let ended = if child { self.children.ended(&self.program) } else { None };
-        let logged = if err { self.send_log() } else { 0 };
-        if out {
+        // Children are asked again and again once one of them did something, so the end may be later than the look at the pipes: they are read all the same.
+        let over = ended.is_some();
+        let logged = if err || over { self.send_log() } else { 0 };
+        if out || over {
             self.collect();
         }
         if ended.is_some() {

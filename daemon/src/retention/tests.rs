@@ -142,3 +142,21 @@ async fn what_has_not_ended_can_not_be_removed() {
     assert!(!stored.timeline.is_empty());
     assert_eq!(daemon.store.input(&runs).await.unwrap(), br#"{"ms": 60000}"#);
 }
+
+/// The clock jumps by days: nothing of before is removed before its time, and all of it once that is over.
+#[test]
+fn a_clock_that_jumps_removes_nothing_early() {
+    let kept = Duration::from_millis(300);
+    let mut lag = Lag::new(kept);
+    let near = |one: Timestamp, other: Timestamp| (one.0 - other.0).abs() < 5_000_000;
+    assert!(near(lag.ended_by(Duration::ZERO), Timestamp::now().before(kept)));
+    // Two jumps, while something runs that began before both.
+    for days in 1..=2 {
+        lag.clock = SteadyClock::left_behind(DAY);
+        assert!(near(lag.ended_by(days * DAY), Timestamp::now().before(days * DAY)));
+    }
+    assert!(near(lag.ended_by(2 * DAY), Timestamp::now().before(2 * DAY)), "it runs still");
+    assert!(near(lag.ended_by(Duration::ZERO), Timestamp::now().before(2 * DAY)), "it ended just now");
+    lag.seen = Instant::now().checked_sub(kept + 3 * notice(kept)).unwrap();
+    assert!(near(lag.ended_by(Duration::ZERO), Timestamp::now().before(kept)), "its time is over");
+}

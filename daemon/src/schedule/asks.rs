@@ -118,12 +118,12 @@ enum Child {
 }
 
 /// When a result is needed, as a moment.
-fn needed(need_by: Option<NeedBy>) -> Result<Option<Timestamp>, Refused> {
-    let now = Timestamp::now();
+fn needed(need_by: Option<NeedBy>, now: Timestamp) -> Result<Option<Timestamp>, Refused> {
     let latest = now.later(MAX_WAIT_MS);
     let moment = need_by.map(|need_by| match need_by {
         NeedBy::InMs(ms) => now.later(ms),
-        NeedBy::AtMs(ms) => Timestamp(0).later(ms),
+        // That is by the host's clock.
+        NeedBy::AtMs(ms) => Timestamp(now.0.saturating_add(Timestamp(0).later(ms).0.saturating_sub(Timestamp::now().0))),
     });
     match moment {
         Some(moment) if moment > latest => Err(Refused::new(Refusal::Invalid, "need_by is more than a year from now")),
@@ -246,7 +246,7 @@ impl Asks {
             .map_err(|error| Refused::new(Refusal::Invalid, format!("the input of a call of {task:?} is not JSON: {error}")))?;
         d.store.check_room().map_err(|error| Refused::new(Refusal::Host, error.to_string()))?;
         let ties = if call.is_some() { Ties::Call } else { Ties::Spawn };
-        let need_by = needed(need_by)?;
+        let need_by = needed(need_by, live.clock.now())?;
         let submit = |version: Arc<Version>| {
             flow::allowed(By::Portion(live.version.end()), version.end()).map_err(|denied| Refused::denied(&denied))?;
             let key = CallKey::after(self.calls.as_ref(), &version, &input);
@@ -304,7 +304,7 @@ impl Asks {
         };
         let Some(timeout) = call else { return Some((seq, Reply::Spawned { execution: child.to_string() })) };
         let what = WaitsFor::Executions { ids: vec![child], any: false, results: true, call: true };
-        let refused = self.register(d, live, waiting(seq, what, timeout)).await.err()?;
+        let refused = self.register(d, live, waiting(live, seq, what, timeout)).await.err()?;
         Some((seq, refused.into()))
     }
 
@@ -325,12 +325,12 @@ impl Asks {
         let unknown = |id: &str| Refused::new(Refusal::UnknownExecution, format!("no execution {id:?}"));
         let ids = executions.iter().map(|id| ExecutionId::parse(id).ok_or_else(|| unknown(id))).collect::<Result<Vec<_>, _>>()?;
         let what = WaitsFor::Executions { ids, any, results, call: false };
-        self.register(d, live, waiting(seq, what, within(timeout_ms)?)).await?;
+        self.register(d, live, waiting(live, seq, what, within(timeout_ms)?)).await?;
         Ok(Taken::Open)
     }
 
     async fn sleep(&mut self, d: &Arc<Dispatcher>, live: &Live, seq: u64, ms: u64) -> Result<Taken, Refused> {
-        self.register(d, live, waiting(seq, WaitsFor::Timer, within(Some(ms))?)).await?;
+        self.register(d, live, waiting(live, seq, WaitsFor::Timer, within(Some(ms))?)).await?;
         Ok(Taken::Open)
     }
 
@@ -342,13 +342,13 @@ impl Asks {
         token: String,
         timeout_ms: Option<u64>,
     ) -> Result<Taken, Refused> {
-        self.register(d, live, waiting(seq, WaitsFor::Event { token }, within(timeout_ms)?)).await?;
+        self.register(d, live, waiting(live, seq, WaitsFor::Event { token }, within(timeout_ms)?)).await?;
         Ok(Taken::Open)
     }
 
     /// Opens an ask: first registered, then looked at.
     async fn register(&mut self, d: &Arc<Dispatcher>, live: &Live, waiting: Waiting) -> Result<(), Refused> {
-        let now = Timestamp::now();
+        let now = live.clock.now();
         let due =
             waiting.until.map(|until| Instant::now() + Duration::from_micros(u64::try_from(until.0.saturating_sub(now.0)).unwrap_or(0)));
         let targets = waiting.targets().iter().collect::<HashSet<_>>().len();
@@ -548,8 +548,7 @@ async fn done(d: &Arc<Dispatcher>, live: &Live) -> HashMap<CallKey, ExecutionId>
     calls
 }
 
-fn waiting(seq: u64, what: WaitsFor, timeout: Option<Duration>) -> Waiting {
-    let since = Timestamp::now();
-    let until = timeout.map(|timeout| Timestamp(since.0.saturating_add(i64::try_from(timeout.as_micros()).unwrap_or(i64::MAX))));
-    Waiting { seq, what, since, until }
+fn waiting(live: &Live, seq: u64, what: WaitsFor, timeout: Option<Duration>) -> Waiting {
+    let since = live.clock.now();
+    Waiting { seq, what, since, until: timeout.map(|timeout| since.after(timeout)) }
 }

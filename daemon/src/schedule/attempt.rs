@@ -24,7 +24,6 @@ use crate::manifest::Park;
 use crate::parked::{Draft, ParkError, mark};
 use crate::secrets::seal::Sealed;
 use crate::state::record::{Happening, Monitor};
-use crate::state::time::Timestamp;
 use crate::state::waiting;
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
@@ -416,7 +415,7 @@ impl Watch<'_> {
         since: Instant,
     ) -> Result<(), ParkError> {
         let failed = |error: &dyn std::fmt::Display| ParkError::Record(error.to_string());
-        let (now, views) = (Timestamp::now(), self.asks.views());
+        let (now, views) = (self.live.clock.now(), self.asks.views());
         let mut execution = (*self.live.view()).clone();
         let happening = Happening::Parked {
             waiting: views.clone(),

@@ -332,6 +332,12 @@ impl Dispatcher {
         self.lock().live.values().filter(|live| live.version.account == *account && live.version.task == *task).count()
     }
 
+    /// How much the host's clock is ahead of what the times of live executions are counted on, at most.
+    #[must_use]
+    pub fn behind(&self) -> Duration {
+        self.lock().live.values().map(|live| live.clock.behind()).max().unwrap_or_default()
+    }
+
     /// No new work is taken.
     #[must_use]
     pub fn draining(&self) -> bool {

@@ -42,10 +42,10 @@ impl Clock {
         Time(micros(self.started.elapsed()))
     }
 
-    /// A moment of the wall clock, by what is left until then now.
+    /// A moment of another clock, by what is left until then.
     #[must_use]
-    pub fn moment(&self, moment: Timestamp) -> Time {
-        self.now().after(u64::try_from(moment.0.saturating_sub(Timestamp::now().0)).unwrap_or(0))
+    pub fn moment(&self, moment: Timestamp, now: Timestamp) -> Time {
+        self.now().after(u64::try_from(moment.0.saturating_sub(now.0)).unwrap_or(0))
     }
 
     /// When that is.
@@ -61,15 +61,15 @@ impl Clock {
     }
 }
 
-/// What an execution claims. Of one that has begun what it has used of its time is left out.
+/// What an execution claims; `now` is on its own clock. Of one that has begun what it has used of its time is left out.
 #[must_use]
-pub fn claim(clock: &Clock, execution: &Execution, version: &Version, bytes: u64, expected: Estimate) -> Claim {
+pub fn claim((clock, now): (&Clock, Timestamp), execution: &Execution, version: &Version, bytes: u64, expected: Estimate) -> Claim {
     let begun = execution.begun_at().filter(|_| execution.state != crate::state::machine::State::Queued);
-    let used = begun.map_or(Duration::ZERO, |begun| Duration::from_secs_f64(Timestamp::now().seconds_since(begun)));
+    let used = begun.map_or(Duration::ZERO, |begun| Duration::from_secs_f64(now.seconds_since(begun)));
     let due = [execution.due, execution.need_by].into_iter().flatten().min();
     Claim {
         kind: if begun.is_some() { Kind::Resume } else { Kind::New },
-        due: due.map(|due| clock.moment(due)),
+        due: due.map(|due| clock.moment(due, now)),
         deferrable: begun.is_none() && execution.need_by.is_some(),
         holds: micros(expected.holds),
         takes: micros(expected.takes.saturating_sub(used).max(expected.holds.min(expected.takes))),

@@ -10,7 +10,7 @@ use crate::state::id::ExecutionId;
 use crate::state::machine::State;
 use crate::state::record::{Execution, Happening, Version};
 use crate::state::store::StoreError;
-use crate::state::time::Timestamp;
+use crate::state::time::SteadyClock;
 use crate::state::waiting::WaitView;
 use crate::state::writer::Change;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -87,6 +87,8 @@ pub struct Live {
     pub inherited: bool,
     /// It is being given up for another host, and nothing that comes now goes with it.
     pub leaving: watch::Sender<bool>,
+    /// What its times are counted on: that of its caller, as long as one daemon has both.
+    pub clock: SteadyClock,
     /// Ends its VM.
     pub cancel: CancellationToken,
     /// How far its log is.
@@ -101,9 +103,21 @@ pub struct Live {
 }
 
 impl Live {
-    /// A new one. `stored`: the database has it as it is.
+    /// One that the database has as it is: of an earlier daemon, or of another host. Its time goes on from the last thing that happened to it, where the clock
+    /// is behind that.
     #[must_use]
-    pub fn new(execution: Execution, version: Arc<Version>, bytes: u64, stored: bool) -> Self {
+    pub fn known(execution: Execution, version: Arc<Version>, bytes: u64) -> Self {
+        let last = execution.timeline.last().map_or(execution.created_at, |entry| entry.at);
+        Self::new(execution, version, bytes, SteadyClock::after(last), true)
+    }
+
+    /// One that is new.
+    #[must_use]
+    pub fn fresh(execution: Execution, version: Arc<Version>, bytes: u64, clock: SteadyClock) -> Self {
+        Self::new(execution, version, bytes, clock, false)
+    }
+
+    fn new(execution: Execution, version: Arc<Version>, bytes: u64, clock: SteadyClock, stored: bool) -> Self {
         let saved = Saved { state: execution.state, timeline: execution.timeline.len() };
         Self {
             id: execution.id.clone(),
@@ -114,6 +128,7 @@ impl Live {
             bytes,
             inherited: stored,
             leaving: watch::Sender::default(),
+            clock,
             cancel: CancellationToken::new(),
             log: watch::Sender::default(),
             stored: watch::Sender::new(if stored { Stored::Yes } else { Stored::Pending }),
@@ -212,7 +227,7 @@ impl Live {
     pub fn happened(&self, what: Happening) {
         self.view.send_modify(|execution| {
             let execution = Arc::make_mut(execution);
-            if let Err(error) = execution.apply(Timestamp::now(), what.clone()) {
+            if let Err(error) = execution.apply(self.clock.now(), what.clone()) {
                 tracing::error!(execution = %execution.id, ?what, %error, "refused");
             }
         });

@@ -122,7 +122,7 @@ impl Dispatcher {
     /// Goes on with a parked execution from another host, which is durable here.
     pub fn take_in(self: &Arc<Self>, execution: Execution, version: Arc<Version>, parked: Arc<Parked>) -> Arc<Execution> {
         let bytes = self.runner.vm_bytes(version.policy.memory_mib);
-        let live = Arc::new(Live::new(execution, version, bytes, true));
+        let live = Arc::new(Live::known(execution, version, bytes));
         live.log.send_replace(self.logs.measure(&live.id).unwrap_or_default());
         self.adopt(&live);
         self.watch_deadline(&live);

@@ -196,7 +196,7 @@ pub(super) async fn again(d: &Arc<Dispatcher>, live: &Live, parked: &Arc<Parked>
         return Err(fail(d, parked, error));
     }
     let mut execution = (*live.view()).clone();
-    if execution.apply(crate::state::time::Timestamp::now(), Happening::NotResumed { reason: error.message }).is_err() {
+    if execution.apply(live.clock.now(), Happening::NotResumed { reason: error.message }).is_err() {
         return Err(Woken::Lost);
     }
     execution.parked = Some(Arc::clone(parked));

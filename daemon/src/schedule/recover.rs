@@ -10,7 +10,6 @@ use crate::state::id::ExecutionId;
 use crate::state::machine::State;
 use crate::state::record::{Execution, Happening, Version};
 use crate::state::store::StoreError;
-use crate::state::time::Timestamp;
 use futures_util::future::{join_all, try_join_all};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -66,7 +65,7 @@ pub async fn recover(d: &Arc<Dispatcher>) -> Result<Recovered, StoreError> {
     }
     for live in waiting {
         d.watch_deadline(&live);
-        let left = backoff::left(&live.view(), Timestamp::now());
+        let left = backoff::left(&live.view(), live.clock.now());
         if left.is_zero() {
             d.requeue(live);
         } else {
@@ -106,7 +105,7 @@ fn revive(d: &Dispatcher, execution: Execution) -> (Arc<Live>, Option<Ending>) {
         crate::logs::Tail::default()
     });
     let make = |version, bytes| {
-        let live = Live::new(execution.clone(), version, bytes, true);
+        let live = Live::known(execution.clone(), version, bytes);
         live.log.send_replace(tail);
         Arc::new(live)
     };

@@ -48,9 +48,9 @@ fn retrying(error: ExecutionError, delay: Duration) -> Happening {
 }
 
 /// The next attempt begins.
-pub(super) fn starting(execution: &mut Execution) {
+pub(super) fn starting(execution: &mut Execution, now: Timestamp) {
     let attempt = execution.attempts + 1;
-    if let Err(error) = execution.apply(Timestamp::now(), Happening::Starting { attempt }) {
+    if let Err(error) = execution.apply(now, Happening::Starting { attempt }) {
         tracing::error!(execution = %execution.id, %error, "refused");
     }
 }
@@ -292,7 +292,7 @@ async fn end(d: &Arc<Dispatcher>, live: &Arc<Live>, ending: Ending, mut log: Log
 pub(super) async fn finish(d: &Arc<Dispatcher>, live: &Live, ending: Ending) {
     let tail = *live.log.borrow();
     let mut execution = (*live.view()).clone();
-    let now = Timestamp::now();
+    let now = live.clock.now();
     if let Some(need_by) = execution.need_by.filter(|need_by| *need_by < now && !execution.late) {
         let by_ms = u64::try_from(now.0.saturating_sub(need_by.0)).unwrap_or(0).div_ceil(1000);
         let _ = execution.apply(now, Happening::Late { by_ms });
@@ -302,7 +302,7 @@ pub(super) async fn finish(d: &Arc<Dispatcher>, live: &Live, ending: Ending) {
         // The engine broke its promise; what it gave can't be trusted to be this execution's result.
         tracing::error!(execution = %execution.id, %error, "refused");
         execution.error = Ending::host(format!("a fault in torpord: {error}")).error;
-        let _ = execution.apply(Timestamp::now(), finished(State::Failed));
+        let _ = execution.apply(now, finished(State::Failed));
     } else {
         execution.result = ending.result;
         execution.error = ending.error;

@@ -1,7 +1,9 @@
 //! Moments: microseconds since 1970 in UTC, RFC 3339 in JSON.
 
+use crate::fault;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::time::{Duration, Instant};
 
 /// A moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -11,7 +13,7 @@ impl Timestamp {
     /// Now, by the host's wall clock.
     #[must_use]
     pub fn now() -> Self {
-        Self(Utc::now().timestamp_micros())
+        Self(Utc::now().timestamp_micros().saturating_add(fault::clock_offset()))
     }
 
     /// From RFC 3339; none where it is not that.
@@ -28,8 +30,14 @@ impl Timestamp {
 
     /// So long before this one.
     #[must_use]
-    pub fn before(self, time: std::time::Duration) -> Self {
+    pub fn before(self, time: Duration) -> Self {
         Self(self.0.saturating_sub(i64::try_from(time.as_micros()).unwrap_or(i64::MAX)))
+    }
+
+    /// So long after this one.
+    #[must_use]
+    pub fn after(self, time: Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(time.as_micros()).unwrap_or(i64::MAX)))
     }
 
     /// So many milliseconds after this one.
@@ -42,7 +50,46 @@ impl Timestamp {
     #[must_use]
     pub fn seconds_since(self, earlier: Self) -> f64 {
         let micros = u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0);
-        std::time::Duration::from_micros(micros).as_secs_f64()
+        Duration::from_micros(micros).as_secs_f64()
+    }
+}
+
+/// A clock that goes on evenly from a moment of the wall clock, whatever becomes of that: what is counted on it is as long as it takes.
+#[derive(Debug, Clone, Copy)]
+pub struct SteadyClock {
+    begin: Timestamp,
+    begun: Instant,
+}
+
+impl SteadyClock {
+    /// From now on.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::after(Timestamp::now())
+    }
+
+    /// From now on, and no earlier than a moment that was before.
+    #[must_use]
+    pub fn after(moment: Timestamp) -> Self {
+        Self { begin: moment.max(Timestamp::now()), begun: Instant::now() }
+    }
+
+    /// One that a jump of the wall clock has left behind.
+    #[cfg(test)]
+    pub fn left_behind(time: Duration) -> Self {
+        Self { begin: Timestamp::now().before(time), begun: Instant::now() }
+    }
+
+    /// Now.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.begin.after(self.begun.elapsed())
+    }
+
+    /// How much the wall clock is ahead of it.
+    #[must_use]
+    pub fn behind(&self) -> Duration {
+        Duration::from_micros(u64::try_from(Timestamp::now().0.saturating_sub(self.now().0)).unwrap_or(0))
     }
 }
 

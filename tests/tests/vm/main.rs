@@ -7,6 +7,7 @@ use std::process::ExitCode;
 mod attacks;
 mod aux;
 mod checkout;
+mod clock;
 mod crashes;
 mod failures;
 mod host;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         isolation::TESTS,
         sandbox::TESTS,
         host::TESTS,
+        clock::TESTS,
         kills::TESTS,
         user_mode::TESTS,
         park::TESTS,

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::time::timeout_at;
 use torpor_protocol::agent::HostMessage;
-use torpor_protocol::ask::Taken;
+use torpor_protocol::ask::{AGENT_SEQ, Taken};
 use torpor_protocol::monitor::{Command, Event, Packing, ParkKey};
 
 /// After the agent's connection closed: for the kernel to say why, or for an answer through the door.
@@ -214,7 +214,10 @@ impl<'a> Session<'a> {
                 }
                 Event::AtDoor if self.hollow && !self.standing => {
                     self.stand()?;
-                    let _ = self.progress.send(Progress::Blocked { seqs: Vec::new(), aux: None }).await;
+                    // With an answer it goes on at once.
+                    if self.reply.is_none() {
+                        let _ = self.progress.send(Progress::Blocked { seqs: Vec::new(), aux: None }).await;
+                    }
                 }
                 Event::AtDoor if self.standing => self.clock.stand(),
                 Event::AtDoor | Event::VsockOpen | Event::Prepared | Event::Running { .. } | Event::Saved { .. } => {}
@@ -298,7 +301,8 @@ impl<'a> Session<'a> {
 
     async fn order(&mut self, order: Order) -> Result<(), ExecutionError> {
         match order {
-            Order::Answer(reply) if self.standing => {
+            // Who was resumed without an answer and asked at the door listens only there, where it is again in a moment.
+            Order::Answer(reply) if self.standing || self.hollow && reply.answers.iter().any(|answer| answer.seq < AGENT_SEQ) => {
                 self.park = None;
                 self.hold_back(reply.payload.len() + reply.answers.len() * ANSWER)?;
                 let waiting = self.reply.get_or_insert_default();

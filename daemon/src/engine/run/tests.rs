@@ -8,7 +8,7 @@ use crate::engine::vm::VmState;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use torpor_protocol::agent::{GuestMessage, Stream};
-use torpor_protocol::ask::{Answer as AskAnswer, Ask, Reply as AskReply, What};
+use torpor_protocol::ask::{AGENT_SEQ, Answer as AskAnswer, Ask, Reply as AskReply, What};
 use torpor_protocol::monitor;
 
 fn door(message: &GuestMessage) -> Event {
@@ -278,4 +278,31 @@ async fn a_guest_that_asks_twice_while_it_stands_broke_the_protocol() {
     assert_eq!(fails(&[door(&GuestMessage::Started), door(&ask(1)), door(&ask(2))]).await.kind, ErrorKind::GuestProtocol);
     assert_eq!(fails(&[door(&ask(1))]).await.kind, ErrorKind::GuestProtocol, "before it has started");
     assert_eq!(fails(&[door(&GuestMessage::Started), vsock(&[ask(1)])]).await.kind, ErrorKind::GuestProtocol, "who stands is at the door");
+}
+
+/// Who was brought back before there was an answer gets it where it listens: who asked at the door when it is there again, the agent at once.
+#[tokio::test]
+async fn an_answer_that_comes_during_a_resume_finds_who_asked() {
+    for (seq, waits) in [(1, true), (AGENT_SEQ, false)] {
+        let (progress, mut seen) = mpsc::channel(64);
+        let (orders, mut ordered) = mpsc::unbounded_channel();
+        let (vm, peer) = Vm::scripted(VmState::Running).unwrap();
+        say(&peer, &[door(&GuestMessage::Started)]);
+        let mut session = session(vm, &progress, LONG).hollow();
+        let script = async {
+            assert!(matches!(seen.recv().await, Some(Progress::Started { .. })));
+            orders.send(slept(seq)).unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            if waits {
+                say(&peer, &[Event::AtDoor]);
+            }
+            let told = tokio::task::spawn_blocking(move || (command(&peer), peer)).await.unwrap();
+            orders.send(Order::End).unwrap();
+            told
+        };
+        let (end, (told, _peer)) = tokio::join!(session.listen(&mut ordered), script);
+        assert!(matches!(end, Ok(End::Parked)));
+        assert_eq!(matches!(told, Command::Inbox { .. }), waits, "{seq}");
+        assert_eq!(matches!(told, Command::Vsock { .. }), !waits, "{seq}");
+    }
 }

@@ -7,7 +7,7 @@ use crate::schedule::job::claim;
 use crate::schedule::live::{Cause, Live, Stored};
 use crate::schedule::run;
 use crate::state::record::{Execution, Happening, Version};
-use crate::state::time::Timestamp;
+use crate::state::time::{SteadyClock, Timestamp};
 use crate::state::writer::Change;
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,7 +111,8 @@ impl Dispatcher {
         let caller = parent.map(|(parent, _)| parent);
         let mut random = [0; 10];
         getrandom::fill(&mut random).map_err(SubmitError::Entropy)?;
-        let now = Timestamp::now();
+        let clock = caller.map_or_else(SteadyClock::start, |parent| parent.clock);
+        let now = clock.now();
         if let Some(parent) = caller {
             // Nobody needs it after its parent.
             let latest = [parent.view().due, parent.view().need_by].into_iter().flatten().min();
@@ -127,7 +128,7 @@ impl Dispatcher {
             if shared.core.draining() {
                 return Err(SubmitError::Draining);
             }
-            let id = shared.ids.next(now, random);
+            let id = shared.ids.next(Timestamp::now(), random);
             let mut execution = Execution::new(id.clone(), &version, now);
             execution.parent = caller.map(|parent| parent.id.clone());
             execution.depth = caller.map_or(0, |parent| parent.depth.saturating_add(1));
@@ -141,15 +142,15 @@ impl Dispatcher {
                 let _ = execution.apply(now, Happening::Late { by_ms });
             }
             let job = Job::Execution(id.clone());
-            let claim = claim(&shared.clock, &execution, &version, bytes, expected);
+            let claim = claim((&shared.clock, now), &execution, &version, bytes, expected);
             let mut follows = shared.step(Event::Submit(job.clone(), claim));
             let (before, start) = (follows.len(), Action::Start(job));
             follows.retain(|other| *other != start);
             let admitted = follows.len() < before;
             if admitted {
-                run::starting(&mut execution);
+                run::starting(&mut execution, now);
             }
-            let live = Arc::new(Live::new(execution, version, bytes, false));
+            let live = Arc::new(Live::fresh(execution, version, bytes, clock));
             shared.live.insert(id, Arc::clone(&live));
             (live, admitted, follows)
         };
@@ -195,7 +196,7 @@ impl Dispatcher {
     pub(in crate::schedule) fn requeue(self: &Arc<Self>, live: Arc<Live>) {
         let expected = self.estimates.of(&live.version);
         let mut shared = self.lock();
-        let claim = claim(&shared.clock, &live.view(), &live.version, live.bytes, expected);
+        let claim = claim((&shared.clock, live.clock.now()), &live.view(), &live.version, live.bytes, expected);
         shared.live.insert(live.id.clone(), Arc::clone(&live));
         let follows = shared.step(Event::Submit(Job::Execution(live.id.clone()), claim));
         drop(shared);

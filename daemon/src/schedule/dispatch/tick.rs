@@ -3,7 +3,6 @@
 use super::{Dispatcher, Event};
 use crate::state::id::ExecutionId;
 use crate::state::record::Happening;
-use crate::state::time::Timestamp;
 use crate::state::writer::Change;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -49,7 +48,7 @@ impl Dispatcher {
         let view = live.view();
         let Some(need_by) = view.need_by.filter(|_| !view.late && !view.state.ended()) else { return };
         let takes = self.estimates.of(&live.version).takes;
-        let by = Timestamp::now().0.saturating_add(i64::try_from(takes.as_micros()).unwrap_or(i64::MAX)).saturating_sub(need_by.0);
+        let by = live.clock.now().0.saturating_add(i64::try_from(takes.as_micros()).unwrap_or(i64::MAX)).saturating_sub(need_by.0);
         live.happened(Happening::Late { by_ms: u64::try_from(by).unwrap_or(0).div_ceil(1000) });
     }
 

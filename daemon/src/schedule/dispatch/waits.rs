@@ -9,7 +9,6 @@ use crate::schedule::live::{Cause, Live, Note};
 use crate::state::id::ExecutionId;
 use crate::state::machine::State;
 use crate::state::record::Execution;
-use crate::state::time::Timestamp;
 use crate::state::waiting::CallKey;
 use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -73,7 +72,7 @@ impl Dispatcher {
     /// Ends an execution when it must have ended, wherever it is then.
     pub(in crate::schedule) fn watch_deadline(self: &Arc<Self>, live: &Arc<Live>) {
         let Some(due) = live.view().due else { return };
-        let left = Duration::from_secs_f64(due.seconds_since(Timestamp::now()));
+        let left = Duration::from_secs_f64(due.seconds_since(live.clock.now()));
         let (this, live) = (Arc::clone(self), Arc::clone(live));
         tokio::spawn(async move {
             if tokio::time::timeout(left, live.ended()).await.is_err() {
@@ -89,7 +88,7 @@ impl Dispatcher {
         let follows = {
             let mut shared = self.lock();
             shared.resuming.insert(live.id.clone(), tell);
-            let claim = claim(&shared.clock, &live.view(), &live.version, live.bytes, expected);
+            let claim = claim((&shared.clock, live.clock.now()), &live.view(), &live.version, live.bytes, expected);
             shared.step(Event::Submit(Job::Execution(live.id.clone()), claim))
         };
         self.act(follows);
@@ -167,7 +166,7 @@ impl Dispatcher {
     pub(in crate::schedule) fn expected_end(&self, id: &ExecutionId) -> Option<Duration> {
         let Some(live) = self.live(id) else { return Some(Duration::ZERO) };
         let begun = live.view().begun_at()?;
-        self.estimates.expected(&live.version)?.checked_sub(Duration::from_secs_f64(Timestamp::now().seconds_since(begun)))
+        self.estimates.expected(&live.version)?.checked_sub(Duration::from_secs_f64(live.clock.now().seconds_since(begun)))
     }
 
     /// When an execution that has begun will end, where those of its version always take about as long.
@@ -175,7 +174,7 @@ impl Dispatcher {
         let live = self.live(id)?;
         let view = live.view();
         let begun = view.begun_at().filter(|_| view.state != State::Queued)?;
-        let left = self.estimates.steady(&live.version)?.checked_sub(Duration::from_secs_f64(Timestamp::now().seconds_since(begun)))?;
+        let left = self.estimates.steady(&live.version)?.checked_sub(Duration::from_secs_f64(live.clock.now().seconds_since(begun)))?;
         Some(Instant::now() + left)
     }
 

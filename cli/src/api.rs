@@ -60,9 +60,18 @@ pub(crate) struct Version {
     pub(crate) created_at: String,
     pub(crate) template: String,
     #[serde(default)]
+    pub(crate) durations: Vec<Duration>,
+    #[serde(default)]
     pub(crate) missing_secrets: Vec<String>,
     #[serde(default)]
     pub(crate) portions: Vec<Portion>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Duration {
+    pub(crate) what: String,
+    pub(crate) p50_ms: f64,
+    pub(crate) p90_ms: f64,
 }
 
 #[derive(Debug, Deserialize)]

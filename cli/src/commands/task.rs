@@ -4,7 +4,7 @@ use crate::api::{Task, Tasks, Version};
 use crate::args::TaskCommand;
 use crate::client::{Client, Payload, escape};
 use crate::error::CliError;
-use crate::output::{Output, ago, complain, short, size, table};
+use crate::output::{Output, ago, complain, short, size, span, table};
 use crate::pack::pack;
 use crate::timeline::plain;
 use hyper::{Method, StatusCode};
@@ -76,11 +76,20 @@ async fn inspect(client: &Client, output: Output, name: &str) -> Result<(), CliE
             size(version.code_bytes),
             version.template.clone(),
             ago(&version.created_at),
+            takes(version),
             policy.collect::<Vec<_>>().join(" "),
         ]
     };
     let rows: Vec<_> = task.versions.iter().map(row).collect();
-    output.line(&table(&["VERSION", "RUNTIME", "ENTRY", "CODE", "TEMPLATE", "PUSHED", "POLICY"], &rows))
+    output.line(&table(&["VERSION", "RUNTIME", "ENTRY", "CODE", "TEMPLATE", "PUSHED", "TAKES", "POLICY"], &rows))
+}
+
+/// How long its executions take, from start to end.
+fn takes(version: &Version) -> String {
+    let whole = version.durations.iter().find(|duration| duration.what == "whole");
+    #[allow(clippy::cast_possible_truncation)]
+    let ms = |ms: f64| span((ms * 1000.0) as i64);
+    whole.map_or_else(String::new, |whole| format!("{}, 9 of 10 within {}", ms(whole.p50_ms), ms(whole.p90_ms)))
 }
 
 async fn rm(client: &Client, output: Output, name: &str) -> Result<(), CliError> {

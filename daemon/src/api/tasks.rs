@@ -29,7 +29,8 @@ fn version_body(app: &App, version: &Version) -> VersionBody {
     let declared: BTreeSet<_> = portions.flat_map(|portion| portion.rights.all_secrets()).collect();
     let missing = declared.into_iter().filter(|name| app.dispatcher.secrets.missing(&version.account, [*name]).is_some());
     let missing = missing.map(ToString::to_string).collect();
-    VersionBody::open(version, |portion| app.runner().template_state(&task_version(portion, &app.images)), missing)
+    let template = |portion: &Version| app.runner().template_state(&task_version(portion, &app.images));
+    VersionBody::open(version, template, &app.dispatcher.estimates.seen(version), missing)
 }
 
 fn task_body(app: &App, caller: &Caller, name: &TaskName, task: &Task) -> TaskBody {
@@ -185,6 +186,7 @@ pub(super) async fn remove(State(app): State<Arc<App>>, Owner(caller): Owner, Pa
             app.catalog.put_back(task);
             return Err(ApiError::from(error));
         }
+        app.dispatcher.estimates.forget(account.as_str(), name.as_str());
         for version in &task.versions {
             app.dispatcher.unprepare(version);
             version.all().for_each(|portion| app.runner().forget(&task_version(portion, &app.images)));

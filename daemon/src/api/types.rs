@@ -4,8 +4,10 @@ use super::error::ApiError;
 use crate::engine::TemplateState;
 use crate::logs::LogEntry;
 use crate::manifest::{self, Policy};
+use crate::schedule::estimates::Kind;
 use crate::state::machine::State;
 use crate::state::record::{Execution, Version};
+use crate::state::sketch::Sketch;
 use crate::state::time::Timestamp;
 use axum::extract::FromRequestParts;
 use axum::extract::Query;
@@ -244,6 +246,26 @@ pub struct VersionBody {
     pub inside: Option<VersionInside>,
 }
 
+/// How long something takes, by what was seen lately.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DurationBody {
+    /// `startup`: until the program has its input; `run`: with a VM at a time; `whole`: from its start to its end; `park`; `resume`.
+    pub what: &'static str,
+    /// How many were seen; old ones fade.
+    pub seen: u32,
+    /// Half of them took no longer, in ms.
+    pub p50_ms: f64,
+    /// Nine of ten took no longer, in ms.
+    pub p90_ms: f64,
+}
+
+impl DurationBody {
+    fn new((kind, sketch): &(Kind, Sketch)) -> Self {
+        let ms = |percent| sketch.percentile(percent).map_or(0.0, |time| (time.as_secs_f64() * 1e4).round() / 10.0);
+        Self { what: kind.name(), seen: sketch.weight(), p50_ms: ms(50), p90_ms: ms(90) }
+    }
+}
+
 /// What a version is made of.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct VersionInside {
@@ -258,6 +280,9 @@ pub struct VersionInside {
     pub code_bytes: u64,
     /// Whether its template is there.
     pub template: TemplateState,
+    /// How long it takes, by what was seen lately.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub durations: Vec<DurationBody>,
     /// Secrets that it declares and that are not set: it can't be run until they are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing_secrets: Vec<String>,
@@ -273,7 +298,12 @@ impl VersionBody {
     }
 
     /// `template`: whether the template of a portion is there.
-    pub(super) fn open(version: &Version, template: impl Fn(&Version) -> TemplateState, missing_secrets: Vec<String>) -> Self {
+    pub(super) fn open(
+        version: &Version,
+        template: impl Fn(&Version) -> TemplateState,
+        durations: &[(Kind, Sketch)],
+        missing_secrets: Vec<String>,
+    ) -> Self {
         let portion = |portion: &Arc<Version>| PortionBody {
             name: portion.portion.to_string(),
             trust: portion.rights.trust.name(),
@@ -289,6 +319,7 @@ impl VersionBody {
             policy: version.policy.into(),
             code_bytes: version.code_bytes,
             template: template(version),
+            durations: durations.iter().map(DurationBody::new).collect(),
             missing_secrets,
             portions: version.portions.iter().map(portion).collect(),
         };

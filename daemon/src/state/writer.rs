@@ -360,6 +360,7 @@ fn add<'a>(batch: &mut Batch<'a>, change: &'a Change) -> Result<(), StoreError> 
         Change::PutVersion(version) => put_newest(batch, version),
         Change::PutDurations(seen) => seen.iter().try_for_each(|seen| put_duration(batch, seen)),
         Change::RemoveTask(account, name) => {
+            batch.add("DELETE FROM durations WHERE account = ? AND task = ?", [account.as_str().into(), name.as_str().into()])?;
             batch.add("DELETE FROM tasks WHERE account = ? AND name = ?", [account.as_str().into(), name.as_str().into()])
         }
         Change::Insert { execution, input, key } => {

@@ -20,7 +20,7 @@ fn arguments(words: &[&str]) -> Options {
 /// kill -9 with 20 running and 50 waiting: nothing acknowledged is lost, nothing runs on, each ends as its policy says.
 fn killed_while_working() {
     // A 64 MiB VM is charged a little more than its memory: 20 of them fit, 21 do not.
-    let mut daemon = Daemon::start_with_templates(arguments(&["--max-vms", "20"]));
+    let mut daemon = Daemon::start_with_templates(arguments(&["--max-vms", "20", "--cpu-budget", "20"]));
     let policy: [(&str, &str); 2] = [("memory", "\"64MiB\""), ("timeout", "\"10m\"")];
     daemon.push(TaskFolder::copy("shell").named("once", &policy).path());
     daemon.push(TaskFolder::copy("shell").named("again", &[policy[0], policy[1], ("retries", "1")]).path());

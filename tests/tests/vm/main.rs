@@ -14,6 +14,7 @@ mod host;
 mod input;
 mod isolation;
 mod kills;
+mod needed;
 mod park;
 mod park_faults;
 mod portions;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         host::TESTS,
         clock::TESTS,
         kills::TESTS,
+        needed::TESTS,
         user_mode::TESTS,
         park::TESTS,
         park_faults::TESTS,

@@ -25,8 +25,12 @@ async fn daemon(folder: &Path) -> Daemon {
     daemon
 }
 
+fn queue(daemon: &Daemon, version: &Arc<Version>, input: Value) -> Arc<Live> {
+    daemon.dispatcher.submit(Arc::clone(version), input.to_string().into_bytes().into()).unwrap()
+}
+
 async fn submit(daemon: &Daemon, version: &Arc<Version>, input: Value) -> Arc<Live> {
-    let live = daemon.dispatcher.submit(Arc::clone(version), input.to_string().into_bytes().into()).unwrap();
+    let live = queue(daemon, version, input);
     live.stored().await.unwrap();
     live
 }
@@ -39,7 +43,7 @@ async fn limits_vms_and_durations_are_each_accounts_own() {
     let (ours, theirs) = (of("us", "t", &one), of("rivals", "t", &one));
     let mut lives = Vec::new();
     for version in [&ours, &ours, &theirs, &theirs] {
-        lives.push(submit(&daemon, version, json!({"ms": 30})).await);
+        lives.push(queue(&daemon, version, json!({"ms": 200})));
     }
     let load = daemon.dispatcher.load();
     assert_eq!((load.running, load.queued), (2, 2), "one of each");
@@ -134,11 +138,12 @@ async fn weights_are_the_schedulers_at_once_and_after_a_restart() {
     let plain = with(Policy { memory_mib: 1024, ..Policy::default() });
     let order = async |daemon: &Daemon| {
         let (ours, theirs) = (of("us", "t", &plain), of("rivals", "t", &plain));
-        let first = submit(daemon, &theirs, json!({"ms": 100})).await;
+        // All wait before the first, of a third account, has ended.
+        let first = queue(daemon, &plain, json!({"ms": 500}));
         let mut lives = vec![first];
         for _ in 0..6 {
-            lives.push(submit(daemon, &theirs, json!({"ms": 20})).await);
-            lives.push(submit(daemon, &ours, json!({"ms": 20})).await);
+            lives.push(queue(daemon, &theirs, json!({"ms": 20})));
+            lives.push(queue(daemon, &ours, json!({"ms": 20})));
         }
         for live in &lives {
             live.ended().await;

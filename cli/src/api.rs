@@ -112,12 +112,24 @@ pub(crate) struct Schedule {
     pub(crate) next: Vec<String>,
     pub(crate) last: Option<String>,
     pub(crate) skipped: Option<Skipped>,
+    pub(crate) notify: Option<Delivery>,
 }
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct Skipped {
     pub(crate) at: String,
     pub(crate) message: String,
+}
+
+/// Where an end is told, and of an execution whether it is.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Delivery {
+    pub(crate) url: String,
+    pub(crate) state: Option<String>,
+    #[serde(default)]
+    pub(crate) attempts: u64,
+    pub(crate) next_at: Option<String>,
+    pub(crate) last: Option<String>,
 }
 
 /// The schedule that made an execution.
@@ -159,6 +171,7 @@ pub(crate) struct Execution {
     #[serde(default)]
     pub(crate) late: bool,
     pub(crate) schedule: Option<Fired>,
+    pub(crate) notify: Option<Delivery>,
     #[serde(default)]
     pub(crate) timeline: Vec<Event>,
 }

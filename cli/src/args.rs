@@ -281,6 +281,12 @@ pub(crate) struct ScheduleArgs {
     /// Name of the schedule [default: the task's]
     #[arg(long)]
     pub(crate) name: Option<String>,
+    /// Where to tell the end of it, with a POST: a URL that the host's policy allows
+    #[arg(long, value_name = "URL")]
+    pub(crate) notify: Option<String>,
+    /// Secret that what is told is signed with
+    #[arg(long, value_name = "SECRET", requires = "notify", value_parser = secret)]
+    pub(crate) notify_secret: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -326,6 +332,12 @@ pub(crate) struct RunArgs {
     /// Run it once, however often this command is given with this key and the same input within 24 h: later ones get the first one's execution
     #[arg(long, value_name = "KEY", value_parser = key)]
     pub(crate) idempotency_key: Option<String>,
+    /// Where to tell the end of it, with a POST: a URL that the host's policy allows
+    #[arg(long, value_name = "URL")]
+    pub(crate) notify: Option<String>,
+    /// Secret that what is told is signed with
+    #[arg(long, value_name = "SECRET", requires = "notify", value_parser = secret)]
+    pub(crate) notify_secret: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]

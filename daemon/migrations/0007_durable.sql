@@ -35,3 +35,22 @@ CREATE TABLE schedules (
 ALTER TABLE executions ADD COLUMN schedule TEXT;
 ALTER TABLE executions ADD COLUMN fire_at BIGINT;
 CREATE UNIQUE INDEX executions_by_schedule ON executions (schedule, fire_at) WHERE schedule IS NOT NULL;
+
+-- Where the end of an execution is told. JSON of the same for the executions of a schedule.
+CREATE TABLE deliveries (
+    execution  TEXT   NOT NULL PRIMARY KEY REFERENCES executions (id),
+    account    TEXT   NOT NULL,
+    id         TEXT   NOT NULL,
+    url        TEXT   NOT NULL,
+    authority  TEXT   NOT NULL,
+    secret     TEXT,
+    state      TEXT   NOT NULL,
+    attempts   BIGINT NOT NULL,
+    next_at    BIGINT,
+    ended_at   BIGINT,
+    last       TEXT,
+    settled_at BIGINT
+);
+CREATE INDEX deliveries_pending ON deliveries (next_at) WHERE state = 'pending';
+CREATE INDEX deliveries_waiting ON deliveries (execution) WHERE state = 'waiting';
+ALTER TABLE schedules ADD COLUMN notify TEXT;

@@ -16,6 +16,7 @@ mod executions;
 mod host;
 mod load;
 mod logs;
+mod notify;
 mod policy;
 mod schedules;
 mod secrets;

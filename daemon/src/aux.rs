@@ -16,8 +16,8 @@
 //! this hold is bounded by its connections and one window each way.
 
 pub mod broker;
-mod connect;
-mod http;
+pub(crate) mod connect;
+pub(crate) mod http;
 mod pipe;
 pub mod secret;
 pub mod why;

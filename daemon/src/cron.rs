@@ -21,6 +21,7 @@ mod tests;
 
 use crate::hex;
 use crate::manifest::{AccountName, TaskName};
+use crate::notify::Notify;
 use crate::state::id::ExecutionId;
 use crate::state::time::Timestamp;
 use rule::Rule;
@@ -127,6 +128,8 @@ pub struct Schedule {
     pub missed: Missed,
     /// What becomes of times at which the execution before has not ended.
     pub overlap: Overlap,
+    /// Where the ends of its executions are told.
+    pub notify: Option<Notify>,
     /// Nothing is run.
     pub paused: bool,
     /// When it was made.

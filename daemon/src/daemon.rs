@@ -20,6 +20,7 @@ use crate::logs::Logs;
 use crate::manifest::host::HostPolicy;
 use crate::manifest::{ManifestError, format_bytes};
 use crate::metrics::Metrics;
+use crate::notify::outbox::Outbox;
 use crate::parked::ParkedFiles;
 use crate::retention::Retention;
 use crate::schedule::dispatch::{Dispatcher, Parts, keep_durations};
@@ -305,6 +306,10 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let mut chores = tokio::task::JoinSet::new();
     chores.spawn(remove_old(&app));
     chores.spawn(keep_durations(Arc::downgrade(&app.dispatcher)));
+    chores.spawn({
+        let (secrets, bell) = (app.dispatcher.secrets.clone(), Arc::clone(&app.dispatcher.bell));
+        Arc::new(Outbox::new(store.clone(), Arc::clone(&app.dispatcher.caps), secrets, bell)).run()
+    });
     chores.spawn({
         let schedules = Arc::clone(&app.schedules);
         async move { schedules.run().await }

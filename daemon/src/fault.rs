@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// All steps of parking, resuming, waiting for another attempt and running what a schedule is due for, in order.
-pub const STEPS: [&str; 16] = [
+/// All steps of parking, resuming, waiting for another attempt and running what a schedule is due for and telling an end, in order.
+pub const STEPS: [&str; 18] = [
     "park.decided",
     "park.file",
     "park.written",
@@ -27,6 +27,8 @@ pub const STEPS: [&str; 16] = [
     "retry.due",
     "cron.due",
     "cron.committed",
+    "notify.sent",
+    "notify.recorded",
 ];
 
 #[derive(Debug)]

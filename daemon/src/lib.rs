@@ -9,6 +9,7 @@
 //! - [`secrets`]: what programs get and nobody reads back
 //! - [`aux`]: auxiliary services, as programs reach them
 //! - [`cron`]: executions that are made at the times of a cron expression
+//! - [`notify`]: ends of executions, told to URLs
 //! - [`idempotency`]: submissions that may come twice
 //! - [`logs`]: what programs print
 //! - [`transfer`]: a parked execution on its way to another host
@@ -33,6 +34,7 @@ pub mod lock;
 pub mod logs;
 pub mod manifest;
 pub mod metrics;
+pub mod notify;
 pub mod parked;
 pub mod retention;
 pub mod schedule;

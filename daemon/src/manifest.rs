@@ -48,6 +48,7 @@ pub mod entry;
 pub mod flow;
 pub mod host;
 pub mod names;
+pub mod notify;
 pub mod policy;
 mod reader;
 pub mod rights;

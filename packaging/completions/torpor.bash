@@ -1140,7 +1140,7 @@ _torpor() {
             return 0
             ;;
         torpor__subcmd__run)
-            opts="-i -h --input --async --need-by --on-late --idempotency-key --socket --json --help"
+            opts="-i -h --input --async --need-by --on-late --idempotency-key --notify --notify-secret --socket --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1163,6 +1163,14 @@ _torpor() {
                     return 0
                     ;;
                 --idempotency-key)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --notify)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --notify-secret)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -1196,7 +1204,7 @@ _torpor() {
             return 0
             ;;
         torpor__subcmd__schedule__subcmd__add)
-            opts="-i -h --cron --timezone --input --missed --overlap --name --socket --json --help"
+            opts="-i -h --cron --timezone --input --missed --overlap --name --notify --notify-secret --socket --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1227,6 +1235,14 @@ _torpor() {
                     return 0
                     ;;
                 --name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --notify)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --notify-secret)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

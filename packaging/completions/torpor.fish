@@ -119,6 +119,8 @@ all\t''"
 complete -c torpor -n "__fish_torpor_using_subcommand schedule; and __fish_seen_subcommand_from add" -l overlap -d 'A time at which the execution before has not ended: leave it out, or run it all the same [default: skip; with --missed all: allow]' -r -f -a "skip\t''
 allow\t''"
 complete -c torpor -n "__fish_torpor_using_subcommand schedule; and __fish_seen_subcommand_from add" -l name -d 'Name of the schedule [default: the task\'s]' -r
+complete -c torpor -n "__fish_torpor_using_subcommand schedule; and __fish_seen_subcommand_from add" -l notify -d 'Where to tell the end of it, with a POST: a URL that the host\'s policy allows' -r
+complete -c torpor -n "__fish_torpor_using_subcommand schedule; and __fish_seen_subcommand_from add" -l notify-secret -d 'Secret that what is told is signed with' -r
 complete -c torpor -n "__fish_torpor_using_subcommand schedule; and __fish_seen_subcommand_from add" -l socket -d 'Socket of torpord' -r -F
 complete -c torpor -n "__fish_torpor_using_subcommand schedule; and __fish_seen_subcommand_from add" -l json -d 'JSON instead of tables and text (the default where the output is not a terminal)'
 complete -c torpor -n "__fish_torpor_using_subcommand schedule; and __fish_seen_subcommand_from add" -s h -l help -d 'Print help'
@@ -160,6 +162,8 @@ complete -c torpor -n "__fish_torpor_using_subcommand run" -l need-by -d 'When i
 complete -c torpor -n "__fish_torpor_using_subcommand run" -l on-late -d 'What to do where that is already certain to be missed: run it all the same, or refuse it' -r -f -a "run\t''
 refuse\t''"
 complete -c torpor -n "__fish_torpor_using_subcommand run" -l idempotency-key -d 'Run it once, however often this command is given with this key and the same input within 24 h: later ones get the first one\'s execution' -r
+complete -c torpor -n "__fish_torpor_using_subcommand run" -l notify -d 'Where to tell the end of it, with a POST: a URL that the host\'s policy allows' -r
+complete -c torpor -n "__fish_torpor_using_subcommand run" -l notify-secret -d 'Secret that what is told is signed with' -r
 complete -c torpor -n "__fish_torpor_using_subcommand run" -l socket -d 'Socket of torpord' -r -F
 complete -c torpor -n "__fish_torpor_using_subcommand run" -l async -d 'Do not wait: print the execution\'s id'
 complete -c torpor -n "__fish_torpor_using_subcommand run" -l json -d 'JSON instead of tables and text (the default where the output is not a terminal)'

@@ -1,10 +1,10 @@
 //! `ps`, `inspect` and `cancel`.
 
-use crate::api::{Execution, ExecutionError, Executions, Task};
+use crate::api::{Delivery, Execution, ExecutionError, Executions, Task};
 use crate::args::PsArgs;
 use crate::client::{Client, Payload, escape};
 use crate::error::CliError;
-use crate::output::{Output, ago, between, pretty, span, table};
+use crate::output::{Output, ago, between, pretty, span, table, until};
 use crate::timeline;
 use hyper::Method;
 use serde_json::Value;
@@ -110,6 +110,7 @@ fn describe(execution: &Execution, memory: Option<u64>) -> String {
     }
     rows.extend(execution.need_by.clone().map(|at| ("needed by", if execution.late { format!("{at}  late") } else { at })));
     rows.extend(execution.schedule.as_ref().map(|fired| ("schedule", format!("{}, for {}", fired.id, fired.at))));
+    rows.extend(execution.notify.as_ref().map(|notify| ("notify", told(notify))));
     rows.extend(execution.not_before.clone().map(|at| ("not before", at)));
     rows.extend((!execution.waiting.is_empty()).then(|| ("waits for", timeline::waits(&execution.waiting))));
     let mut text: Vec<String> = rows.into_iter().map(|(key, value)| format!("{key:11}{value}")).collect();
@@ -126,6 +127,16 @@ fn describe(execution: &Execution, memory: Option<u64>) -> String {
         text.push(pretty(result.get()));
     }
     text.join("\n")
+}
+
+/// Whether an end is told.
+fn told(delivery: &Delivery) -> String {
+    let attempts = (delivery.attempts > 0)
+        .then(|| if delivery.attempts == 1 { "1 attempt".to_owned() } else { format!("{} attempts", delivery.attempts) });
+    let next = delivery.next_at.as_deref().filter(|_| delivery.attempts > 0).map(|at| format!("again {}", until(at)));
+    let facts: Vec<String> = attempts.into_iter().chain(delivery.last.clone()).chain(next).collect();
+    let facts = if facts.is_empty() { String::new() } else { format!(" ({})", facts.join(", ")) };
+    format!("{}: {}{facts}", delivery.url, delivery.state.as_deref().unwrap_or("?"))
 }
 
 /// A failure as people read it: kind and message first, then what the kind adds.

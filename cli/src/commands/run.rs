@@ -17,10 +17,11 @@ const MAX_INPUT: u64 = 6 << 20;
 
 pub(super) async fn run(client: &Client, output: Output, args: RunArgs) -> Result<(), CliError> {
     let input = input::read(args.input, "input", MAX_INPUT).await?;
-    let mut path = format!("/v1/tasks/{}/executions", escape(&args.task));
-    if let Some(need_by) = &args.need_by {
-        path = format!("{path}?need_by={}&on_late={}", escape(need_by), args.on_late);
-    }
+    let on_late = args.need_by.is_some().then_some(args.on_late);
+    let query = [("need_by", args.need_by), ("on_late", on_late), ("notify", args.notify), ("notify_secret", args.notify_secret)];
+    let query: Vec<_> = query.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", escape(&value?)))).collect();
+    let mark = if query.is_empty() { "" } else { "?" };
+    let path = format!("/v1/tasks/{}/executions{mark}{}", escape(&args.task), query.join("&"));
     let created = client.json::<Execution>(Method::POST, &path, Payload::Keyed(input, args.idempotency_key), Duration::ZERO).await?;
     let id = created.value.id;
     if args.detach {

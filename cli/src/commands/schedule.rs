@@ -42,6 +42,7 @@ async fn add(client: &Client, output: Output, args: ScheduleArgs) -> Result<(), 
         serde_json::from_slice(&input).map_err(|error| CliError::Usage(format!("the input is not JSON: {error}")))?;
     let wanted = json!({
         "name": args.name, "task": args.task, "cron": args.cron, "timezone": args.timezone, "missed": args.missed, "overlap": args.overlap,
+        "notify": args.notify, "notify_secret": args.notify_secret,
     });
     // Numbers of the input stay as they were written.
     let wanted = wanted.to_string();
@@ -88,6 +89,7 @@ fn describe(schedule: &Schedule) -> String {
         ("overlap", schedule.overlap.clone()),
         ("added", format!("{}  ({})", schedule.created_at, ago(&schedule.created_at))),
     ];
+    rows.extend(schedule.notify.as_ref().map(|notify| ("notify", notify.url.clone())));
     if schedule.paused {
         rows.push(("paused", "`torpor schedule resume` lets it go on".into()));
     }

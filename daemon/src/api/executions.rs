@@ -3,7 +3,7 @@
 use super::caller::{Caller, Invoker};
 use super::error::{ApiError, ErrorBody, ErrorCode};
 use super::types::{ExecutionList, ListParams, Params, SubmitParams, WaitParams};
-use super::{App, BODY_TIMEOUT};
+use super::{App, BODY_TIMEOUT, notify};
 use crate::accounts::Role;
 use crate::idempotency::{self, Key, NewKey};
 use crate::manifest::flow::{self, By};
@@ -113,7 +113,7 @@ async fn accept_once(
     caller: &Caller,
     (name, input): (&str, Arc<[u8]>),
     (key, request): (Key, String),
-    extras: Extras,
+    extras: Result<Extras, ApiError>,
 ) -> Result<Once, ApiError> {
     let account = caller.account.as_str();
     let _one = app.keys.one(account, &key).await;
@@ -125,6 +125,7 @@ async fn accept_once(
         let message = format!("this Idempotency-Key came with another request before, which became execution {}", known.execution);
         return Err(ApiError::new(ErrorCode::KeyReused, message));
     }
+    let extras = extras?;
     if !app.keys.admit(account) {
         let message = format!("the account has {} idempotency keys, and no more may be; each is kept for 24 h", idempotency::MAX_KEYS);
         return Err(ApiError::new(ErrorCode::TooMany, message));
@@ -190,8 +191,9 @@ pub(super) async fn submit(
 ) -> Result<(StatusCode, Json<Arc<Execution>>), ApiError> {
     let (time, key) = (params.duration()?, key(&headers)?);
     let extras = Extras { need_by: params.need_by()?, on_late: params.on_late, ..Extras::default() };
+    let notify = || notify::wanted(&app, &caller.account, params.notify.as_deref(), params.notify_secret.as_deref());
     // Before the body, so that a client does not send it in vain.
-    if let Err(refused) = check(&app, &caller, &name) {
+    if let Err(refused) = check(&app, &caller, &name).and_then(|()| notify().map(drop)) {
         // What it ran may be gone since then.
         match &key {
             Some(key) if app.store.key(caller.account.as_str(), key, Timestamp::now()).await?.is_some() => {}
@@ -199,13 +201,23 @@ pub(super) async fn submit(
         }
     }
     let (input, room) = input(&app, body).await?;
+    // Once more: what is not allowed any more is of no matter where the key is known.
+    let extras = notify().map(|notify| Extras { notify, ..extras });
     let once = match key {
-        None => Once::New(accept(&app, &caller, &name, input, extras).await?),
+        None => Once::New(accept(&app, &caller, &name, input, extras?).await?),
         Some(key) => {
             // As they were asked for: a time from now on is another moment each time.
             let on_late = format!("{:?}", params.on_late);
             let need_by = params.need_by.unwrap_or_default();
-            let parts = [("task", name.as_bytes()), ("input", &input), ("need_by", need_by.as_bytes()), ("on_late", on_late.as_bytes())];
+            let (notify, secret) = (params.notify.unwrap_or_default(), params.notify_secret.unwrap_or_default());
+            let parts: [(&str, &[u8]); 6] = [
+                ("task", name.as_bytes()),
+                ("input", &input),
+                ("need_by", need_by.as_bytes()),
+                ("on_late", on_late.as_bytes()),
+                ("notify", notify.as_bytes()),
+                ("notify_secret", secret.as_bytes()),
+            ];
             let request = idempotency::fingerprint(&parts);
             let (app, caller) = (Arc::clone(&app), caller.clone());
             let once = tokio::spawn(async move { accept_once(&app, &caller, (&name, input), (key, request), extras).await });

@@ -2,12 +2,13 @@
 
 use super::caller::{Invoker, Owner};
 use super::error::{ApiError, ErrorBody, ErrorCode};
-use super::{App, BODY_TIMEOUT};
+use super::{App, BODY_TIMEOUT, notify};
 use crate::cron::rule::Rule;
 use crate::cron::timer::fits;
 use crate::cron::{self, MAX_INPUT, Missed, Overlap, Schedule, Skipped};
 use crate::manifest::flow::{self, By};
 use crate::manifest::{AccountName, TaskName, format_bytes};
+use crate::notify::Notify;
 use crate::state::id::ExecutionId;
 use crate::state::time::Timestamp;
 use axum::Json;
@@ -42,6 +43,10 @@ pub(super) struct NewSchedule {
     /// Input of its executions: any JSON, at most 64 KiB; null where it is not given.
     #[schema(value_type = Option<Object>)]
     input: Option<Box<RawValue>>,
+    /// Where the ends of its executions are told, with a POST: a URL that the host's policy allows.
+    notify: Option<String>,
+    /// The secret that what is told is signed with.
+    notify_secret: Option<String>,
     /// What becomes of times that passed while nothing could run: left out (`skip`), one execution for all of them (`once`, the default), or one for each (`all`; of
     /// the newest 100).
     #[serde(default)]
@@ -67,6 +72,10 @@ pub(super) struct ScheduleBody {
     missed: Missed,
     /// What becomes of times at which the execution before has not ended.
     overlap: Overlap,
+    /// Where the ends of its executions are told, and with which secret that is signed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    notify: Option<Notify>,
     /// It runs nothing until it is resumed.
     paused: bool,
     /// When it was made.
@@ -100,6 +109,7 @@ impl ScheduleBody {
             timezone: schedule.rule.zone(),
             missed: schedule.missed,
             overlap: schedule.overlap,
+            notify: schedule.notify.clone(),
             paused: schedule.paused,
             created_at: schedule.created_at,
             next,
@@ -131,7 +141,7 @@ async fn wanted(body: Body) -> Result<NewSchedule, ApiError> {
 }
 
 impl NewSchedule {
-    fn schedule(&self, account: AccountName) -> Result<Schedule, ApiError> {
+    fn schedule(&self, account: AccountName, notify: Option<Notify>) -> Result<Schedule, ApiError> {
         let name = self.name.as_deref().unwrap_or_else(|| self.task.split('@').next().unwrap_or_default());
         let name = TaskName::try_from(name.to_owned()).map_err(|why| wrong(format!("{name:?} is no name of a schedule: {why}")))?;
         let rule = Rule::parse(&self.cron, self.timezone.as_deref().unwrap_or("UTC")).map_err(wrong)?;
@@ -153,6 +163,7 @@ impl NewSchedule {
             rule,
             missed: self.missed,
             overlap,
+            notify,
             paused: false,
             created_at: now,
             fired_to: now,
@@ -180,7 +191,8 @@ pub(super) async fn add(
     body: Body,
 ) -> Result<(StatusCode, Json<ScheduleBody>), ApiError> {
     let wanted = wanted(body).await?;
-    let schedule = wanted.schedule(caller.account)?;
+    let notify = notify::wanted(&app, &caller.account, wanted.notify.as_deref(), wanted.notify_secret.as_deref())?;
+    let schedule = wanted.schedule(caller.account, notify)?;
     app.store.check_room()?;
     // It must not stop half-way when the client goes away, and its task must not go away meanwhile.
     let added = tokio::spawn(async move {

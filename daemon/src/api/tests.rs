@@ -6,6 +6,7 @@ mod bad;
 mod good;
 mod idempotency;
 mod mutated;
+mod notify;
 mod schedules;
 mod secrets;
 mod socket;
@@ -15,6 +16,7 @@ mod transfer;
 use super::caller::Peer;
 use super::{App, router};
 use crate::config::Config;
+use crate::manifest::host::HostPolicy;
 use crate::schedule::scripted::{Daemon, Scripted};
 use axum::Router;
 use axum::body::Body;
@@ -42,7 +44,11 @@ impl Server {
     }
 
     async fn on(folder: tempfile::TempDir) -> Self {
-        let daemon = Daemon::start(folder.path(), BUDGET_MIB).await;
+        Self::under(folder, Arc::default()).await
+    }
+
+    async fn under(folder: tempfile::TempDir, caps: Arc<HostPolicy>) -> Self {
+        let daemon = Daemon::start_under(folder.path(), BUDGET_MIB, caps).await;
         let schedules = daemon.schedules().await;
         let Daemon { dispatcher, runner, parts, .. } = daemon;
         let config = Config::parse_from(["torpord".as_ref(), "--state-dir".as_ref(), folder.path().as_os_str()]);

@@ -56,6 +56,10 @@ pub struct SubmitParams {
     #[param(value_type = Option<String>)]
     #[serde(default)]
     pub on_late: OnLate,
+    /// Where its end is told, with a POST: a URL that the host's policy allows.
+    pub notify: Option<String>,
+    /// The secret that what is told is signed with.
+    pub notify_secret: Option<String>,
 }
 
 /// Longest time from now on at which a result may be needed, in seconds: a year.

@@ -27,7 +27,7 @@ pub(super) async fn timely<T>(to: &Target, connecting: impl Future<Output = io::
     }
 }
 
-pub(super) async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+pub(crate) async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     let stream = TcpStream::connect((host.trim_start_matches('[').trim_end_matches(']'), port)).await?;
     stream.set_nodelay(true)?;
     // One that is held for days may lose its other side without a word.

@@ -9,7 +9,7 @@
 
 mod headers;
 mod rules;
-pub(super) mod tls;
+pub(crate) mod tls;
 
 use super::Outside;
 use super::broker::Say;
@@ -36,6 +36,11 @@ use tokio::sync::Mutex;
 const MAX_HEAD: usize = 64 << 10;
 /// Most header lines.
 const MAX_HEADERS: usize = 128;
+
+/// The one form of a path; why there is none, for people.
+pub(crate) fn canonical(path: &str) -> Result<String, String> {
+    rules::canonical(path).map_err(|denied| denied.to_string())
+}
 
 type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 type Sender = SendRequest<Incoming>;

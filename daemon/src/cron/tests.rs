@@ -152,6 +152,7 @@ fn schedule(name: &str, cron: &str, from: Timestamp) -> Schedule {
         rule: rule(cron, "UTC"),
         missed: Missed::Once,
         overlap: Overlap::Skip,
+        notify: None,
         paused: false,
         created_at: from,
         fired_to: from,

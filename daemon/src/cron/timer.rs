@@ -267,7 +267,11 @@ impl Schedules {
         let fired = Fired { id: Arc::clone(&schedule.id), at: time };
         let live = self.catalog.with_version(&schedule.account, &schedule.task, |version| {
             flow::allowed(By::Client, version.end())?;
-            Ok::<_, NotRun>(self.dispatcher.submit_with(version, input, Extras { fired: Some(fired), ..Extras::default() })?)
+            Ok::<_, NotRun>(self.dispatcher.submit_with(
+                version,
+                input,
+                Extras { fired: Some(fired), notify: schedule.notify.clone(), ..Extras::default() },
+            )?)
         })??;
         match live.stored().await {
             Ok(()) => {

@@ -4,12 +4,14 @@
 //! [caps]                                   # of the host
 //! memory = "512MiB"                        # keys as in a manifest's [policy]: memory, vcpus, timeout, deadline, retries, log_cap, max_parallel
 //! aux = ["tcp:127.0.0.1:5432", "https://api.example.com"]   # auxiliary services that tasks may declare; none where it is not given
+//! notify = ["https://hooks.example.com/torpor/*"]           # URLs that the ends of executions may be told to; likewise
 //!
 //! [account.default.caps]                   # of an account; narrows those of the host
 //! max_parallel = 20
 //! ```
 
 use super::aux::{Aux, Target};
+use super::notify::Destination;
 use super::policy::{Caps, Declared, Resolved};
 use super::reader::Reader;
 use super::{AccountName, ManifestError, document};
@@ -55,6 +57,14 @@ impl HostPolicy {
         let listed = |list: &Vec<super::aux::Allowed>| list.iter().any(|allowed| allowed.allows(target));
         let account = self.accounts.get(account).and_then(|caps| caps.aux.as_ref());
         self.host.aux.as_ref().is_some_and(listed) && account.is_none_or(listed)
+    }
+
+    /// Whether the host and the account allow the ends of executions to be told there.
+    #[must_use]
+    pub fn allows_notify(&self, account: &AccountName, to: &Destination) -> bool {
+        let listed = |list: &Vec<super::notify::AllowedUrl>| list.iter().any(|allowed| allowed.allows(to));
+        let account = self.accounts.get(account).and_then(|caps| caps.notify.as_ref());
+        self.host.notify.as_ref().is_some_and(listed) && account.is_none_or(listed)
     }
 
     /// The first of these services that is not allowed.

@@ -182,6 +182,8 @@ pub struct Caps {
     max_parallel: Option<u32>,
     /// Auxiliary services that may be declared; none where it is not given for the host.
     pub(super) aux: Option<Vec<super::aux::Allowed>>,
+    /// URLs that the ends of executions may be told to; none where it is not given for the host.
+    pub(super) notify: Option<Vec<super::notify::AllowedUrl>>,
 }
 
 /// Where a value of a policy comes from.
@@ -375,7 +377,7 @@ impl Declared {
 
 impl Caps {
     pub(super) fn read(reader: &Reader<'_>, table: &DeTable<'_>, place: &str) -> Result<Self, ManifestError> {
-        reader.known(place, table, &["memory", "vcpus", "timeout", "deadline", "retries", "log_cap", "max_parallel", "aux"])?;
+        reader.known(place, table, &["memory", "vcpus", "timeout", "deadline", "retries", "log_cap", "max_parallel", "aux", "notify"])?;
         let declared = Declared::read(reader, table)?;
         let value = |said: Option<Said<u64>>| said.map(|said| said.value);
         let small = |said: Option<Said<u32>>| said.map(|said| said.value);
@@ -388,6 +390,7 @@ impl Caps {
             log_cap: value(declared.log_cap),
             max_parallel: small(declared.max_parallel),
             aux: reader.list(table, "aux", super::aux::MAX_AUX, super::aux::Allowed::parse)?.map(|said| said.value),
+            notify: reader.list(table, "notify", super::notify::MAX_ALLOWED, super::notify::AllowedUrl::parse)?.map(|said| said.value),
         })
     }
 }

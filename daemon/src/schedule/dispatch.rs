@@ -40,7 +40,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use torpor_scheduler::{Action, Budget, Event, Scheduler, Time};
 
 pub use submit::SubmitError;
@@ -148,6 +148,8 @@ pub struct Dispatcher {
     changed: watch::Sender<()>,
     pressure: watch::Sender<bool>,
     alarm: watch::Sender<Option<Time>>,
+    /// Rung when an execution has ended whose end is to be told.
+    pub bell: Arc<Notify>,
     /// Executions that wait for the time of their next attempt.
     pub(super) delayed: Arc<AtomicUsize>,
     parts: Parts,
@@ -189,6 +191,7 @@ impl Dispatcher {
             changed,
             pressure,
             alarm,
+            bell: Arc::default(),
             delayed: Arc::default(),
             parts,
         });

@@ -2,6 +2,7 @@
 
 use crate::cron::Fired;
 use crate::idempotency::NewKey;
+use crate::notify::Notify;
 use crate::state::time::Timestamp;
 use crate::state::waiting::CallKey;
 use torpor_protocol::ask::OnLate;
@@ -19,4 +20,6 @@ pub struct Extras {
     pub call_key: Option<CallKey>,
     /// The schedule that makes it; that this time is run moves the schedule on, in the same commit.
     pub fired: Option<Fired>,
+    /// Where its end is told: what the host's policy allows.
+    pub notify: Option<Notify>,
 }

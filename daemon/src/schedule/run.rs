@@ -311,6 +311,9 @@ pub(super) async fn finish(d: &Arc<Dispatcher>, live: &Live, ending: Ending) {
     if persist(d, live, Arc::clone(&execution)).await {
         d.metrics.ended(&execution);
         live.log.send_modify(|tail| tail.ended = true);
+        if execution.notify.is_some() {
+            d.bell.notify_one();
+        }
     }
     d.forget(&execution.id);
     d.ended(&execution, live);

@@ -16,6 +16,7 @@ use crate::engine::{
 use crate::logs::Logs;
 use crate::manifest::host::HostPolicy;
 use crate::metrics::Metrics;
+use crate::notify::outbox::Outbox;
 use crate::parked::ParkedFiles;
 use crate::secrets::Secrets;
 use crate::secrets::key::KeyPlace;
@@ -335,6 +336,11 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     pub(crate) async fn start(folder: &Path, budget_mib: u64) -> Self {
+        Self::start_under(folder, budget_mib, Arc::default()).await
+    }
+
+    /// The same under an administrator's caps.
+    pub(crate) async fn start_under(folder: &Path, budget_mib: u64, caps: Arc<HostPolicy>) -> Self {
         let metrics = Arc::new(Metrics::default());
         let counted = Arc::clone(&metrics);
         let store = Store::open(&folder.join("torpor.db"), move |n, took| counted.committed(n, took)).await.unwrap();
@@ -345,7 +351,7 @@ impl Daemon {
         let machines = store.machines().await.unwrap();
         let files: Vec<_> = machines.iter().map(|parked| (parked.file.clone(), parked.stored_bytes)).collect();
         let parked = ParkedFiles::open(folder, 1 << 20, &files).unwrap();
-        let catalog = Arc::new(Catalog::load(store.tasks().await.unwrap(), &HostPolicy::default()));
+        let catalog = Arc::new(Catalog::load(store.tasks().await.unwrap(), &caps));
         let secrets = Secrets::open(&store, KeyPlace::find(None, None, folder)).await.unwrap();
         let parts = Parts {
             store: store.clone(),
@@ -356,7 +362,7 @@ impl Daemon {
             parked,
             packing: Packing::Fast,
             catalog: Arc::clone(&catalog),
-            caps: Arc::default(),
+            caps: Arc::clone(&caps),
             runner: Arc::clone(&runner) as Arc<dyn Runner>,
             outside: Outside::new(Arc::default(), Arc::new(secrets), Arc::clone(&metrics)),
             estimates: Arc::new(super::estimates::Estimates::load(store.durations().await.unwrap())),
@@ -375,6 +381,12 @@ impl Daemon {
     /// Its schedules, as the database has them. Nothing runs them.
     pub(crate) async fn schedules(&self) -> Schedules {
         Schedules::open(self.store.clone(), Arc::clone(&self.catalog), Arc::clone(&self.dispatcher)).await.unwrap()
+    }
+
+    /// What tells ends of executions. Nothing runs it.
+    pub(crate) fn outbox(&self) -> Outbox {
+        let bell = Arc::clone(&self.dispatcher.bell);
+        Outbox::new(self.store.clone(), Arc::clone(&self.parts.caps), self.parts.secrets.clone(), bell)
     }
 
     /// Stores a version as a push does.

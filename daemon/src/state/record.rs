@@ -11,6 +11,7 @@ use crate::engine::{ErrorKind, ExecutionError};
 use crate::manifest::flow::End;
 use crate::manifest::host::HostPolicy;
 use crate::manifest::{AccountName, Declared, Entry, Policy, PortionName, Rights, TaskName};
+use crate::notify::Delivery;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::sync::Arc;
@@ -216,6 +217,9 @@ pub struct Execution {
     /// The schedule that made it, and the time that it is for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schedule: Option<Fired>,
+    /// Where its end is told, and whether it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notify: Option<Delivery>,
     /// It failed, and is not run again before this moment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
@@ -270,6 +274,7 @@ impl Execution {
             call_key: None,
             not_before: None,
             schedule: None,
+            notify: None,
             waiting: Vec::new(),
             parks: 0,
             parked_ms: 0,
@@ -296,6 +301,7 @@ impl Execution {
             Happening::Finished { .. } => {
                 self.stop_parking(at);
                 self.finished_at = Some(at);
+                self.notify.iter_mut().for_each(|delivery| delivery.ended(at));
                 // It was expected to be, and was not.
                 self.late = self.need_by.is_some_and(|need_by| at > need_by);
                 self.not_before = None;

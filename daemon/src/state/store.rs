@@ -4,6 +4,7 @@
 //! PostgreSQL both take.
 
 mod accounts;
+mod deliveries;
 mod durations;
 mod keys;
 mod moving;
@@ -165,6 +166,7 @@ fn execution(row: &SqliteRow) -> Result<Execution, StoreError> {
         late: false,
         call_key: None,
         schedule: schedules::fired(row)?,
+        notify: None,
         not_before: row.try_get::<Option<i64>, _>("not_before")?.map(Timestamp),
         waiting: Vec::new(),
         parks: small(row.try_get("parks")?, "parks")?,
@@ -321,6 +323,7 @@ impl Store {
         let Some(row) = row else { return Ok(None) };
         let mut execution = execution(&row)?;
         self.add_timelines(std::slice::from_mut(&mut execution)).await?;
+        self.add_delivery(&mut execution).await?;
         execution.result = result(&row)?;
         Ok(Some(execution))
     }
@@ -367,14 +370,15 @@ impl Store {
         Ok(executions)
     }
 
-    /// Some executions that ended at or before this moment and that no idempotency key names; none if there are none. What has an id that is ahead of the clock (which went back)
+    /// Some executions that ended at or before this moment and that no idempotency key names, and that need not be told any more; none if there are none. What has an id that is ahead of the clock (which went back)
     /// waits until the clock is there.
     pub async fn ended_by(&self, moment: Timestamp) -> Result<Vec<ExecutionId>, StoreError> {
         let (most, most_bytes) = REMOVED_AT_ONCE;
         // What ended by then was accepted by then: the ids bound what is looked at, without an index that every end would have to write.
         let rows = sqlx::query(
             "SELECT id, coalesce(length(result), 0) AS bytes FROM executions WHERE id < $1 AND finished_at <= $2 \
-             AND NOT EXISTS (SELECT 1 FROM idempotency WHERE execution = executions.id) ORDER BY id LIMIT $3",
+             AND NOT EXISTS (SELECT 1 FROM idempotency WHERE execution = executions.id) \
+             AND NOT EXISTS (SELECT 1 FROM deliveries WHERE execution = executions.id AND state = 'pending') ORDER BY id LIMIT $3",
         )
         .bind(ExecutionId::first_of(Timestamp(moment.0.saturating_add(1000))).as_str().to_owned())
         .bind(moment.0)
@@ -410,6 +414,7 @@ impl Store {
         let rows = sqlx::query("SELECT * FROM executions WHERE finished_at IS NULL ORDER BY id").fetch_all(&self.reads).await?;
         let mut executions = rows.iter().map(unfinished).collect::<Result<Vec<_>, _>>()?;
         self.add_timelines(&mut executions).await?;
+        self.add_deliveries(&mut executions).await?;
         Ok(executions)
     }
 

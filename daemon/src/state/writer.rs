@@ -18,6 +18,7 @@ use crate::accounts::{Account, Uid};
 use crate::cron::Schedule;
 use crate::idempotency::NewKey;
 use crate::manifest::{AccountName, SecretName, TaskName};
+use crate::notify::Delivery;
 use crate::schedule::estimates::Seen;
 use crate::secrets::StoredSecret;
 use sqlx::{Connection, SqliteConnection};
@@ -54,6 +55,13 @@ pub enum Change {
         moment: Timestamp,
         /// At most so many.
         most: u32,
+    },
+    /// What came of an attempt to tell an end.
+    MarkDelivery {
+        /// Whose end.
+        execution: ExecutionId,
+        /// The delivery as it is now.
+        delivery: Arc<Delivery>,
     },
     /// A new schedule.
     PutSchedule {
@@ -248,6 +256,9 @@ fn update<'a>(batch: &mut Batch<'a>, execution: &'a Execution, stored: State, kn
             stored.name().into(),
         ],
     )?;
+    if let Some(delivery) = execution.notify.as_ref().filter(|_| execution.state.ended()) {
+        durable::end_delivery(batch, execution, delivery)?;
+    }
     timeline(batch, execution, known)
 }
 
@@ -267,7 +278,9 @@ fn remove_ended<'a>(batch: &mut Batch<'a>, ids: &'a [ExecutionId]) -> Result<(),
         &format!("DELETE FROM signals WHERE token IN (SELECT token FROM events WHERE execution IN ({ended}))"),
         ids.iter().map(|id| id.as_str().into()),
     )?;
-    for (table, key) in [("events", "execution"), ("timeline", "execution"), ("inputs", "execution"), ("executions", "id")] {
+    for (table, key) in
+        [("deliveries", "execution"), ("events", "execution"), ("timeline", "execution"), ("inputs", "execution"), ("executions", "id")]
+    {
         batch.add_all(&format!("DELETE FROM {table} WHERE {key} IN ({ended})"), ids.iter().map(|id| id.as_str().into()))?;
     }
     Ok(())
@@ -365,9 +378,11 @@ fn add<'a>(batch: &mut Batch<'a>, change: &'a Change) -> Result<(), StoreError> 
         }
         Change::Insert { execution, input, key } => {
             insert(batch, execution, input)?;
+            execution.notify.as_ref().map_or(Ok(()), |delivery| durable::put_delivery(batch, execution, delivery))?;
             execution.schedule.as_ref().map_or(Ok(()), |fired| durable::fire(batch, execution, fired))?;
             key.as_ref().map_or(Ok(()), |key| durable::put_key(batch, key, &execution.id))
         }
+        Change::MarkDelivery { execution, delivery } => durable::mark_delivery(batch, execution, delivery),
         Change::PutSchedule { schedule, input } => durable::put_schedule(batch, schedule, input),
         Change::MarkSchedule(schedule) => durable::mark_schedule(batch, schedule),
         Change::RemoveSchedule(id) => batch.add("DELETE FROM schedules WHERE id = ?", [(&**id).into()]),

@@ -54,6 +54,7 @@ async fn corpus(server: &Server) -> Vec<Vec<u8>> {
             "",
             br#"{"asks": [{"ask": "spawn", "task": "t"}], "payload": {"a": [1, 2.5e3, "\u00e4"]}}"#,
         ),
+        request("POST", "/v1/tasks/t/executions?notify=https%3A%2F%2Fhooks.example.com%2Fa&notify_secret=key", "", b"{}"),
         request("POST", "/v1/tasks/t/executions", "idempotency-key: \"a key\"\r\n", b"{}"),
         request("GET", "/v1/executions?all=true&task=t&state=succeeded&limit=5", "", b""),
         request("POST", "/v1/executions/import", "", b"TORPOREX\x01\0\0\0 and no more"),
@@ -172,7 +173,9 @@ fn sent(socket: &Path, bytes: &[u8], patience: Duration) -> Option<u16> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mutated_requests_are_answered_or_refused() {
     static PANICS: AtomicUsize = AtomicUsize::new(0);
-    let server = Server::start().await;
+    let caps = HostPolicy::parse(b"[caps]\nnotify = [\"https://hooks.example.com\"]\n").unwrap();
+    let server = Server::under(tempfile::tempdir().unwrap(), Arc::new(caps)).await;
+    server.ok("PUT", "/v1/secrets/key", "a secret").await;
     let corpus = Arc::new(corpus(&server).await);
     let socket = server.path().join("torpord.sock");
     let serving = tokio::spawn(serve(listen(&socket).unwrap(), server.router.clone(), server.app.stopping.clone()));

@@ -36,7 +36,7 @@ fn hex(byte: u8) -> Option<u8> {
 }
 
 /// The one form of a path.
-fn canonical(path: &str) -> Result<String, Denied> {
+pub(super) fn canonical(path: &str) -> Result<String, Denied> {
     let mut out = String::with_capacity(path.len());
     let mut bytes = path.bytes();
     while let Some(byte) = bytes.next() {

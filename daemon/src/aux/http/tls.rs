@@ -11,7 +11,7 @@ use tokio_rustls::client::TlsStream;
 
 /// Reads what the host trusts when it is first used.
 #[derive(Default)]
-pub(in crate::aux) struct Tls(OnceCell<Arc<ClientConfig>>);
+pub(crate) struct Tls(OnceCell<Arc<ClientConfig>>);
 
 fn config() -> io::Result<Arc<ClientConfig>> {
     let found = rustls_native_certs::load_native_certs();
@@ -21,6 +21,10 @@ fn config() -> io::Result<Arc<ClientConfig>> {
         let why = found.errors.first().map_or_else(|| "there are none".to_owned(), ToString::to_string);
         return Err(io::Error::other(format!("no certificates that this host trusts ({why}); install ca-certificates")));
     }
+    trusting(roots)
+}
+
+fn trusting(roots: RootCertStore) -> io::Result<Arc<ClientConfig>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(io::Error::other)?;
     let mut config = versions.with_root_certificates(roots).with_no_client_auth();
@@ -29,8 +33,16 @@ fn config() -> io::Result<Arc<ClientConfig>> {
 }
 
 impl Tls {
+    /// Trusts this certificate and no other.
+    #[cfg(test)]
+    pub(crate) fn of(root: rustls::pki_types::CertificateDer<'static>) -> io::Result<Self> {
+        let mut roots = RootCertStore::empty();
+        roots.add(root).map_err(io::Error::other)?;
+        Ok(Self(OnceCell::new_with(Some(trusting(roots)?))))
+    }
+
     /// Speaks TLS over a connection to this host, as named in a manifest.
-    pub(in crate::aux) async fn connect(&self, host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn connect(&self, host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let read = || async { tokio::task::spawn_blocking(config).await.map_err(io::Error::other)? };
         let config = Arc::clone(self.0.get_or_try_init(read).await?);
         let name = host.trim_start_matches('[').trim_end_matches(']').to_owned();

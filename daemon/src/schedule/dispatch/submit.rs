@@ -2,6 +2,7 @@
 
 use super::{Dispatcher, Event, Job};
 use crate::manifest::{SecretName, TaskName, format_bytes, format_millis};
+use crate::notify::Delivery;
 use crate::schedule::extras::Extras;
 use crate::schedule::job::claim;
 use crate::schedule::live::{Cause, Live, Stored};
@@ -111,6 +112,7 @@ impl Dispatcher {
         let caller = parent.map(|(parent, _)| parent);
         let mut random = [0; 10];
         getrandom::fill(&mut random).map_err(SubmitError::Entropy)?;
+        let delivery = extras.notify.take().map(Delivery::new).transpose().map_err(SubmitError::Entropy)?;
         let clock = caller.map_or_else(SteadyClock::start, |parent| parent.clock);
         let now = clock.now();
         if let Some(parent) = caller {
@@ -138,6 +140,7 @@ impl Dispatcher {
             execution.need_by = extras.need_by;
             execution.call_key = extras.call_key;
             execution.schedule = extras.fired;
+            execution.notify = delivery;
             if let Some((by_ms, _)) = late {
                 let _ = execution.apply(now, Happening::Late { by_ms });
             }

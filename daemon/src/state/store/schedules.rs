@@ -19,6 +19,7 @@ fn schedule(row: &SqliteRow) -> Result<Schedule, StoreError> {
     const WHAT: &str = "schedule";
     let (missed, overlap): (String, String) = (row.try_get("missed")?, row.try_get("overlap")?);
     let rule = Rule::parse(row.try_get("cron")?, row.try_get("timezone")?).map_err(StoreError::damaged(WHAT))?;
+    let notify: Option<String> = row.try_get("notify")?;
     let last: Option<String> = row.try_get("last")?;
     let (skipped, skipped_at): (Option<String>, Option<i64>) = (row.try_get("skipped")?, row.try_get("skipped_at")?);
     Ok(Schedule {
@@ -29,6 +30,7 @@ fn schedule(row: &SqliteRow) -> Result<Schedule, StoreError> {
         rule,
         missed: Missed::from_name(&missed).ok_or_else(|| StoreError::damaged(WHAT)(&missed))?,
         overlap: Overlap::from_name(&overlap).ok_or_else(|| StoreError::damaged(WHAT)(&overlap))?,
+        notify: notify.map(|text| serde_json::from_str(&text)).transpose().map_err(StoreError::damaged(WHAT))?,
         paused: row.try_get::<i64, _>("paused")? != 0,
         created_at: Timestamp(row.try_get("created_at")?),
         fired_to: Timestamp(row.try_get("fired_to")?),
@@ -41,7 +43,7 @@ impl Store {
     /// All of them.
     pub async fn schedules(&self) -> Result<Vec<Schedule>, StoreError> {
         let rows = sqlx::query(
-            "SELECT account, name, id, task, cron, timezone, missed, overlap, paused, created_at, fired_to, last, skipped, skipped_at \
+            "SELECT account, name, id, task, cron, timezone, missed, overlap, notify, paused, created_at, fired_to, last, skipped, skipped_at \
              FROM schedules ORDER BY account, name",
         )
         .fetch_all(&self.reads)

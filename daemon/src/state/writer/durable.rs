@@ -1,9 +1,10 @@
-//! Idempotency keys and schedules.
+//! Idempotency keys, schedules and deliveries.
 
 use super::super::batch::Batch;
 use super::{Execution, ExecutionId, StoreError, Timestamp};
 use crate::cron::{Fired, Schedule};
 use crate::idempotency::{KEPT, NewKey};
+use crate::notify::Delivery;
 
 pub(super) fn put_key<'a>(batch: &mut Batch<'a>, key: &'a NewKey, execution: &'a ExecutionId) -> Result<(), StoreError> {
     let (account, name) = (&*key.account, key.key.as_str());
@@ -21,9 +22,10 @@ pub(super) fn remove_keys(batch: &mut Batch<'_>, moment: Timestamp, most: u32) -
 }
 
 pub(super) fn put_schedule<'a>(batch: &mut Batch<'a>, schedule: &'a Schedule, input: &'a [u8]) -> Result<(), StoreError> {
+    let notify = schedule.notify.as_ref().map(serde_json::to_string).transpose().map_err(StoreError::damaged("schedule"))?;
     batch.add(
-        "INSERT INTO schedules (account, name, id, task, cron, timezone, missed, overlap, input, paused, created_at, fired_to) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO schedules (account, name, id, task, cron, timezone, missed, overlap, input, paused, created_at, fired_to, notify) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             schedule.account.as_str().into(),
             schedule.name.as_str().into(),
@@ -37,6 +39,7 @@ pub(super) fn put_schedule<'a>(batch: &mut Batch<'a>, schedule: &'a Schedule, in
             i64::from(schedule.paused).into(),
             schedule.created_at.0.into(),
             schedule.fired_to.0.into(),
+            notify.into(),
         ],
     )
 }
@@ -68,5 +71,48 @@ pub(super) fn fire<'a>(batch: &mut Batch<'a>, execution: &'a Execution, fired: &
     batch.add(
         "UPDATE executions SET schedule = ?, fire_at = ? WHERE id = ?",
         [(&*fired.id).into(), fired.at.0.into(), execution.id.as_str().into()],
+    )
+}
+
+pub(super) fn put_delivery<'a>(batch: &mut Batch<'a>, execution: &'a Execution, delivery: &'a Delivery) -> Result<(), StoreError> {
+    batch.add(
+        "INSERT INTO deliveries (execution, account, id, url, authority, secret, state, attempts) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            execution.id.as_str().into(),
+            execution.account.as_str().into(),
+            (&*delivery.id).into(),
+            delivery.notify.url.to_string().into(),
+            delivery.notify.url.authority().into(),
+            delivery.notify.secret.as_ref().map(ToString::to_string).into(),
+            delivery.state.name().into(),
+            i64::from(delivery.attempts).into(),
+        ],
+    )
+}
+
+/// With the end of its execution.
+pub(super) fn end_delivery<'a>(batch: &mut Batch<'a>, execution: &'a Execution, delivery: &'a Delivery) -> Result<(), StoreError> {
+    batch.add(
+        "UPDATE deliveries SET state = ?, next_at = ?, ended_at = ? WHERE execution = ? AND state = 'waiting'",
+        [
+            delivery.state.name().into(),
+            delivery.next_at.map(|at| at.0).into(),
+            execution.finished_at.map(|at| at.0).into(),
+            execution.id.as_str().into(),
+        ],
+    )
+}
+
+pub(super) fn mark_delivery<'a>(batch: &mut Batch<'a>, execution: &'a ExecutionId, delivery: &'a Delivery) -> Result<(), StoreError> {
+    batch.add(
+        "UPDATE deliveries SET state = ?, attempts = ?, next_at = ?, last = ?, settled_at = ? WHERE execution = ? AND state = 'pending'",
+        [
+            delivery.state.name().into(),
+            i64::from(delivery.attempts).into(),
+            delivery.next_at.map(|at| at.0).into(),
+            delivery.last.clone().into(),
+            delivery.settled_at.map(|at| at.0).into(),
+            execution.as_str().into(),
+        ],
     )
 }

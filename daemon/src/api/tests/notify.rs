@@ -1,0 +1,55 @@
+//! Where ends are told, as callers give it.
+
+use super::*;
+use serde_json::json;
+
+const URL: &str = "https://hooks.example.com/torpor/1?x=y";
+const QUERY: &str = "notify=https%3A%2F%2Fhooks.example.com%2Ftorpor%2F1%3Fx%3Dy";
+
+#[tokio::test]
+async fn nothing_is_called_that_the_host_does_not_allow() {
+    let server = Server::start().await;
+    server.push("t", "").await;
+    let error = server.refused("POST", &format!("/v1/tasks/t/executions?{QUERY}"), "{}", 403, "not_allowed").await;
+    assert!(error["message"].as_str().unwrap().contains("`notify` in [caps]"), "{error}");
+    let schedule = json!({"task": "t", "cron": "@daily", "notify": URL}).to_string();
+    server.refused("POST", "/v1/schedules", schedule, 403, "not_allowed").await;
+    for query in
+        ["notify=", "notify=tcp:1.2.3.4:5", "notify=https://a/..", "notify_secret=a", "notify=https%3A%2F%2Fu%3Ap%40hooks.example.com%2F"]
+    {
+        server.refused("POST", &format!("/v1/tasks/t/executions?{query}"), "{}", 400, "invalid_request").await;
+    }
+    assert_eq!(server.ok("GET", "/v1/executions?all=true", Body::empty()).await["executions"], json!([]));
+}
+
+#[tokio::test]
+async fn where_an_end_is_told_is_kept_and_shown() {
+    let caps = Arc::new(HostPolicy::parse(b"[caps]\nnotify = [\"https://hooks.example.com/torpor/*\"]\n").unwrap());
+    let server = Server::under(tempfile::tempdir().unwrap(), Arc::clone(&caps)).await;
+    server.push("t", "").await;
+    let submit = format!("/v1/tasks/t/executions?{QUERY}");
+    server.refused("POST", &submit.replace("torpor", "other"), "{}", 403, "not_allowed").await;
+    server.refused("POST", &format!("{submit}&notify_secret=hook"), "{}", 404, "unknown_secret").await;
+    server.ok("PUT", "/v1/secrets/hook", "k3y").await;
+    let run = server.ok("POST", &format!("{submit}&notify_secret=hook"), r#"{"ms": 60000}"#).await;
+    let notify = &run["notify"];
+    assert_eq!(
+        (&notify["url"], &notify["secret"], &notify["state"], &notify["attempts"]),
+        (&json!(URL), &json!("hook"), &json!("waiting"), &json!(0))
+    );
+    assert!(notify["id"].as_str().unwrap().starts_with("dl_"));
+    let id = run["id"].as_str().unwrap();
+    let added = server
+        .ok("POST", "/v1/schedules", json!({"task": "t", "cron": "@daily", "notify": URL, "notify_secret": "hook"}).to_string())
+        .await;
+    assert_eq!(added["notify"], json!({"url": URL, "secret": "hook"}));
+    server.ok("POST", &format!("/v1/executions/{id}/cancel"), Body::empty()).await;
+    let ended = server.ok("GET", &format!("/v1/executions/{id}"), Body::empty()).await;
+    assert_eq!((&ended["notify"]["state"], &ended["notify"]["next_at"]), (&json!("pending"), &ended["finished_at"]));
+    let Server { folder, .. } = server;
+    // An administrator who takes it back.
+    let server = Server::on(folder).await;
+    assert_eq!(server.ok("GET", &format!("/v1/executions/{id}"), Body::empty()).await, ended);
+    assert_eq!(server.ok("GET", "/v1/schedules/t", Body::empty()).await["notify"], added["notify"]);
+    server.refused("POST", &submit, "{}", 403, "not_allowed").await;
+}

@@ -17,36 +17,61 @@ const DEADLINE: Duration = Duration::from_secs(300);
 pub(crate) struct Daemon {
     child: Child,
     dir: tempfile::TempDir,
+    arguments: Vec<String>,
 }
 
 impl Daemon {
     pub(crate) fn start(bin: &Path, paths: &Paths) -> Result<Self, Failed> {
+        Self::start_with(bin, paths, &[])
+    }
+
+    pub(crate) fn start_with(bin: &Path, paths: &Paths, arguments: &[&str]) -> Result<Self, Failed> {
         let dir = tempfile::tempdir_in(crate::scratch())?;
-        let log = std::fs::File::create(dir.path().join("log"))?;
+        let arguments: Vec<String> = arguments.iter().map(|word| (*word).to_owned()).collect();
+        let child = Self::spawn(bin, paths, dir.path(), &arguments)?;
+        let daemon = Self { child, dir, arguments };
+        daemon.listens()?;
+        Ok(daemon)
+    }
+
+    fn spawn(bin: &Path, paths: &Paths, dir: &Path, arguments: &[String]) -> Result<Child, Failed> {
+        let log = std::fs::File::options().create(true).append(true).open(dir.join("log"))?;
         let child = Command::new(bin.join("torpord"))
             .arg("--state-dir")
-            .arg(dir.path().join("state"))
+            .arg(dir.join("state"))
             .arg("--socket")
-            .arg(dir.path().join("sock"))
+            .arg(dir.join("sock"))
             .arg("--kernel")
             .arg(&paths.kernel)
             .arg("--images")
             .arg(&paths.images)
             .arg("--monitor")
             .arg(&paths.monitor)
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
-        let daemon = Self { child, dir };
+        Ok(child)
+    }
+
+    /// As a crash would end it, and a service manager start it.
+    pub(crate) fn kill_and_start(&mut self, bin: &Path, paths: &Paths) -> Result<(), Failed> {
+        self.child.kill()?;
+        self.child.wait()?;
+        self.child = Self::spawn(bin, paths, self.dir.path(), &self.arguments)?;
+        self.listens()
+    }
+
+    fn listens(&self) -> Result<(), Failed> {
         let deadline = Instant::now() + Duration::from_secs(30);
-        while Http::connect(&daemon.socket()).is_err() {
+        while Http::connect(&self.socket()).is_err() {
             if Instant::now() > deadline {
                 return Err("torpord did not start".into());
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(5));
         }
-        Ok(daemon)
+        Ok(())
     }
 
     /// Its process.

@@ -8,6 +8,7 @@ mod hostile;
 mod http;
 mod park;
 mod peer;
+mod queue;
 mod restore;
 mod sandbox;
 mod stats;
@@ -52,6 +53,12 @@ struct Cli {
     /// Only parks and resumes.
     #[arg(long)]
     park: bool,
+    /// Only requests beside many queued executions.
+    #[arg(long)]
+    queue: bool,
+    /// How many those are.
+    #[arg(long, default_value_t = 10_000)]
+    queued: usize,
     /// Only what hostile guests cost their neighbours.
     #[arg(long)]
     hostile: bool,
@@ -86,6 +93,10 @@ fn run(cli: &Cli) -> Result<(), Failed> {
     }
     if cli.hostile {
         hostile::run(&cli.bin, &paths, cli.runs, &mut table)?;
+        return Ok(table.finish()?);
+    }
+    if cli.queue {
+        queue::run(&cli.bin, &paths, cli.queued, &mut table)?;
         return Ok(table.finish()?);
     }
     let parks = park::machines(&paths, cli.runs, &mut table)?;

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 pub(crate) struct Samples(Vec<f64>);
 
 impl Samples {
+    pub(crate) const EMPTY: Self = Self(Vec::new());
+
     pub(crate) fn add(&mut self, value: f64) {
         self.0.push(value);
     }

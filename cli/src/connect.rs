@@ -159,6 +159,19 @@ impl Host {
     }
 }
 
+/// What to do about a certificate.
+fn todo(error: &io::Error) -> &'static str {
+    let untrusted = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+    // What `openssl req -x509` makes where it is not told otherwise.
+    if untrusted && format!("{error:?}").contains("CaUsedAsEndEntity") {
+        "; the host's certificate is one of an authority: make one for a server, with basicConstraints CA:FALSE"
+    } else if untrusted {
+        "; --ca names the certificate that it is of"
+    } else {
+        ""
+    }
+}
+
 impl Place {
     pub(crate) fn of(from: Origin) -> Result<Self, CliError> {
         match from.host {
@@ -184,11 +197,7 @@ impl Place {
             }
             Self::Host(host) => {
                 let stream = timeout(CONNECT, host.connect()).await.map_err(|_| late())?;
-                let untrusted = |error: &io::Error| error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
-                let why = |error: io::Error| {
-                    let todo = if untrusted(&error) { "; --ca names the certificate that it is of" } else { "" };
-                    CliError::NoHost { host: self.to_string(), why: format!("{error}{todo}") }
-                };
+                let why = |error: io::Error| CliError::NoHost { host: self.to_string(), why: format!("{error}{}", todo(&error)) };
                 Ok(Box::pin(stream.map_err(why)?))
             }
         }

@@ -267,8 +267,8 @@ fn daemon(client: &Client, host: &Result<crate::client::Reply<Value>, CliError>)
             let most = reply.value.get("parked_quota_bytes").map(|_| format!(", of {} at most", bytes("parked_quota_bytes")));
             let whose = reply.value.get("account").and_then(Value::as_str).filter(|_| most.is_none());
             let found = format!(
-                "torpord {version}, {}{} running, {} queued, {} parked ({} on disk{})",
-                whose.map(|account| format!("of account {account} ")).unwrap_or_default(),
+                "torpord {version}{}, {} running, {} queued, {} parked ({} on disk{})",
+                whose.map(|account| format!(", account {account}")).unwrap_or_default(),
                 count("running"),
                 count("queued"),
                 count("parked"),

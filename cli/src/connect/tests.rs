@@ -20,13 +20,18 @@ fn origin(host: &str, ca: &Path, token: &Path) -> Origin {
 
 /// A server that tells what it was asked; the folder has its certificate and a token.
 async fn server(folder: &Path) -> u16 {
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    std::fs::write(folder.join("ca.pem"), made.cert.pem()).unwrap();
+    serving(folder, rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap()).await
+}
+
+async fn serving(folder: &Path, certificate: rcgen::CertificateParams) -> u16 {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let cert = certificate.self_signed(&key).unwrap();
+    std::fs::write(folder.join("ca.pem"), cert.pem()).unwrap();
     std::fs::write(folder.join("token"), "torpor_0_1\n").unwrap();
-    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let config = config.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+    let config = config.with_no_client_auth().with_single_cert(vec![cert.der().clone()], key).unwrap();
     let (listener, tls) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), TlsAcceptor::from(Arc::new(config)));
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -67,6 +72,12 @@ async fn a_host_is_asked_with_a_token_once_its_certificate_was_checked() {
     let _ = server(other.path()).await;
     let client = Client::to(origin(&format!("https://localhost:{port}"), &other.path().join("ca.pem"), &token)).unwrap();
     assert!(matches!(client.get::<Value>("/").await, Err(CliError::NoHost { .. })));
+    // What is made for an authority is none for a server.
+    let mut authority = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let port = serving(other.path(), authority).await;
+    let client = Client::to(origin(&format!("https://localhost:{port}"), &other.path().join("ca.pem"), &token)).unwrap();
+    assert!(client.get::<Value>("/").await.unwrap_err().to_string().contains("CA:FALSE"));
     // Nobody there.
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let error = Client::to(origin(&format!("https://localhost:{free}"), &ca, &token)).unwrap().get::<Value>("/").await.unwrap_err();

@@ -43,6 +43,8 @@ pub(crate) struct Tasks {
 pub(crate) struct Task {
     pub(crate) name: String,
     pub(crate) latest: String,
+    /// Empty where the caller may not see it; so are what follows of a version.
+    #[serde(default)]
     pub(crate) runtime: String,
     pub(crate) created_at: String,
     #[serde(default)]
@@ -53,11 +55,15 @@ pub(crate) struct Task {
 pub(crate) struct Version {
     pub(crate) task: String,
     pub(crate) version: String,
+    #[serde(default)]
     pub(crate) runtime: String,
+    #[serde(default)]
     pub(crate) entry: String,
+    #[serde(default)]
     pub(crate) policy: Map<String, Value>,
-    pub(crate) code_bytes: u64,
+    pub(crate) code_bytes: Option<u64>,
     pub(crate) created_at: String,
+    #[serde(default)]
     pub(crate) template: String,
     #[serde(default)]
     pub(crate) durations: Vec<Duration>,
@@ -78,6 +84,54 @@ pub(crate) struct Duration {
 pub(crate) struct Portion {
     pub(crate) name: String,
     pub(crate) policy: Map<String, Value>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Accounts {
+    pub(crate) accounts: Vec<Account>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Account {
+    pub(crate) name: String,
+    pub(crate) weight: u64,
+    pub(crate) created_at: String,
+    #[serde(default)]
+    pub(crate) uids: Vec<Uid>,
+    #[serde(default)]
+    pub(crate) tokens: u64,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Uid {
+    pub(crate) uid: u64,
+    pub(crate) account: String,
+    pub(crate) role: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Tokens {
+    pub(crate) tokens: Vec<Token>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Token {
+    pub(crate) id: String,
+    pub(crate) account: String,
+    pub(crate) role: String,
+    pub(crate) note: String,
+    pub(crate) created_at: String,
+    pub(crate) expires_at: Option<String>,
+    #[serde(default)]
+    pub(crate) expired: bool,
+}
+
+/// No `Debug`: it is a secret.
+#[derive(Deserialize)]
+pub(crate) struct NewToken {
+    pub(crate) token: String,
+    #[serde(flatten)]
+    pub(crate) about: Token,
 }
 
 #[derive(Debug, Deserialize)]
@@ -147,6 +201,8 @@ pub(crate) struct Executions {
 #[derive(Debug, Deserialize)]
 pub(crate) struct Execution {
     pub(crate) id: String,
+    #[serde(default)]
+    pub(crate) account: String,
     pub(crate) task: String,
     pub(crate) version: String,
     pub(crate) portion: Option<String>,

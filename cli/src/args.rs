@@ -1,5 +1,8 @@
 //! What may be said on the command line.
 
+mod accounts;
+
+pub(crate) use accounts::{AccountCommand, TokenArgs, TokenCommand};
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args as ClapArgs, Command as Definition, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
@@ -17,6 +20,18 @@ pub(crate) struct Args {
     /// Socket of torpord
     #[arg(long, global = true, env = "TORPOR_SOCKET", default_value = "/run/torpor/torpord.sock", value_name = "PATH")]
     pub(crate) socket: PathBuf,
+    /// Another host's torpord, https://HOST:PORT, in place of the socket; needs a token
+    #[arg(long, global = true, env = "TORPOR_HOST", value_name = "URL")]
+    pub(crate) host: Option<String>,
+    /// Certificates, PEM, one of which --host's must be of [default: those that this host trusts]
+    #[arg(long, global = true, env = "TORPOR_CA", value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// File with a token of torpord; TORPOR_TOKEN has the token itself and comes first
+    #[arg(long, global = true, env = "TORPOR_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Account to act in; for administrators [default: the caller's own]
+    #[arg(long, global = true, env = "TORPOR_ACCOUNT", value_name = "NAME")]
+    pub(crate) account: Option<String>,
     /// JSON instead of tables and text (the default where the output is not a terminal)
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -106,6 +121,12 @@ pub(crate) enum Command {
     /// Set, list and remove secrets
     #[command(subcommand)]
     Secret(SecretCommand),
+    /// Add, list and remove accounts, and say which users of this host belong to them; for administrators
+    #[command(subcommand)]
+    Account(AccountCommand),
+    /// Create, list and remove tokens of callers; for administrators
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Run tasks at the times of cron expressions
     #[command(subcommand)]
     Schedule(ScheduleCommand),

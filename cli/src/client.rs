@@ -1,20 +1,21 @@
-//! HTTP/1.1 over torpord's Unix socket: one connection for each request. Every answer is bounded in size, every wait in time, except for
+//! HTTP/1.1 to torpord: one connection for each request. Every answer is bounded in size, every wait in time, except for
 //! streams that follow an execution.
 
 use crate::api::RefusalBody;
+pub(crate) use crate::connect::Origin;
+use crate::connect::Place;
 use crate::error::CliError;
 use crate::upload::Upload;
 use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
+use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use std::path::PathBuf;
 use std::time::Duration;
-use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-const CONNECT: Duration = Duration::from_secs(10);
 /// How long an answer may take beyond what the request itself asks the daemon to wait.
 const ANSWER: Duration = Duration::from_secs(120);
 const MAX_ANSWER: usize = 128 << 20;
@@ -22,7 +23,9 @@ const MAX_ANSWER: usize = 128 << 20;
 /// The way to one daemon.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
-    socket: PathBuf,
+    place: Place,
+    /// Of every request.
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// An answer: its status, the daemon's own text, and what of it this program understands.
@@ -45,12 +48,25 @@ pub(crate) enum Payload {
 }
 
 impl Client {
+    /// To a socket, as whoever runs this program.
     pub(crate) const fn new(socket: PathBuf) -> Self {
-        Self { socket }
+        Self { place: Place::Socket(socket), headers: Vec::new() }
     }
 
-    pub(crate) fn socket(&self) -> &std::path::Path {
-        &self.socket
+    /// As the command line says.
+    pub(crate) fn to(from: Origin) -> Result<Self, CliError> {
+        let headers = from.headers()?;
+        Ok(Self { place: Place::of(from)?, headers })
+    }
+
+    /// Where the daemon is, for people.
+    pub(crate) fn place(&self) -> String {
+        self.place.to_string()
+    }
+
+    /// It is another host's.
+    pub(crate) const fn is_remote(&self) -> bool {
+        matches!(self.place, Place::Host(_))
     }
 
     /// A request whose answer is JSON. `wait`: how long the request asks the daemon to wait.
@@ -125,7 +141,10 @@ impl Client {
             Payload::Secret(body) => (Some("text/plain; charset=utf-8"), Either::Left(Full::new(Bytes::from(body)))),
             Payload::Upload(upload) => (Some("application/octet-stream"), Either::Right(upload)),
         };
-        let mut request = Request::builder().method(method.clone()).uri(path).header(header::HOST, "torpord");
+        let mut request = Request::builder().method(method.clone()).uri(path).header(header::HOST, self.place.authority());
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
         if let Some(content_type) = content_type {
             request = request.header(header::CONTENT_TYPE, content_type);
         }
@@ -133,8 +152,7 @@ impl Client {
             request = request.header("idempotency-key", key);
         }
         let request = request.body(body).map_err(|error| CliError::Usage(format!("can't ask for {path:?}: {error}")))?;
-        let stream = timeout(CONNECT, UnixStream::connect(&self.socket)).await.map_err(|_| self.lost("can't connect in time"))?;
-        let stream = stream.map_err(|source| CliError::unreachable(&self.socket, source))?;
+        let stream = self.place.connect().await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.lost(error))?;
         tokio::spawn(connection);
@@ -156,7 +174,7 @@ impl Client {
 
     /// The connection broke.
     pub(crate) fn lost(&self, why: impl ToString) -> CliError {
-        CliError::Lost { socket: self.socket.clone(), why: why.to_string() }
+        CliError::Lost { place: self.place(), why: why.to_string() }
     }
 }
 

@@ -24,12 +24,15 @@ pub(crate) enum CliError {
     /// Nobody listens at the socket.
     #[error("no torpord at {} ({source}); start it, or name its socket with --socket or TORPOR_SOCKET", socket.display())]
     NoDaemon { socket: PathBuf, source: io::Error },
+    /// Nobody answers at another host, or not whom its certificate would have to name.
+    #[error("no torpord at {host}: {why}")]
+    NoHost { host: String, why: String },
     /// Somebody listens at the socket, but not to this user.
     #[error("{} is there, but this user may not use it; be root, or join the group that owns it (see `ls -l`)", socket.display())]
     Denied { socket: PathBuf },
     /// The daemon was there and went away, or did not answer in time.
-    #[error("lost torpord at {}: {why}", socket.display())]
-    Lost { socket: PathBuf, why: String },
+    #[error("lost torpord at {place}: {why}")]
+    Lost { place: String, why: String },
     /// An answer that is not what the API promises.
     #[error("torpord's answer to {request} makes no sense: {why}; are torpor and torpord of the same version?")]
     Answer { request: String, why: String },
@@ -53,7 +56,7 @@ impl CliError {
         match self {
             Self::Failed => 1,
             Self::Usage(_) | Self::File { .. } | Self::Refused(_) | Self::Answer { .. } | Self::TooLarge { .. } | Self::Output(_) => 2,
-            Self::NoDaemon { .. } | Self::Denied { .. } | Self::Lost { .. } => 3,
+            Self::NoDaemon { .. } | Self::NoHost { .. } | Self::Denied { .. } | Self::Lost { .. } => 3,
             Self::Interrupted => 130,
         }
     }

@@ -1,6 +1,7 @@
-//! `torpor`: the command line of a Torpor host. It speaks HTTP to torpord's Unix socket and knows nothing else of the daemon.
+//! `torpor`: the command line of a Torpor host. It speaks HTTP to torpord's Unix socket, or over TLS to another host's, and knows nothing else of the daemon.
 //!
 //! - [`args`]: what may be said on the command line
+//! - [`connect`]: the socket, or TLS to another host
 //! - [`client`]: requests, answers and refusals; [`sse`]: streams of events; [`pieces`]: a log of any length
 //! - [`api`]: the part of the answers that tables show; JSON output is the daemon's own text
 //! - [`commands`]: one file for each group of commands; [`pack`]: a folder as a tar; [`input`]: JSON from a file or standard input
@@ -13,6 +14,7 @@ mod api;
 mod args;
 mod client;
 mod commands;
+mod connect;
 mod error;
 mod input;
 mod output;

@@ -68,11 +68,18 @@ pub(super) async fn doctor(client: &Client, output: Output, args: DoctorArgs) ->
     let images = path_of("images").unwrap_or(args.images);
     let state_dir = path_of("state_dir").unwrap_or(args.state_dir);
 
-    let mut checks =
-        vec![told.and_then(kvm_told).unwrap_or_else(kvm), processor(), file("kernel", &kernel, "--kernel", "scripts/build-kernel")];
-    checks.extend(image_checks(&images));
-    checks.extend(told.map(sandbox).unwrap_or_default());
-    checks.extend([disk(&state_dir), memory(), files(), maps(), daemon(client, &host)]);
+    // Of another host only what it tells is known.
+    let mut checks: Vec<Check> = told.and_then(kvm_told).into_iter().filter(|_| client.is_remote()).collect();
+    if client.is_remote() {
+        checks.extend(told.map(sandbox).unwrap_or_default());
+        checks.push(daemon(client, &host));
+    } else {
+        checks =
+            vec![told.and_then(kvm_told).unwrap_or_else(kvm), processor(), file("kernel", &kernel, "--kernel", "scripts/build-kernel")];
+        checks.extend(image_checks(&images));
+        checks.extend(told.map(sandbox).unwrap_or_default());
+        checks.extend([disk(&state_dir), memory(), files(), maps(), daemon(client, &host)]);
+    }
 
     let wrong = checks.iter().any(|check| check.verdict == Verdict::Wrong);
     if output.wants_json() {
@@ -256,13 +263,17 @@ fn daemon(client: &Client, host: &Result<crate::client::Reply<Value>, CliError>)
             let version = reply.value.get("version").and_then(Value::as_str).unwrap_or("?");
             let count = |field: &str| reply.value.get(field).map_or_else(|| "?".to_owned(), Value::to_string);
             let bytes = |field: &str| reply.value.get(field).and_then(Value::as_u64).map_or_else(|| "?".to_owned(), size);
+            // Only administrators are told of the host as a whole.
+            let most = reply.value.get("parked_quota_bytes").map(|_| format!(", of {} at most", bytes("parked_quota_bytes")));
+            let whose = reply.value.get("account").and_then(Value::as_str).filter(|_| most.is_none());
             let found = format!(
-                "torpord {version}, {} running, {} queued, {} parked ({} on disk, of {} at most)",
+                "torpord {version}{}, {} running, {} queued, {} parked ({} on disk{})",
+                whose.map(|account| format!(", account {account}")).unwrap_or_default(),
                 count("running"),
                 count("queued"),
                 count("parked"),
                 bytes("parked_bytes"),
-                bytes("parked_quota_bytes")
+                most.unwrap_or_default()
             );
             Check::ok(what, found)
         }
@@ -271,7 +282,11 @@ fn daemon(client: &Client, host: &Result<crate::client::Reply<Value>, CliError>)
                 let todo = "run this as root, or join the group that owns the socket: `usermod -aG GROUP USER`, then log in again";
                 return Check::not(Verdict::Wrong, what, error.to_string(), todo);
             }
-            let todo = format!("start one: `torpord --socket {}`, or `systemctl start torpord`", client.socket().display());
+            let todo = if client.is_remote() {
+                "check the address, the token and the certificate; on that host torpord needs --listen".to_owned()
+            } else {
+                format!("start one: `torpord --socket {}`, or `systemctl start torpord`", client.place())
+            };
             Check::not(Verdict::Wrong, what, error.to_string(), todo)
         }
     }

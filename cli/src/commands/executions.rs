@@ -94,6 +94,7 @@ fn describe(execution: &Execution, memory: Option<u64>) -> String {
     let mut rows = vec![
         ("id", execution.id.clone()),
         ("task", execution.runs()),
+        ("account", execution.account.clone()),
         ("state", execution.state.0.clone()),
         ("created", format!("{}  ({})", execution.created_at, ago(&execution.created_at))),
     ];

@@ -1,5 +1,6 @@
 //! One function for each command.
 
+mod account;
 mod doctor;
 mod events;
 mod executions;
@@ -15,18 +16,26 @@ mod version;
 mod waits;
 
 use crate::args::{Args, Command};
-use crate::client::Client;
+use crate::client::{Client, Origin};
 use crate::error::CliError;
 use crate::output::Output;
 use clap::CommandFactory;
+use std::path::PathBuf;
 
 /// Does what the command line says.
 pub(crate) async fn dispatch(args: Args) -> Result<(), CliError> {
-    let client = Client::new(args.socket);
+    let from = Origin { host: args.host, ca: args.ca, token_file: args.token_file, account: args.account, socket: args.socket };
+    // A script for a shell asks nobody.
+    let client = match &args.command {
+        Command::Completions { .. } => Client::new(PathBuf::new()),
+        _ => Client::to(from)?,
+    };
     let output = Output::new(args.json);
     match args.command {
         Command::Task(command) => task::task(&client, output, command).await,
         Command::Secret(command) => secret::secret(&client, output, command).await,
+        Command::Account(command) => account::account(&client, output, command).await,
+        Command::Token(command) => account::token(&client, output, command).await,
         Command::Schedule(command) => schedule::schedule(&client, output, command).await,
         Command::Policy(command) => policy::policy(&client, output, command).await,
         Command::Run(run) => run::run(&client, output, run).await,

@@ -73,7 +73,7 @@ async fn inspect(client: &Client, output: Output, name: &str) -> Result<(), CliE
             format!("{}{}", short(&version.version), if version.version == task.latest { " *" } else { "" }),
             version.runtime.clone(),
             version.entry.clone(),
-            size(version.code_bytes),
+            version.code_bytes.map(size).unwrap_or_default(),
             version.template.clone(),
             ago(&version.created_at),
             takes(version),

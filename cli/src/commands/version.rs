@@ -13,7 +13,7 @@ pub(super) async fn version(client: &Client, output: Output) -> Result<(), CliEr
             complain(&format!("torpor: {error}"));
             Value::Null
         }
-        Err(CliError::NoDaemon { .. } | CliError::Lost { .. }) => Value::Null,
+        Err(CliError::NoDaemon { .. } | CliError::NoHost { .. } | CliError::Lost { .. }) => Value::Null,
         Err(error) => return Err(error),
     };
     if output.wants_json() {
@@ -22,6 +22,6 @@ pub(super) async fn version(client: &Client, output: Output) -> Result<(), CliEr
     output.line(&format!("torpor   {own}"))?;
     match daemon.as_str() {
         Some(version) => output.line(&format!("torpord  {version}")),
-        None => output.line(&format!("torpord  not reached at {}", client.socket().display())),
+        None => output.line(&format!("torpord  not reached at {}", client.place())),
     }
 }

@@ -79,8 +79,9 @@ pub(super) struct UidBody {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TokenInput {
-    /// Whom whoever brings it belongs to.
-    account: String,
+    /// Whom whoever brings it belongs to; the account that the request is for where it is not given.
+    #[serde(default)]
+    account: Option<String>,
     /// What they may do there.
     role: Role,
     /// For how many seconds it is good, at most ten years; for ever where it is not given.
@@ -292,12 +293,13 @@ pub(super) async fn deny(State(app): State<Arc<App>>, Admin(_caller): Admin, Pat
 )]
 pub(super) async fn create_token(
     State(app): State<Arc<App>>,
-    Admin(_caller): Admin,
+    Admin(caller): Admin,
     Input(input): Input<TokenInput>,
 ) -> Result<(StatusCode, Json<NewTokenBody>), ApiError> {
     app.store.check_room()?;
     let lasts = input.expires_in_s.map(Duration::from_secs);
-    let made = whole(async move { Ok(app.dispatcher.accounts.create_token(&input.account, input.role, lasts, input.note).await?) });
+    let account = input.account.unwrap_or_else(|| caller.account.to_string());
+    let made = whole(async move { Ok(app.dispatcher.accounts.create_token(&account, input.role, lasts, input.note).await?) });
     let (token, text) = made.await?;
     tracing::info!(token = %token.id, account = %token.account, role = token.role.name(), "a token was made");
     Ok((StatusCode::CREATED, Json(NewTokenBody { token: text, about: token_body(&token) })))

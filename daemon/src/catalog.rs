@@ -2,6 +2,7 @@
 //!
 //! Invariants: changed only after the store has committed the same change; whoever asks names an account and gets nothing of another.
 
+use crate::manifest::flow::{self, By, Denied};
 use crate::manifest::host::HostPolicy;
 use crate::manifest::{AccountName, PortionName, TaskName};
 use crate::state::record::Version;
@@ -116,6 +117,22 @@ impl Catalog {
             Some(hash) => task.by_prefix(name, hash)?,
         };
         Ok(work(version))
+    }
+
+    /// The same for a client: refused where that version does not let clients call it, or the newest one does not. What a push closes is closed in older versions too.
+    pub fn with_version_for_client<T, E: From<Denied>>(
+        &self,
+        account: &AccountName,
+        reference: &str,
+        work: impl FnOnce(Arc<Version>) -> Result<T, E>,
+    ) -> Result<Result<T, E>, LookupError> {
+        let newest = reference.split_once('@').map_or(reference, |(name, _)| name);
+        let newest = self.version(account, newest)?;
+        self.with_version(account, reference, |version| {
+            flow::allowed(By::Client, newest.end())?;
+            flow::allowed(By::Client, version.end())?;
+            work(version)
+        })
     }
 }
 

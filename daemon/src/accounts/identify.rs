@@ -8,7 +8,7 @@ use crate::state::time::Timestamp;
 /// What a user id is that may open the socket and has no account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Unmapped {
-    /// An owner of the account `default`.
+    /// An owner of the account `default`, as long as the host has no other account and no user id that was given one.
     #[default]
     Default,
     /// Nobody.
@@ -39,7 +39,12 @@ impl Accounts {
         if let Some(entry) = self.read().uids.get(&uid) {
             return Some(Identity { account: entry.account.clone(), role: entry.role });
         }
-        (self.0.unmapped == Unmapped::Default).then(|| Identity { account: AccountName::default(), role: Role::Owner })
+        // Where users are told apart, who has no account has none: what was taken away must not lead to another one.
+        let alone = {
+            let known = self.read();
+            known.uids.is_empty() && known.accounts.len() <= 1
+        };
+        (self.0.unmapped == Unmapped::Default && alone).then(|| Identity { account: AccountName::default(), role: Role::Owner })
     }
 
     /// Whoever brings a token; nobody where it is none of ours, or is good no longer. As much work is done for one that is wrong as for one that is right.

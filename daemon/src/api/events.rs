@@ -4,9 +4,9 @@
 //! after a reconnection. So a client that comes back with the last cursor misses nothing, also over a restart of the daemon.
 
 use super::App;
-use super::caller::Invoker;
+use super::caller::{Caller, Invoker};
 use super::error::{ApiError, ErrorBody};
-use super::executions::{parse_id, stored};
+use super::executions::{hide, parse_id, stored};
 use super::types::{EventParams, Params};
 use crate::schedule::live::Live;
 use crate::state::record::Execution;
@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 struct Follow {
     app: Arc<App>,
+    caller: Caller,
     live: Option<(Arc<Live>, watch::Receiver<Arc<Execution>>)>,
     execution: Arc<Execution>,
     at: usize,
@@ -32,6 +33,7 @@ struct Follow {
 impl Follow {
     fn fill(&mut self) {
         let durable = self.live.as_ref().map_or(usize::MAX, |(live, _)| live.durable());
+        hide(&self.caller, &mut self.execution);
         for (place, entry) in self.execution.timeline.iter().enumerate().skip(self.at) {
             let event = Event::default().event("state");
             let event = if place < durable { event.id((place + 1).to_string()) } else { event };
@@ -91,7 +93,7 @@ pub(super) async fn read(
         }
         None => (None, Arc::new(stored(&app, &caller, &id).await?)),
     };
-    let state = Follow { app, live, execution, at, ready: VecDeque::new(), over: false };
+    let state = Follow { app, caller, live, execution, at, ready: VecDeque::new(), over: false };
     let events = stream::unfold(state, |mut state| async move {
         let event = state.next().await?;
         Some((Ok::<_, Infallible>(event), state))

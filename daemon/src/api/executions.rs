@@ -6,13 +6,12 @@ use super::types::{ExecutionList, ListParams, Params, SubmitParams, WaitParams};
 use super::{App, BODY_TIMEOUT, notify};
 use crate::accounts::Role;
 use crate::idempotency::{self, Key, NewKey};
-use crate::manifest::flow::{self, By};
 use crate::manifest::format_bytes;
 use crate::schedule::dispatch::SubmitError;
 use crate::schedule::extras::Extras;
 use crate::schedule::live::Live;
 use crate::state::id::ExecutionId;
-use crate::state::record::Execution;
+use crate::state::record::{Execution, Happening};
 use crate::state::store::Filter;
 use crate::state::time::Timestamp;
 use axum::Json;
@@ -75,8 +74,7 @@ fn key(headers: &HeaderMap) -> Result<Option<Key>, ApiError> {
 
 /// Refuses what nobody may run.
 fn check(app: &App, caller: &Caller, name: &str) -> Result<(), ApiError> {
-    let version = app.catalog.version(&caller.account, name)?;
-    Ok(flow::allowed(By::Client, version.end())?)
+    app.catalog.with_version_for_client(&caller.account, name, |_| Ok::<_, ApiError>(()))?
 }
 
 /// Names of secrets are for those who may set them.
@@ -93,8 +91,7 @@ fn refused(caller: &Caller, error: SubmitError) -> ApiError {
 /// Takes an execution; it is durable when this returns.
 async fn accept(app: &App, caller: &Caller, name: &str, input: Arc<[u8]>, extras: Extras) -> Result<Arc<Live>, ApiError> {
     app.store.check_room()?;
-    let live = app.catalog.with_version(&caller.account, name, |version| {
-        flow::allowed(By::Client, version.end())?;
+    let live = app.catalog.with_version_for_client(&caller.account, name, |version| {
         app.dispatcher.submit_with(version, input, extras).map_err(|error| refused(caller, error))
     })??;
     live.stored().await?;
@@ -147,12 +144,25 @@ async fn seen(app: &App, caller: &Caller, id: &ExecutionId, time: Option<Duratio
     stored(app, caller, id).await.map(Arc::new)
 }
 
-/// What a caller sees of an execution: who may not see a task's code does not see lines of it either.
-pub(super) fn shown(caller: &Caller, mut execution: Arc<Execution>) -> Json<Arc<Execution>> {
-    let lines = |execution: &Execution| execution.error.as_ref().is_some_and(|error| error.traceback.is_some());
-    if caller.role < Role::Owner && lines(&execution) {
-        Arc::make_mut(&mut execution).error.iter_mut().for_each(|error| error.traceback = None);
+/// Takes out what not everybody sees who may run a task: who may not see its code does not see lines of it either, and may not signal in the name of
+/// whom its program gave an event to.
+pub(super) fn hide(caller: &Caller, execution: &mut Arc<Execution>) {
+    if caller.role >= Role::Owner {
+        return;
     }
+    let execution = Arc::make_mut(execution);
+    execution.error.iter_mut().for_each(|error| error.traceback = None);
+    execution.waiting.iter_mut().for_each(|wait| wait.token = None);
+    for entry in &mut execution.timeline {
+        if let Happening::Parked { waiting, .. } = &mut entry.what {
+            waiting.iter_mut().for_each(|wait| wait.token = None);
+        }
+    }
+}
+
+/// What a caller sees of an execution.
+pub(super) fn shown(caller: &Caller, mut execution: Arc<Execution>) -> Json<Arc<Execution>> {
+    hide(caller, &mut execution);
     Json(execution)
 }
 

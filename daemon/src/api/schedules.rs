@@ -6,7 +6,6 @@ use super::{App, BODY_TIMEOUT, notify};
 use crate::cron::rule::Rule;
 use crate::cron::timer::fits;
 use crate::cron::{self, MAX_INPUT, Missed, Overlap, Schedule, Skipped};
-use crate::manifest::flow::{self, By};
 use crate::manifest::{AccountName, TaskName, format_bytes};
 use crate::notify::Notify;
 use crate::state::id::ExecutionId;
@@ -197,8 +196,7 @@ pub(super) async fn add(
     // It must not stop half-way when the client goes away, and its task must not go away meanwhile.
     let added = tokio::spawn(async move {
         let _one = app.tasks.lock().await;
-        let version = app.catalog.version(&schedule.account, &schedule.task)?;
-        flow::allowed(By::Client, version.end())?;
+        app.catalog.with_version_for_client(&schedule.account, &schedule.task, |_| Ok::<_, ApiError>(()))??;
         let input = wanted.input.as_ref().map_or("null", |input| input.get());
         app.schedules.add(schedule.clone(), input.as_bytes().into()).await?;
         Ok::<_, ApiError>(schedule)

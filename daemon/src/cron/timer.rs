@@ -5,7 +5,7 @@ use super::{Fired, MAX_SCHEDULES, Missed, Overlap, Schedule, Skipped};
 use crate::catalog::{Catalog, LookupError};
 use crate::fault;
 use crate::manifest::AccountName;
-use crate::manifest::flow::{self, By, Denied};
+use crate::manifest::flow::Denied;
 use crate::schedule::dispatch::{Dispatcher, SubmitError};
 use crate::schedule::extras::Extras;
 use crate::state::id::ExecutionId;
@@ -265,8 +265,7 @@ impl Schedules {
         let input: Arc<[u8]> = self.store.schedule_input(&schedule.id).await?.into();
         let _ = fault::at("cron.due").await;
         let fired = Fired { id: Arc::clone(&schedule.id), at: time };
-        let live = self.catalog.with_version(&schedule.account, &schedule.task, |version| {
-            flow::allowed(By::Client, version.end())?;
+        let live = self.catalog.with_version_for_client(&schedule.account, &schedule.task, |version| {
             Ok::<_, NotRun>(self.dispatcher.submit_with(
                 version,
                 input,

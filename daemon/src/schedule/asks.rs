@@ -51,6 +51,8 @@ struct Open {
     targets: usize,
     due: Option<Instant>,
     signalled: bool,
+    /// Its time had passed before what it waited for, when it was to be answered first.
+    timed_out: bool,
 }
 
 impl Open {
@@ -94,6 +96,8 @@ pub struct Asks {
     pub calls: Option<CallKey>,
     /// It is brought back ahead of what it waits for, which may come later than is thought: it may be parked again.
     pub ahead: bool,
+    /// What earlier attempts had called and no later one wanted is ended with it.
+    leaves: bool,
     /// What earlier attempts had called, where that succeeded or still goes on.
     done: HashMap<CallKey, ExecutionId>,
 }
@@ -179,7 +183,7 @@ impl Asks {
         if !done.is_empty() {
             live.happened(Happening::Replaying { calls: u32::try_from(done.len()).unwrap_or(u32::MAX) });
         }
-        Self { done, ..Self::default() }
+        Self { done, leaves: true, ..Self::default() }
     }
 
     /// Those of a parked execution. What they wait for is registered again.
@@ -197,7 +201,8 @@ impl Asks {
 
     /// Its execution is over: what an earlier attempt had called and no later one wanted is nobody's.
     pub fn leave(&mut self, d: &Arc<Dispatcher>) {
-        for child in self.done.drain().map(|(_, child)| child) {
+        // One that was parked meanwhile can't tell them from what it has started itself.
+        for child in self.done.drain().map(|(_, child)| child).filter(|_| self.leaves) {
             d.abandon(&child, Cause::Parent);
         }
     }
@@ -352,7 +357,7 @@ impl Asks {
         let due =
             waiting.until.map(|until| Instant::now() + Duration::from_micros(u64::try_from(until.0.saturating_sub(now.0)).unwrap_or(0)));
         let targets = waiting.targets().iter().collect::<HashSet<_>>().len();
-        let mut open = Open { pending: HashSet::new(), targets, due, signalled: false, waiting };
+        let mut open = Open { pending: HashSet::new(), targets, due, signalled: false, timed_out: false, waiting };
         match &open.waiting.what {
             WaitsFor::Executions { ids, .. } => {
                 d.graph().add(&live.id, open.waiting.seq, ids).map_err(|chain| Refused::cycle(&chain))?;
@@ -444,7 +449,7 @@ impl Asks {
             }
             lifted |= !open.waiting.targets().is_empty();
             let late = Open { due: None, ..open };
-            let timed_out = !late.ready(now);
+            let timed_out = late.timed_out || !late.ready(now);
             ready.push(Ready { waiting: late.waiting, timed_out });
         }
         if lifted {
@@ -455,8 +460,8 @@ impl Asks {
 
     /// Puts back what did not fit an answer.
     fn put_back(&mut self, ready: Vec<Ready>) {
-        for Ready { waiting, .. } in ready {
-            let open = Open { pending: HashSet::new(), targets: 1, due: Some(Instant::now()), signalled: true, waiting };
+        for Ready { waiting, timed_out } in ready {
+            let open = Open { pending: HashSet::new(), targets: 1, due: Some(Instant::now()), signalled: true, timed_out, waiting };
             self.open.insert(open.waiting.seq, open);
         }
     }

@@ -23,7 +23,7 @@ use crate::logs::LogWriter;
 use crate::manifest::Park;
 use crate::parked::{Draft, ParkError, mark};
 use crate::secrets::seal::Sealed;
-use crate::state::record::{Happening, Monitor};
+use crate::state::record::{Happening, Monitor, TimelineEntry};
 use crate::state::waiting;
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
@@ -158,6 +158,10 @@ impl Watch<'_> {
             self.tell_idle();
         }
         self.granted(&Err("it ended".to_owned()));
+        if std::mem::take(&mut self.idle) {
+            // The next attempt may have its place.
+            self.d.stands(&self.live.id, false);
+        }
         self.aux_lines();
         self.runs
     }
@@ -322,7 +326,11 @@ impl Watch<'_> {
         self.standing.parking = None;
         self.standing.park_at = self.standing.stands.then(|| Instant::now() + PARK_AGAIN);
         self.granted(&Err(reason.clone()));
-        self.live.happened(Happening::NotParked { reason });
+        // One entry for all tries that fail alike: they may go on for days.
+        let told = matches!(self.live.view().timeline.last(), Some(TimelineEntry { what: Happening::NotParked { reason: last }, .. }) if *last == reason);
+        if !told {
+            self.live.happened(Happening::NotParked { reason });
+        }
     }
 
     /// Has the machine written down.

@@ -276,8 +276,9 @@ impl Dispatcher {
                     self.release(Job::Execution(id.clone()));
                 }
             }
-            (None, Some(live)) => drop(tokio::spawn(run::run(Arc::clone(self), live, None))),
-            (None, None) => self.release(Job::Execution(id.clone())),
+            (None, Some(live)) if live.view().state == State::Queued => drop(tokio::spawn(run::run(Arc::clone(self), live, None))),
+            // One that was parked and was told to end meanwhile has given its place back.
+            _ => self.release(Job::Execution(id.clone())),
         }
     }
 

@@ -140,11 +140,20 @@ fn mix(mean: &mut f64, new: Duration) {
 impl Known {
     fn sketches(&mut self, of: &Of) -> Option<&mut Sketches> {
         if !self.sketches.contains_key(of) && self.sketches.len() >= MOST {
-            return None;
+            // Older versions give way.
+            let latest: HashSet<&Arc<str>> = self.latest.values().collect();
+            self.sketches.retain(|of, _| latest.contains(&of.version));
+            if self.sketches.len() >= MOST {
+                return None;
+            }
         }
+        Some(self.sketches.entry(of.clone()).or_default())
+    }
+
+    /// Its whole time is known: it stands for the next version.
+    fn is_latest(&mut self, of: &Of) {
         let portion = (Arc::clone(&of.account), Arc::clone(&of.task), Arc::clone(&of.portion));
         self.latest.insert(portion, Arc::clone(&of.version));
-        Some(self.sketches.entry(of.clone()).or_default())
     }
 
     /// What was seen of it, or of the version before it.
@@ -164,8 +173,12 @@ impl Estimates {
     pub fn load(seen: Vec<Seen>) -> Self {
         let this = Self::default();
         for Seen { of, kind, sketch } in seen {
-            if let Some(sketches) = this.lock().sketches(&of) {
+            let mut known = this.lock();
+            if let Some(sketches) = known.sketches(&of) {
                 sketches.insert(kind, sketch);
+                if kind == Kind::Whole {
+                    known.is_latest(&of);
+                }
             }
         }
         this
@@ -185,6 +198,9 @@ impl Estimates {
         }
         if let Some(sketches) = known.sketches(&of) {
             sketches.entry(kind).or_default().add(took);
+            if kind == Kind::Whole {
+                known.is_latest(&of);
+            }
             known.dirty.insert((of, kind));
         }
     }
@@ -292,6 +308,8 @@ mod tests {
         assert!((estimates.cost().as_secs_f64() - 0.006).abs() < 0.001);
         assert_eq!(estimates.steady(&a), None, "its times differ");
         assert_eq!(estimates.of(&b), found, "a new version is taken to be as the last one was");
+        estimates.note(&b, Kind::Startup, ms(1));
+        assert_eq!(estimates.of(&b), found, "until it has ended once");
         (0..20).for_each(|_| estimates.note(&b, Kind::Whole, ms(100)));
         assert!(about(estimates.of(&b).takes, ms(100)) && about(estimates.steady(&b).unwrap(), ms(100)));
         assert!(about(estimates.of(&a).takes, ms(8000)), "each version has its own");

@@ -37,7 +37,14 @@ pub async fn recover(d: &Arc<Dispatcher>) -> Result<Recovered, StoreError> {
         let (live, ending) = revive(d, execution);
         d.adopt(&live);
         match (ending, machine) {
-            (Some(ending), _) => over.push((live, ending)),
+            (Some(ending), machine) => {
+                if let Some(machine) = machine {
+                    d.parked.remove(&machine.file, machine.stored_bytes);
+                }
+                // Nobody takes it for one that goes on.
+                live.stop(Cause::Daemon);
+                over.push((live, ending));
+            }
             (None, Some(machine)) => parked.push((live, machine)),
             (None, None) => {
                 if ran {
@@ -64,13 +71,14 @@ pub async fn recover(d: &Arc<Dispatcher>) -> Result<Recovered, StoreError> {
         tokio::spawn(run::go_on(Arc::clone(d), live, machine));
     }
     for live in waiting {
-        d.watch_deadline(&live);
         let left = backoff::left(&live.view(), live.clock.now());
         if left.is_zero() {
-            d.requeue(live);
+            d.requeue(Arc::clone(&live));
         } else {
-            tokio::spawn(backoff::wait(Arc::clone(d), live, left));
+            tokio::spawn(backoff::wait(Arc::clone(d), Arc::clone(&live), left));
         }
+        // In this order: a deadline that has passed finds it in the queue.
+        d.watch_deadline(&live);
     }
     left.iter().for_each(|id| d.abandon(id, Cause::Parent));
     join_all(over.into_iter().map(|(live, ending)| async move { run::finish(d, &live, ending).await })).await;
@@ -119,7 +127,9 @@ fn revive(d: &Dispatcher, execution: Execution) -> (Arc<Live>, Option<Ending>) {
     let (policy, bytes) = (version.policy, d.runner.vm_bytes(version.policy.memory_mib));
     if let Some(parked) = &execution.parked {
         let gone = d.parked.file(&parked.file).err().map(|error| Ending::host(format!("its parked machine is gone: {error}")));
-        return (make(version, bytes), gone);
+        let too_large = || d.check_capacity(&version).err().map(|error| Ending::host(error.to_string()));
+        let ending = gone.or_else(too_large);
+        return (make(version, bytes), ending);
     }
     if execution.state != State::Queued && execution.attempts > policy.retries {
         return (make(version, bytes), Some(Ending::interrupted()));

@@ -370,7 +370,7 @@ impl Store {
         Ok(executions)
     }
 
-    /// Some executions that ended at or before this moment and that no idempotency key names, and that need not be told any more; none if there are none. What has an id that is ahead of the clock (which went back)
+    /// Some executions that ended at or before this moment, that no idempotency key names, that need not be told any more, and whose parent has ended; none if there are none. What has an id that is ahead of the clock (which went back)
     /// waits until the clock is there.
     pub async fn ended_by(&self, moment: Timestamp) -> Result<Vec<ExecutionId>, StoreError> {
         let (most, most_bytes) = REMOVED_AT_ONCE;
@@ -378,6 +378,7 @@ impl Store {
         let rows = sqlx::query(
             "SELECT id, coalesce(length(result), 0) AS bytes FROM executions WHERE id < $1 AND finished_at <= $2 \
              AND NOT EXISTS (SELECT 1 FROM idempotency WHERE execution = executions.id) \
+             AND NOT EXISTS (SELECT 1 FROM executions AS parents WHERE parents.id = executions.parent AND parents.finished_at IS NULL) \
              AND NOT EXISTS (SELECT 1 FROM deliveries WHERE execution = executions.id AND state = 'pending') ORDER BY id LIMIT $3",
         )
         .bind(ExecutionId::first_of(Timestamp(moment.0.saturating_add(1000))).as_str().to_owned())

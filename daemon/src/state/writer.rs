@@ -26,6 +26,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
+/// Most entries of a timeline in one statement: SQLite takes 32,766 values.
+const ROWS: usize = 500;
 /// Most changes in one transaction.
 const GROUP: usize = 64;
 /// Most executions whose inputs wait for their removal; those of others are removed at the next start.
@@ -201,14 +203,19 @@ fn timeline<'a>(batch: &mut Batch<'a>, execution: &'a Execution, first: usize) -
         );
     }
     let row = "(?, (SELECT ? FROM executions WHERE id = ? AND state = ?), ?, ?)";
-    let mut values: Vec<Value<'_>> = Vec::with_capacity(6 * entries.len());
-    for (entry, seq) in entries.iter().zip(first as u64..) {
-        let event = serde_json::to_string(&entry.what).map_err(StoreError::damaged("timeline"))?;
-        let (id, state) = (execution.id.as_str(), execution.state.name());
-        values.extend([id.into(), int(seq).into(), id.into(), state.into(), entry.at.0.into(), event.into()]);
+    let mut seq = first as u64;
+    for some in entries.chunks(ROWS) {
+        let mut values: Vec<Value<'_>> = Vec::with_capacity(6 * some.len());
+        for entry in some {
+            let event = serde_json::to_string(&entry.what).map_err(StoreError::damaged("timeline"))?;
+            let (id, state) = (execution.id.as_str(), execution.state.name());
+            values.extend([id.into(), int(seq).into(), id.into(), state.into(), entry.at.0.into(), event.into()]);
+            seq += 1;
+        }
+        let rows = vec![row; some.len()].join(", ");
+        batch.add_all(&format!("INSERT INTO timeline (execution, seq, at, event) VALUES {rows}"), values)?;
     }
-    let rows = vec![row; entries.len()].join(", ");
-    batch.add_all(&format!("INSERT INTO timeline (execution, seq, at, event) VALUES {rows}"), values)
+    Ok(())
 }
 
 fn insert<'a>(batch: &mut Batch<'a>, execution: &'a Execution, input: &'a [u8]) -> Result<(), StoreError> {

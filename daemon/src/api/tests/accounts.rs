@@ -382,6 +382,7 @@ async fn an_administrator_acts_in_any_account_and_others_in_their_own() {
     let (status, unknown) = as_in(root, "nobody", "/v1/tasks").await;
     assert_eq!((status, &unknown["error"]["code"]), (404, &json!("unknown_account")));
     // Whether an account is there is not told to others.
+    server.ok("PUT", "/v1/uids/4711", r#"{"account": "default", "role": "owner"}"#).await;
     let owner = Peer::Local(4711);
     let (there, missing) = (as_in(owner, "rivals", "/v1/tasks").await, as_in(owner, "none", "/v1/tasks").await);
     assert_eq!((there.0, &there.1["error"]["code"], &there), (403, &json!("forbidden"), &missing));
@@ -418,7 +419,14 @@ async fn a_user_id_is_who_it_was_made() {
     );
     assert_eq!(list["accounts"][1]["uids"][0]["uid"], 4711);
     server.ok("DELETE", "/v1/uids/4711", Body::empty()).await;
-    assert_eq!(with(Peer::Local(4711)).await, is("default", "owner"));
+    let refused = (403, String::new(), String::new());
+    assert_eq!(with(Peer::Local(4711)).await, refused, "what was taken away leads to no other account");
+    server.ok("PUT", "/v1/uids/5000", r#"{"account": "default", "role": "invoker"}"#).await;
+    server.ok("DELETE", "/v1/accounts/us", Body::empty()).await;
+    assert_eq!(with(Peer::Local(4711)).await, refused);
+    server.ok("DELETE", "/v1/uids/5000", Body::empty()).await;
+    assert_eq!(with(Peer::Local(4711)).await, is("default", "owner"), "nobody is told apart any more");
+    server.ok("PUT", "/v1/accounts/us", "{}").await;
     for (path, body, status, code) in [
         ("/v1/uids/0", r#"{"account": "us", "role": "invoker"}"#, 400, "invalid_request"),
         ("/v1/uids/12", r#"{"account": "none", "role": "invoker"}"#, 404, "unknown_account"),

@@ -125,7 +125,7 @@ impl Dispatcher {
         if let (Some((_, why)), OnLate::Refuse) = (&late, extras.on_late) {
             return Err(SubmitError::Late { task: version.task.clone(), why: why.clone() });
         }
-        let (live, admitted, others) = {
+        let (live, inserted, admitted, others) = {
             let mut shared = self.lock();
             if shared.core.draining() {
                 return Err(SubmitError::Draining);
@@ -154,13 +154,15 @@ impl Dispatcher {
                 run::starting(&mut execution, now);
             }
             let live = Arc::new(Live::fresh(execution, version, bytes, clock));
+            // As it is now: what happens from here on is told to the database after this, whoever is faster.
+            let inserted = live.view();
             shared.live.insert(id, Arc::clone(&live));
-            (live, admitted, follows)
+            (live, inserted, admitted, follows)
         };
         self.metrics.submitted();
         self.act(others);
         self.watch_deadline(&live);
-        let insert = Change::Insert { execution: live.view(), input: Arc::clone(&input), key: extras.key };
+        let insert = Change::Insert { execution: inserted, input: Arc::clone(&input), key: extras.key };
         let (this, stored) = (Arc::clone(self), Arc::clone(&live));
         tokio::spawn(async move { this.insert(&stored, insert).await });
         if admitted {

@@ -99,11 +99,17 @@ impl Dispatcher {
 
     /// A job wants no memory any more, whether it has it by now or not.
     pub(in crate::schedule) fn withdraw(self: &Arc<Self>, job: &Job) {
-        if let Job::Execution(id) = job {
-            self.lock().resuming.remove(id);
-        }
-        self.step(Event::Withdraw(job.clone()));
-        self.release(job.clone());
+        let follows = {
+            let mut shared = self.lock();
+            if let Job::Execution(id) = job {
+                shared.resuming.remove(id);
+            }
+            let mut follows = shared.step(Event::Withdraw(job.clone()));
+            follows.extend(shared.step(Event::Release(job.clone())));
+            follows
+        };
+        self.act(follows);
+        self.changed.send_replace(());
     }
 
     /// A parked execution of an earlier daemon, or of another host.

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Most rows that are read: the newest.
-const MOST: i64 = 100_000;
+const MOST: i64 = 20_000;
 
 impl Store {
     /// What earlier daemons have seen, oldest first.

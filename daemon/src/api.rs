@@ -18,6 +18,7 @@ mod load;
 mod logs;
 mod notify;
 mod policy;
+mod room;
 mod schedules;
 mod secrets;
 pub mod serve;
@@ -45,20 +46,23 @@ use axum::body::{Body, BodyDataStream};
 use axum::http::StatusCode;
 use error::ApiError;
 use futures_util::StreamExt;
+use room::Room;
 use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-/// Pushes that are taken in at once; more wait.
-const PUSHES: usize = 2;
-/// KiB of inputs that are being received at once; more wait.
+/// Pushes that are taken in at once, and those of one account; more wait.
+const PUSHES: usize = 4;
+const OWN_PUSHES: usize = 2;
+/// KiB of inputs that are being received at once, and those of one account; more wait.
 const INPUTS_KIB: usize = 128 << 10;
+const OWN_INPUTS_KIB: usize = 64 << 10;
 /// How long a client may take to send a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -92,8 +96,8 @@ pub struct App {
     pub schedules: Arc<Schedules>,
     /// Submissions that may come twice.
     pub keys: Arc<Keys>,
-    pushes: Semaphore,
-    inputs: Semaphore,
+    pushes: Room,
+    inputs: Room,
     tasks: Mutex<()>,
     imports: Mutex<()>,
 }
@@ -114,8 +118,8 @@ impl App {
             stopping: CancellationToken::new(),
             schedules,
             keys: Arc::default(),
-            pushes: Semaphore::new(PUSHES),
-            inputs: Semaphore::new(INPUTS_KIB),
+            pushes: Room::new(PUSHES, OWN_PUSHES),
+            inputs: Room::new(INPUTS_KIB, OWN_INPUTS_KIB),
             tasks: Mutex::new(()),
             imports: Mutex::new(()),
         })

@@ -2,6 +2,7 @@
 
 use super::caller::{Caller, Invoker};
 use super::error::{ApiError, ErrorBody, ErrorCode};
+use super::room::Taken;
 use super::types::{ExecutionList, ListParams, Params, SubmitParams, WaitParams};
 use super::{App, BODY_TIMEOUT, notify};
 use crate::accounts::Role;
@@ -23,22 +24,21 @@ use hyper::body::Body as _;
 use serde_json::value::RawValue;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::SemaphorePermit;
 use torpor_protocol::limits::MAX_INPUT;
 
 const LIMIT_DEFAULT: u32 = 100;
 const LIMIT_MAX: u32 = 1000;
 
 /// The whole body, if it is JSON, and the room that it takes until it is stored.
-async fn input(app: &App, body: Body) -> Result<(Arc<[u8]>, SemaphorePermit<'_>), ApiError> {
+async fn input(app: &App, caller: &Caller, body: Body) -> Result<(Arc<[u8]>, Taken), ApiError> {
     let too_large = || ApiError::new(ErrorCode::InputTooLarge, format!("an input has at most {}", format_bytes(MAX_INPUT as u64)));
     if body.size_hint().lower() > MAX_INPUT as u64 {
         super::discard(body.into_data_stream()).await;
         return Err(too_large());
     }
     let most = body.size_hint().upper().unwrap_or(MAX_INPUT as u64).div_ceil(1024);
-    let room = app.inputs.acquire_many(u32::try_from(most).unwrap_or(u32::MAX)).await;
-    let room = room.map_err(|_| ApiError::new(ErrorCode::Draining, "torpord is stopping"))?;
+    let room = app.inputs.take(&caller.account, u32::try_from(most).unwrap_or(u32::MAX)).await;
+    let room = room.ok_or_else(|| ApiError::new(ErrorCode::Draining, "torpord is stopping"))?;
     let late = |_| ApiError::request(StatusCode::REQUEST_TIMEOUT, "the input took longer than 60 s");
     let whole = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_INPUT).collect()).await.map_err(late)?;
     let bytes = whole.map_err(|error| {
@@ -210,7 +210,7 @@ pub(super) async fn submit(
             _ => return Err(refused),
         }
     }
-    let (input, room) = input(&app, body).await?;
+    let (input, room) = input(&app, &caller, body).await?;
     // Once more: what is not allowed any more is of no matter where the key is known.
     let extras = notify().map(|notify| Extras { notify, ..extras });
     let once = match key {

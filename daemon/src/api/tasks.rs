@@ -82,8 +82,8 @@ pub(super) async fn push(
     if app.dispatcher.draining() {
         return Err(crate::schedule::dispatch::SubmitError::Draining.into());
     }
-    let closed = |_| ApiError::new(ErrorCode::Draining, "torpord is stopping");
-    let _permit = app.pushes.acquire().await.map_err(closed)?;
+    let closed = || ApiError::new(ErrorCode::Draining, "torpord is stopping");
+    let _room = app.pushes.take(&caller.account, 1).await.ok_or_else(closed)?;
     let spool = spool(&app, body).await?;
     let (spool, code) = blocking(move || {
         let tree = intake::read(&spool)?;

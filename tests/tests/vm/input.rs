@@ -33,7 +33,7 @@ fn manifests() {
         (format!("{TASK}[policy]\nmemory = \"lots\"\n"), 6, "lots"),
         (format!("{TASK}[policy]\n\ntimeout = \"10ms\"\n"), 7, "100ms"),
         (format!("{TASK}[policy]\ntimeout = \"25h\"\n"), 6, "24h"),
-        (format!("{TASK}[policy]\nretries = 11\n"), 6, "10"),
+        (format!("{TASK}[policy]\nretries = 101\n"), 6, "10"),
         (format!("{TASK}[policy]\nlog_cap = \"1KiB\"\n"), 6, "4KiB"),
         (TASK.replace("python", "cobol"), 3, "cobol"),
         (TASK.replace("bad", "Bad Name"), 2, "Bad Name"),

@@ -61,12 +61,12 @@ def handler(input, context):
     let shell = [("memory", "\"64MiB\""), ("timeout", "\"60s\""), ("calls", "[\"*\"]")];
     daemon.push(TaskFolder::copy("shell").named("sh-planner", &shell).path());
     daemon.template("sh-planner");
-    let id = daemon.result(
-        "sh-planner",
-        &json!("echo 5 | torpor spawn probe --need-by 50 > /tmp/id; printf %s $(cat /tmp/id) | sed s/.*/\\042\\&\\042/"),
-    );
-    let child = daemon.wait_for_end(id.as_str().unwrap_or_else(|| panic!("{id}")));
-    assert_eq!((&child["result"], child["need_by"].is_string()), (&json!(5), true), "{child:#}");
+    let run =
+        daemon.execute("sh-planner", &json!("echo 5 | torpor spawn probe --need-by 50 > /tmp/id; read id < /tmp/id; torpor wait $id"));
+    assert_eq!(run["result"], 5, "{run:#}");
+    let probes = daemon.get("/v1/executions?all=true&task=probe&limit=1000").expect(200);
+    let child = probes["executions"].as_array().unwrap().iter().find(|probe| probe["parent"] == run["id"]);
+    assert!(child.is_some_and(|child| child["need_by"].is_string()), "{child:?}");
     let refused =
         daemon.result("sh-planner", &json!("torpor spawn probe --need-by @1000 --on-late=refuse < /dev/null 2> /dev/null; echo $?"));
     assert_eq!(refused, 3);
@@ -75,7 +75,7 @@ def handler(input, context):
 fn clients_say_when_they_need_it() {
     let daemon = shared();
     daemon.push_probes();
-    daemon.cli(&["run", "probe", "--input", "7", "--need-by", "5m"]).expect(0).says(&["7"]);
+    assert_eq!(daemon.cli(&["run", "probe", "--input", "7", "--need-by", "5m"]).expect(0).json(), 7);
     let late = daemon.cli(&["run", "probe", "--need-by", "2020-01-01T00:00:00Z", "--on-late", "refuse"]).expect(2);
     late.says(&["can't be done when it is needed", "late"]);
     let run = daemon.post("/v1/tasks/probe/executions?wait=30&need_by=2020-01-01T00:00:00Z", b"1").expect(201);

@@ -24,6 +24,7 @@ pub mod tasks;
 
 use libtest_mimic::{Arguments, Trial};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// A test: its name and what it does.
@@ -62,6 +63,16 @@ pub fn suite(groups: &[&[Test]]) -> ExitCode {
         daemon::end_shared();
     }
     conclusion.exit_code()
+}
+
+/// Tells other threads of a test that it is over: when it is dropped, also where the test fails.
+#[derive(Debug)]
+pub struct Over<'a>(pub &'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Asks again and again until there is an answer; panics after `limit`.

@@ -91,6 +91,8 @@ pub enum ErrorCode {
     Draining,
     /// 507: nothing was stored.
     DiskFull,
+    /// 503: another process has locked the database; nothing was stored.
+    Locked,
     /// 500: a fault of the host or of torpord; its log has more.
     Internal,
 }
@@ -125,7 +127,7 @@ impl ErrorCode {
             Self::NotAllowed | Self::Forbidden => StatusCode::FORBIDDEN,
             Self::OverCapacity | Self::Late | Self::WrongHost | Self::NoTemplate | Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
-            Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Draining | Self::Locked => StatusCode::SERVICE_UNAVAILABLE,
             Self::DiskFull | Self::ParkedQuota => StatusCode::INSUFFICIENT_STORAGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -265,6 +267,7 @@ impl From<&StoreError> for ApiError {
     fn from(error: &StoreError) -> Self {
         match error {
             StoreError::DiskFull => Self::new(ErrorCode::DiskFull, error.to_string()),
+            StoreError::Busy => Self::new(ErrorCode::Locked, error.to_string()),
             StoreError::Closed => Self::new(ErrorCode::Draining, error.to_string()),
             other => {
                 tracing::error!(error = %other, "the store failed");

@@ -66,9 +66,8 @@ pub fn listen(path: &Path) -> Result<UnixListener, ListenError> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(io)?;
     }
-    let mut hidden = path.as_os_str().to_owned();
-    hidden.push(format!(".{}", std::process::id()));
-    let hidden = PathBuf::from(hidden);
+    let hidden = hidden(path, &std::process::id().to_string());
+    remove_hidden(path);
     let _ = fs::remove_file(&hidden);
     let listener = net::UnixListener::bind(&hidden).map_err(io)?;
     let shown = fs::set_permissions(&hidden, Permissions::from_mode(0o660)).and_then(|()| fs::rename(&hidden, path));
@@ -77,6 +76,26 @@ pub fn listen(path: &Path) -> Result<UnixListener, ListenError> {
         return Err(io(error));
     }
     adopt(listener).map_err(io)
+}
+
+/// Where the socket is until it listens.
+fn hidden(path: &Path, id: &str) -> PathBuf {
+    let mut hidden = path.as_os_str().to_owned();
+    hidden.push(format!(".{id}"));
+    hidden.into()
+}
+
+/// What a daemon left that died before it listened.
+fn remove_hidden(path: &Path) {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let (other, name) = (entry.path(), entry.file_name());
+        let id = other.extension().and_then(|id| id.to_str()).unwrap_or_default().to_owned();
+        let ours = hidden(path, &id).file_name() == Some(&name) && entry.file_type().is_ok_and(|kind| kind.is_socket());
+        if ours && id.parse().is_ok_and(|id| id > 0 && !stays(id)) {
+            let _ = fs::remove_file(other);
+        }
+    }
 }
 
 /// Whether the process that listens there lives. A child that it was just starting when it died may hold the socket a little longer.

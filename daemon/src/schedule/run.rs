@@ -64,7 +64,7 @@ pub(super) async fn persist(d: &Dispatcher, live: &Live, execution: Arc<Executio
                 live.saved(execution);
                 return true;
             }
-            Err(error @ (StoreError::DiskFull | StoreError::Database(_))) => {
+            Err(error @ (StoreError::DiskFull | StoreError::Busy | StoreError::Database(_))) => {
                 if !told {
                     tracing::error!(execution = %execution.id, %error, "can't record an execution's state; trying again every second");
                     told = true;

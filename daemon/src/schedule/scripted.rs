@@ -252,7 +252,10 @@ impl Scripted {
                     Some(Order::Park { mut file, .. }) => {
                         self.parks.fetch_add(1, Ordering::SeqCst);
                         let text = serde_json::to_vec(&machine).unwrap();
-                        file.write_all(&text).unwrap();
+                        if let Err(error) = file.write_all(&text) {
+                            progress.send(Progress::NotParked { reason: error.to_string() }).await.unwrap();
+                            continue;
+                        }
                         let base = Base { template: "t".into(), content: "c".repeat(64) };
                         let (stored_bytes, unread) = (text.len() as u64, b"half".to_vec());
                         let parked = Parked { base, changed_bytes: 4096, stored_bytes, micros: 1, unread, ran: Duration::from_millis(1) };

@@ -42,12 +42,18 @@ const WITHOUT_RESULT: &str = "id, account, task, version, portion, state, attemp
 /// Most executions, and bytes of their results, that are removed at once: while they are, other commits wait.
 const REMOVED_AT_ONCE: (u32, u64) = (64, 16 << 20);
 
+/// How long another process that writes is waited for.
+const BUSY: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 5000 });
+
 /// Why something could not be stored or read.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// No room.
     #[error("the disk of the state folder is full; make room and try again")]
     DiskFull,
+    /// Another process writes to the database, for longer than is waited for.
+    #[error("another process has locked the database of the state folder; end that (a backup, an sqlite3 shell) and try again")]
+    Busy,
     /// The database is not in the state that the change was made for.
     #[error("execution {id} is not in the database as expected")]
     Conflict {
@@ -88,9 +94,11 @@ impl From<sqlx::Error> for StoreError {
         // IOERR_TRUNCATE, IOERR_SHMSIZE.
         const FULL: [&str; 5] = ["13", "778", "1034", "1546", "4874"];
         let code = error.as_database_error().and_then(|e| e.code().map(|code| code.into_owned()));
-        // The low byte of an extended code is the plain one; 19 is SQLITE_CONSTRAINT.
-        if code.as_ref().and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| code & 0xff == 19) {
-            return Self::Constraint;
+        // The low byte of an extended code is the plain one; 5 is SQLITE_BUSY, 19 is SQLITE_CONSTRAINT.
+        match code.as_ref().and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff) {
+            Some(5) => return Self::Busy,
+            Some(19) => return Self::Constraint,
+            _ => {}
         }
         if code.is_some_and(|code| FULL.contains(&code.as_str())) { Self::DiskFull } else { Self::Database(error) }
     }
@@ -267,7 +275,7 @@ impl Store {
             .foreign_keys(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(5));
+            .busy_timeout(BUSY);
         let mut db = SqliteConnection::connect_with(&options).await?;
         sqlx::migrate!("./migrations").run_direct(&mut db).await?;
         sqlx::query("DELETE FROM inputs WHERE execution NOT IN (SELECT id FROM executions WHERE finished_at IS NULL)")

@@ -1,6 +1,7 @@
 //! The state machine, ids, and a store that survives being killed and a full disk.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod busy;
 mod crash;
 mod full;
 mod migration;

@@ -453,7 +453,12 @@ pub(super) async fn run(mut db: SqliteConnection, mut requests: mpsc::Receiver<R
         }
         committed(group.len(), begin.elapsed());
         for request in group.drain(..) {
-            let result = if together.is_ok() { Ok(()) } else { commit_alone(&mut db, &request).await };
+            let result = match &together {
+                Ok(()) => Ok(()),
+                // Nor would one of them alone be taken: each would wait as long again.
+                Err(StoreError::Busy) => Err(StoreError::Busy),
+                Err(_) => commit_alone(&mut db, &request).await,
+            };
             if let (Ok(()), Change::Update { execution, .. }) = (&result, &request.change)
                 && execution.state.ended()
                 && ended.len() < MOST_ENDED

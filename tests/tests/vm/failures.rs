@@ -1,11 +1,12 @@
 //! Programs that fail: each in its own way, each reported as what it is, and the host none the worse.
 
 use serde_json::{Value, json};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use torpor_tests::daemon::{Daemon, shared};
 use torpor_tests::process::resident;
 use torpor_tests::tasks::TaskFolder;
-use torpor_tests::{Test, tests, until};
+use torpor_tests::{Over, Test, tests, until};
 
 pub(crate) const TESTS: &[Test] = tests![
     exceptions,
@@ -17,6 +18,7 @@ pub(crate) const TESTS: &[Test] = tests![
     fork_bomb,
     floods_of_output,
     output_of_all_kinds,
+    output_up_to_the_end,
     logs_while_it_runs,
     cancelled_in_every_state,
     retries,
@@ -189,6 +191,36 @@ fn output_of_all_kinds() {
     assert!(text.contains("raw on stdout\n") && text.contains("on stderr\n"), "{text}");
     let shell = daemon.execute("shell", &json!("echo a line >&2; echo 1"));
     assert_eq!(daemon.cli(&["logs", shell["id"].as_str().unwrap()]).expect(0).stdout, "a line\n");
+}
+
+/// What a program writes after the last of its children has ended, and just before its own end, is there whole; on a host that is short of processors too.
+fn output_up_to_the_end() {
+    let daemon = shared();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        let _over = Over(&over);
+        outputs_are_whole(&daemon);
+    });
+}
+
+fn outputs_are_whole(daemon: &Daemon) {
+    let program = json!("for i in 1 2 3 4 5 6; do x=$(true); done; echo last >&2; echo 1");
+    for _ in 0..15 {
+        let ids: Vec<_> = (0..12).map(|_| daemon.submit("shell", &program)).collect();
+        for id in ids {
+            let ended = daemon.wait_for_end(&id);
+            assert_eq!((&ended["state"], &ended["result"]), (&json!("succeeded"), &json!(1)), "{ended:#}");
+            let logs = daemon.get(&format!("/v1/executions/{id}/logs")).expect(200);
+            assert_eq!(logs["entries"][0]["text"], "last\n", "{logs:#}");
+        }
+    }
 }
 
 fn logs_while_it_runs() {

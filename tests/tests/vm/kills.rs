@@ -16,7 +16,7 @@ use torpor_tests::http;
 use torpor_tests::process::assert_no_orphans;
 use torpor_tests::random::Random;
 use torpor_tests::tasks::TaskFolder;
-use torpor_tests::{Test, tests, until};
+use torpor_tests::{Over, Test, tests, until};
 
 pub(crate) const TESTS: &[Test] = tests![started_at_once, killed_under_load];
 
@@ -97,7 +97,7 @@ fn killed_under_load() {
                 }
             });
         }
-        let stop = Stop(&over);
+        let stop = Over(&over);
         for _ in 0..kills {
             let start = Instant::now();
             daemon.spawn_again();
@@ -124,15 +124,6 @@ fn killed_under_load() {
     until("the end of what nobody waits for", Duration::from_secs(60), || live(&daemon).is_empty().then_some(()));
     check(&daemon, &book.seen(), book.again.load(Ordering::Relaxed));
     before.nothing_more(&mut daemon);
-}
-
-/// Ends the clients, also where this test fails.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// How long it takes from `start` until torpord answers.

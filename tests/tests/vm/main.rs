@@ -7,6 +7,7 @@ use std::process::ExitCode;
 mod attacks;
 mod aux;
 mod checkout;
+mod clients;
 mod clock;
 mod crashes;
 mod failures;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         isolation::TESTS,
         sandbox::TESTS,
         host::TESTS,
+        clients::TESTS,
         clock::TESTS,
         kills::TESTS,
         needed::TESTS,

@@ -26,8 +26,18 @@ async fn a_socket_is_taken_over_only_from_the_dead() {
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
     assert!(matches!(listen(&path), Err(ListenError::InUse(_))));
     drop(first);
-    let _second = listen(&path).unwrap();
+    let second = listen(&path).unwrap();
     assert_eq!(std::fs::read_dir(folder.path().join("run")).unwrap().count(), 1);
+    // What one left that was killed before it listened, and what is somebody else's.
+    let mut dead = std::process::Command::new("true").spawn().unwrap();
+    dead.wait().unwrap();
+    let left = |name: &str| folder.path().join("run").join(format!("torpord.sock.{name}"));
+    for name in [dead.id().to_string().as_str(), "1", "x"] {
+        std::os::unix::net::UnixListener::bind(left(name)).unwrap();
+    }
+    drop(second);
+    let _third = listen(&path).unwrap();
+    assert!(!left(&dead.id().to_string()).exists() && left("1").exists() && left("x").exists());
     let file = folder.path().join("file");
     std::fs::write(&file, b"precious").unwrap();
     assert!(matches!(listen(&file), Err(ListenError::NotASocket(_))));

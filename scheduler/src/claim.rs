@@ -103,12 +103,23 @@ pub enum Event<K> {
     Idle(K),
     /// It computes again. Never refused: this alone may exceed the budget of CPU.
     Busy(K),
-    /// The waiter can't go on before `on` has ended. Also of one that is not known yet, or any more.
+    /// A job that holds no VM and wants none yet, as one that was parked before the start: this is how urgent it is for those that it waits for.
+    /// Of one that waits or holds it changes nothing.
+    Known(K, Claim),
+    /// The waiter can't go on before these have ended, besides those that it waits for already. Also of some that are not known yet, or any more; again of the
+    /// same changes nothing.
     Wait {
-        /// Who waits: holding, waiting or parked. One that was never submitted counts as wanted at once.
+        /// Who waits: holding, waiting or parked. One that was neither submitted nor [`Event::Known`] counts as wanted at once.
         waiter: K,
         /// For whom.
-        on: K,
+        on: Vec<K>,
+    },
+    /// The waiter can go on without these: it waits for the others only.
+    Answered {
+        /// Who waited.
+        waiter: K,
+        /// For whom it does not any more.
+        on: Vec<K>,
     },
     /// A waiter waits for nothing any more.
     Unwait(K),

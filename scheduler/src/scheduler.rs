@@ -93,6 +93,7 @@ impl<K: Key> Scheduler<K> {
         let mut actions = Vec::new();
         match event {
             Event::Submit(key, claim) => actions.extend(self.submit(key, claim)),
+            Event::Known(key, claim) => self.known(&key, &claim),
             Event::Withdraw(key) => self.withdraw(&key),
             Event::Release(key) => {
                 self.release(&key);
@@ -101,7 +102,11 @@ impl<K: Key> Scheduler<K> {
             Event::Idle(key) => self.set_idle(&key, true),
             Event::Busy(key) => self.set_idle(&key, false),
             Event::Wait { waiter, on } => {
-                let changed = self.graph.wait(&waiter, &on);
+                let changed = self.graph.wait(&waiter, on);
+                self.replace(changed);
+            }
+            Event::Answered { waiter, on } => {
+                let changed = self.graph.answered(&waiter, on);
                 self.replace(changed);
             }
             Event::Unwait(key) => {
@@ -131,14 +136,7 @@ impl<K: Key> Scheduler<K> {
         let before = self.keys.get(&key).copied().and_then(|number| self.take(number));
         self.numbers += 1;
         let (number, since) = before.as_ref().map_or((self.numbers, self.now), |old| (old.place.number, old.place.since));
-        let own = Urgency {
-            priority: claim.priority,
-            due: claim.due,
-            deferrable: claim.deferrable && claim.due.is_some(),
-            arrival: number,
-            awaited: false,
-        };
-        let changed = self.graph.set(&key, own);
+        let changed = self.graph.set(&key, Urgency::own(&claim, number));
         let blocked = claim.group.as_ref().is_some_and(|group| self.holding.full(group));
         let place = Place { number, since, rank: None, aim: None, lapses: None };
         self.put(Wanting { key, claim, place, blocked });
@@ -147,6 +145,14 @@ impl<K: Key> Scheduler<K> {
             self.gone(old);
         }
         self.late(number)
+    }
+
+    fn known(&mut self, key: &K, claim: &Claim) {
+        if !self.keys.contains_key(key) && !self.holding.contains(key) {
+            self.numbers += 1;
+            let changed = self.graph.set(key, Urgency::own(claim, self.numbers));
+            self.replace(changed);
+        }
     }
 
     fn withdraw(&mut self, key: &K) {

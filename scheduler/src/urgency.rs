@@ -2,9 +2,9 @@
 //!
 //! The urgency that counts of a job is its own joined with that of everyone who waits for it, through all levels. Edges are kept by key, so that one on a job
 //! that is not known (any more) is harmless, and cycles are: urgencies only rise while they spread, to values that some job of its own has.
-//! Rising costs what it changes. Falling costs the jobs that are waited for, directly or not, by who let go.
+//! Rising costs the edges that are new and those of whoever rises by it. Falling costs the jobs that are waited for, directly or not, by who let go.
 
-use crate::claim::{Key, Time};
+use crate::claim::{Claim, Key, Time};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How urgent a job is.
@@ -22,10 +22,16 @@ pub(crate) struct Urgency {
     pub(crate) awaited: bool,
 }
 
-/// Of one that was never submitted: wanted at once, and nothing else is known.
+/// Of one of which nobody has said more than that it waits: wanted at once, and nothing else is known.
 const UNKNOWN: Urgency = Urgency { priority: i32::MIN, due: None, deferrable: false, arrival: u64::MAX, awaited: false };
 
 impl Urgency {
+    /// What a job has of its own.
+    pub(crate) fn own(claim: &Claim, arrival: u64) -> Self {
+        let deferrable = claim.deferrable && claim.due.is_some();
+        Self { priority: claim.priority, due: claim.due, deferrable, arrival, awaited: false }
+    }
+
     fn joined(self, waiter: Self) -> Self {
         let due = match (self.due, waiter.due) {
             (Some(own), Some(other)) => Some(own.min(other)),
@@ -59,11 +65,18 @@ impl<K> Default for Node<K> {
 #[derive(Debug)]
 pub(crate) struct Graph<K> {
     nodes: BTreeMap<K, Node<K>>,
+    /// Edges along which something was to rise.
+    #[cfg(test)]
+    raises: usize,
 }
 
 impl<K> Default for Graph<K> {
     fn default() -> Self {
-        Self { nodes: BTreeMap::new() }
+        Self {
+            nodes: BTreeMap::new(),
+            #[cfg(test)]
+            raises: 0,
+        }
     }
 }
 
@@ -79,25 +92,48 @@ impl<K: Key> Graph<K> {
         self.refresh(vec![key.clone()])
     }
 
-    /// Adds an edge; returns whose urgency changed.
-    pub(crate) fn wait(&mut self, waiter: &K, on: &K) -> Vec<K> {
-        self.nodes.entry(on.clone()).or_default().waiters.insert(waiter.clone());
-        self.nodes.entry(waiter.clone()).or_default().on.insert(on.clone());
-        self.spread(vec![waiter.clone()])
+    /// Adds edges; returns whose urgency changed.
+    pub(crate) fn wait(&mut self, waiter: &K, on: Vec<K>) -> Vec<K> {
+        if on.is_empty() {
+            return Vec::new();
+        }
+        let node = self.nodes.entry(waiter.clone()).or_default();
+        let counts = node.counts;
+        let new: Vec<K> = on.into_iter().filter(|key| node.on.insert(key.clone())).collect();
+        let mut risen = Vec::new();
+        for key in new {
+            self.nodes.entry(key.clone()).or_default().waiters.insert(waiter.clone());
+            if self.raise(&key, counts) {
+                risen.push(key);
+            }
+        }
+        self.spread(risen)
+    }
+
+    /// Takes some edges of a waiter away; returns whose urgency changed.
+    pub(crate) fn answered(&mut self, waiter: &K, on: Vec<K>) -> Vec<K> {
+        let Some(node) = self.nodes.get_mut(waiter) else { return Vec::new() };
+        let gone = on.into_iter().filter(|key| node.on.remove(key)).collect();
+        self.cut(waiter, gone)
     }
 
     /// Takes all edges of a waiter away; returns whose urgency changed.
     pub(crate) fn unwait(&mut self, waiter: &K) -> Vec<K> {
         let Some(node) = self.nodes.get_mut(waiter) else { return Vec::new() };
-        let on: Vec<K> = std::mem::take(&mut node.on).into_iter().collect();
-        for key in &on {
+        let gone = std::mem::take(&mut node.on).into_iter().collect();
+        self.cut(waiter, gone)
+    }
+
+    /// These have lost a waiter.
+    fn cut(&mut self, waiter: &K, gone: Vec<K>) -> Vec<K> {
+        for key in &gone {
             if let Some(node) = self.nodes.get_mut(key) {
                 node.waiters.remove(waiter);
             }
             self.tidy(key);
         }
         self.tidy(waiter);
-        self.refresh(on)
+        self.refresh(gone)
     }
 
     /// Forgets a job and its edges; returns whose urgency changed.
@@ -157,23 +193,60 @@ impl<K: Key> Graph<K> {
         before.into_iter().filter(|(key, old)| self.of(key) != Some(*old)).map(|(key, _)| key).collect()
     }
 
-    /// Raises whatever these wait for, until nothing rises any more.
+    /// Makes one as urgent as a waiter; returns whether it was less so.
+    fn raise(&mut self, key: &K, waiter: Urgency) -> bool {
+        #[cfg(test)]
+        {
+            self.raises += 1;
+        }
+        let Some(node) = self.nodes.get_mut(key) else { return false };
+        let raised = node.counts.joined(waiter);
+        std::mem::replace(&mut node.counts, raised) != raised
+    }
+
+    /// Raises whatever these wait for, until nothing rises any more; returns all that rose, with those from which it began.
     fn spread(&mut self, from: Vec<K>) -> Vec<K> {
-        let mut changed = BTreeSet::new();
+        let mut changed: BTreeSet<K> = from.iter().cloned().collect();
         let mut open = from;
         while let Some(key) = open.pop() {
             let Some((counts, on)) = self.nodes.get(&key).map(|node| (node.counts, node.on.clone())) else { continue };
             for next in on {
-                if let Some(node) = self.nodes.get_mut(&next) {
-                    let raised = node.counts.joined(counts);
-                    if raised != node.counts {
-                        node.counts = raised;
-                        changed.insert(next.clone());
-                        open.push(next);
-                    }
+                if self.raise(&next, counts) {
+                    changed.insert(next.clone());
+                    open.push(next);
                 }
             }
         }
         changed.into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MANY: u64 = 10_000;
+
+    fn own(arrival: u64) -> Urgency {
+        Urgency { priority: 0, arrival, ..UNKNOWN }
+    }
+
+    #[test]
+    fn an_edge_costs_itself_however_many_its_waiter_has() {
+        let mut graph = Graph::default();
+        (0..=MANY).for_each(|key| drop(graph.set(&key, own(key))));
+        assert_eq!(graph.wait(&0, (1..=MANY).collect()).len() as u64, MANY);
+        assert_eq!(graph.raises as u64, MANY);
+        // Again, and one by one: nothing is new.
+        assert_eq!(graph.wait(&0, (1..=MANY).collect()), []);
+        (1..=MANY).for_each(|key| assert_eq!(graph.wait(&0, vec![key]), []));
+        assert_eq!(graph.raises as u64, MANY);
+        // One by one: answered, and waited for again.
+        for key in 1..=MANY {
+            assert_eq!(graph.answered(&0, vec![key]), [key]);
+            assert_eq!(graph.of(&key), Some(own(key)));
+            assert_eq!(graph.wait(&0, vec![key]), [key]);
+        }
+        assert_eq!(graph.raises as u64, 2 * MANY);
     }
 }

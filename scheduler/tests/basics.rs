@@ -136,7 +136,7 @@ fn who_is_waited_for_is_as_urgent_as_who_waits() {
     assert_eq!(submit(&mut s, 0, 1, claim(1)), [Start(1)]);
     assert_eq!(submit(&mut s, 0, 2, due(1_000 * SECOND)), []);
     assert_eq!(submit(&mut s, 0, 3, claim(1)), []);
-    assert_eq!(s.step(Time(0), Event::Wait { waiter: 1, on: 2 }), []);
+    assert_eq!(s.step(Time(0), Event::Wait { waiter: 1, on: vec![2] }), []);
     assert_eq!(release(&mut s, 1, 1), [Start(2)]);
     assert_eq!(s.step(Time(2), Event::Ended(2)), [Start(3)]);
     assert_eq!(s.step(Time(2), Event::Ended(3)), []);

@@ -23,7 +23,9 @@ enum Move {
     Idle(Index),
     Busy(Index),
     Wait(Index, Index),
+    Answered(Index, Index),
     Unwait(Index),
+    Known(Index),
     Weight(u8, u32),
     Tick,
     Pass(u64),
@@ -66,7 +68,9 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         1 => index().prop_map(Move::Idle),
         1 => index().prop_map(Move::Busy),
         3 => (index(), index()).prop_map(|(waiter, on)| Move::Wait(waiter, on)),
+        1 => (index(), index()).prop_map(|(waiter, on)| Move::Answered(waiter, on)),
         1 => index().prop_map(Move::Unwait),
+        1 => index().prop_map(Move::Known),
         1 => (0u8..3, 0u32..5).prop_map(|(account, weight)| Move::Weight(account, weight)),
         1 => Just(Move::Tick),
         3 => (0u64..40_000_000).prop_map(Move::Pass),
@@ -260,7 +264,18 @@ impl Model {
             Move::Wait(waiter, on) => {
                 let known: BTreeSet<u64> = [&self.waiting, &self.holding, &self.parked].into_iter().flatten().copied().collect();
                 if let (Some(waiter), Some(on)) = (of(&known, waiter), of(&known, on)) {
-                    self.step(Event::Wait { waiter, on });
+                    self.step(Event::Wait { waiter, on: vec![on] });
+                }
+            }
+            Move::Answered(waiter, on) => {
+                let known: BTreeSet<u64> = [&self.waiting, &self.holding, &self.parked].into_iter().flatten().copied().collect();
+                if let (Some(waiter), Some(on)) = (of(&known, waiter), of(&known, on)) {
+                    self.step(Event::Answered { waiter, on: vec![on] });
+                }
+            }
+            Move::Known(which) => {
+                if let Some(parked) = of(&self.parked, which) {
+                    self.step(Event::Known(parked, claim(1)));
                 }
             }
             Move::Unwait(which) => {

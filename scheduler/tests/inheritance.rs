@@ -28,7 +28,7 @@ fn submit(s: &mut Scheduler<u64>, key: u64, claim: Claim) {
 }
 
 fn wait(s: &mut Scheduler<u64>, waiter: u64, on: u64) {
-    assert_eq!(step(s, Event::Wait { waiter, on }), []);
+    assert_eq!(step(s, Event::Wait { waiter, on: vec![on] }), []);
 }
 
 /// The order in which all that wait would start.
@@ -105,7 +105,7 @@ fn a_cycle_lifts_all_of_it_and_hangs_nobody() {
         wait(&mut s, waiter, on);
     }
     submit(&mut s, 8, claim(1));
-    assert_eq!(step(&mut s, Event::Wait { waiter: 4, on: 2 }), []);
+    assert_eq!(step(&mut s, Event::Wait { waiter: 4, on: vec![2] }), []);
     assert_eq!(order(s), [1, 2, 3, 4, 8]);
 }
 
@@ -123,6 +123,45 @@ fn lifting_is_undone_with_the_wait() {
         let order = order(s);
         assert_eq!(order.iter().filter(|key| **key != 1).copied().collect::<Vec<_>>(), [4, 3, 2]);
     }
+}
+
+#[test]
+fn one_that_is_parked_since_before_the_start_gives_what_it_has() {
+    let urgent = || Claim { priority: 9, ..due(10 * SECOND) };
+    for known_first in [true, false] {
+        let mut s = taken();
+        let know = |s: &mut Scheduler<u64>| assert_eq!(step(s, Event::Known(77, urgent())), []);
+        submit(&mut s, 1, claim(1));
+        submit(&mut s, 2, claim(1));
+        if known_first {
+            know(&mut s);
+        }
+        wait(&mut s, 77, 2);
+        if !known_first {
+            know(&mut s);
+        }
+        // It wants nothing itself, and changes nothing of one that waits or holds.
+        assert!(!s.waits(&77) && !s.holds(&77));
+        for key in [1, BLOCKER] {
+            assert_eq!(step(&mut s, Event::Known(key, urgent())), []);
+        }
+        assert_eq!(s.alarm(), Some(Time(9 * SECOND + 1)), "the last moment at which 2 meets the due of 77");
+        assert_eq!(order_with(&mut s), [2, 1]);
+        for key in [1, 2, 77, BLOCKER] {
+            assert_eq!(step(&mut s, Event::Ended(key)), []);
+        }
+        assert_eq!(s.remembered(), (0, 0));
+    }
+}
+
+#[test]
+fn who_has_an_answer_still_lifts_the_others() {
+    let mut s = taken();
+    (1..=3).for_each(|key| submit(&mut s, key, claim(1)));
+    submit(&mut s, 4, Claim { priority: 3, ..claim(1) });
+    assert_eq!(step(&mut s, Event::Wait { waiter: 4, on: vec![2, 3] }), []);
+    assert_eq!(step(&mut s, Event::Answered { waiter: 4, on: vec![2, 1] }), []);
+    assert_eq!(order(s), [3, 4, 1, 2]);
 }
 
 #[test]
@@ -201,19 +240,25 @@ fn who_is_lifted_has_the_place_of_its_group_that_another_waits_with() {
 
 #[derive(Debug, Clone)]
 enum Move {
-    Wait(u64, u64),
+    Wait(u64, Vec<u64>),
+    Answered(u64, Vec<u64>),
+    Parked(u64, i32),
     Unwait(u64),
     Ended(u64),
     Priority(u64, i32),
 }
 
 fn moves() -> impl Strategy<Value = Vec<Move>> {
-    let key = || 0u64..12;
+    // The first 10 wait, and the others are parked.
+    let key = || 0u64..14;
+    let some = || prop::collection::vec(key(), 0..4);
     let one = prop_oneof![
-        8 => (key(), key()).prop_map(|(waiter, on)| Move::Wait(waiter, on)),
+        8 => (key(), some()).prop_map(|(waiter, on)| Move::Wait(waiter, on)),
+        3 => (key(), some()).prop_map(|(waiter, on)| Move::Answered(waiter, on)),
+        2 => (10u64..14, -3i32..4).prop_map(|(key, priority)| Move::Parked(key, priority)),
         2 => key().prop_map(Move::Unwait),
         1 => key().prop_map(Move::Ended),
-        2 => (key(), -3i32..4).prop_map(|(key, priority)| Move::Priority(key, priority)),
+        2 => (0u64..10, -3i32..4).prop_map(|(key, priority)| Move::Priority(key, priority)),
     ];
     prop::collection::vec(one, 0..40)
 }
@@ -223,19 +268,39 @@ proptest! {
 
     /// Against the closure, worked out anew: whoever starts has the highest priority of its own and of all that wait for it, and then the earliest arrival of them.
     #[test]
-    fn urgency_is_that_of_all_who_wait(priorities in prop::collection::vec(-3i32..4, 12), moves in moves()) {
+    fn urgency_is_that_of_all_who_wait(priorities in prop::collection::vec(-3i32..4, 14), moves in moves()) {
         let mut s = taken();
         let mut alive: BTreeMap<u64, i32> = BTreeMap::new();
         let mut edges: BTreeSet<(u64, u64)> = BTreeSet::new();
+        // By arrival.
+        let mut arrivals: BTreeMap<u64, u64> = BTreeMap::new();
         for (key, priority) in (0..).zip(priorities) {
-            submit(&mut s, key, Claim { priority, ..of("a", claim(1)) });
+            let claim = Claim { priority, ..of("a", claim(1)) };
+            if key < 10 {
+                submit(&mut s, key, claim);
+            } else {
+                prop_assert_eq!(step(&mut s, Event::Known(key, claim)), []);
+            }
             alive.insert(key, priority);
+            arrivals.insert(key, key);
         }
+        let mut last = 100;
         for step_of in moves {
             match step_of {
-                Move::Wait(waiter, on) if alive.contains_key(&waiter) && alive.contains_key(&on) => {
-                    wait(&mut s, waiter, on);
-                    edges.insert((waiter, on));
+                Move::Wait(waiter, mut on) if alive.contains_key(&waiter) => {
+                    on.retain(|on| alive.contains_key(on));
+                    edges.extend(on.iter().map(|on| (waiter, *on)));
+                    prop_assert_eq!(step(&mut s, Event::Wait { waiter, on }), []);
+                }
+                Move::Answered(waiter, on) => {
+                    edges.retain(|(other, target)| *other != waiter || !on.contains(target));
+                    prop_assert_eq!(step(&mut s, Event::Answered { waiter, on }), []);
+                }
+                Move::Parked(key, priority) if alive.contains_key(&key) => {
+                    prop_assert_eq!(step(&mut s, Event::Known(key, Claim { priority, ..of("a", claim(1)) })), []);
+                    alive.insert(key, priority);
+                    last += 1;
+                    arrivals.insert(key, last);
                 }
                 Move::Unwait(waiter) => {
                     prop_assert_eq!(step(&mut s, Event::Unwait(waiter)), []);
@@ -259,9 +324,9 @@ proptest! {
             while let Some(next) = open.pop() {
                 open.extend(edges.iter().filter(|(waiter, on)| *on == next && seen.insert(*waiter)).map(|(waiter, _)| *waiter));
             }
-            (Reverse(seen.iter().map(|key| alive[key]).max().unwrap()), *seen.first().unwrap(), key)
+            (Reverse(seen.iter().map(|key| alive[key]).max().unwrap()), seen.iter().map(|key| arrivals[key]).min().unwrap(), key)
         };
-        let mut expected: Vec<u64> = alive.keys().copied().collect();
+        let mut expected: Vec<u64> = alive.keys().copied().filter(|key| *key < 10).collect();
         expected.sort_by_key(|key| urgency(*key));
         prop_assert_eq!(order(s), expected);
     }

@@ -339,9 +339,7 @@ impl Engine<'_> {
         let Some(execution) = self.executions.get_mut(&key) else { return };
         execution.state = State::AtDoor;
         let host = execution.host;
-        for on in &children {
-            self.step(host, Event::Wait { waiter: key, on: *on });
-        }
+        self.step(host, Event::Wait { waiter: key, on: children.clone() });
         let tasks: Vec<u32> = children.iter().filter_map(|child| self.executions.get(child)).map(|child| child.job.task).collect();
         let expected = tasks.into_iter().map(|task| self.estimate(task).told().0).max().unwrap_or(0);
         if expected > 0 && expected < DOOR {

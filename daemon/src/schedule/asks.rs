@@ -377,11 +377,10 @@ impl Asks {
                 Err(error) => return Err(Refused::new(Refusal::Host, error.to_string())),
             },
         }
-        let lifts = !open.pending.is_empty() && open.due.is_none_or(|due| due > Instant::now());
-        self.open.insert(open.waiting.seq, open);
-        if lifts {
-            d.lift(&live.id);
+        if !open.pending.is_empty() && open.due.is_none_or(|due| due > Instant::now()) {
+            d.lift(&live.id, &open.pending);
         }
+        self.open.insert(open.waiting.seq, open);
         Ok(())
     }
 
@@ -442,18 +441,17 @@ impl Asks {
     /// Takes out those that can be answered, lowest number first.
     fn take_ready(&mut self, d: &Arc<Dispatcher>, live: &Live) -> Vec<Ready> {
         let now = Instant::now();
-        let (mut ready, mut lifted) = (Vec::new(), false);
+        let (mut ready, mut let_go) = (Vec::new(), Vec::new());
         for (seq, open) in self.open.extract_if(.., |_, open| open.ready(now)) {
             if !open.waiting.targets().is_empty() {
-                d.graph().remove(&live.id, seq);
+                let_go.extend(d.graph().remove(&live.id, seq));
             }
-            lifted |= !open.waiting.targets().is_empty();
             let late = Open { due: None, ..open };
             let timed_out = late.timed_out || !late.ready(now);
             ready.push(Ready { waiting: late.waiting, timed_out });
         }
-        if lifted {
-            d.lift(&live.id);
+        if !let_go.is_empty() {
+            d.lower(&live.id, let_go);
         }
         ready
     }

@@ -6,6 +6,7 @@
 //! Invariant: an execution that has not ended is in `live`; it waits in the queue, or a task of [`super::run`] owns it.
 
 mod kept;
+mod kin;
 mod submit;
 mod tick;
 mod waits;
@@ -36,6 +37,7 @@ use crate::state::record::{Execution, Happening, Version};
 use crate::state::store::{Store, StoreError};
 
 use kept::Shelf;
+use kin::Kin;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -95,7 +97,7 @@ impl OwnLoad {
 struct Shared {
     core: Scheduler<Job>,
     clock: Clock,
-    live: BTreeMap<ExecutionId, Arc<Live>>,
+    live: Kin,
     /// Parked executions that wait for memory.
     resuming: BTreeMap<ExecutionId, oneshot::Sender<()>>,
     ids: IdSource,
@@ -176,7 +178,7 @@ impl Dispatcher {
         let shared = Shared {
             core: Scheduler::new(budget),
             clock: Clock::default(),
-            live: BTreeMap::new(),
+            live: Kin::default(),
             resuming: BTreeMap::new(),
             ids: IdSource::after(last),
             templates: BTreeMap::new(),

@@ -3,24 +3,25 @@
 //! Invariant: no chain of waits leads back to where it began, so something in each chain can always end.
 
 use crate::state::id::ExecutionId;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The graph. An edge leads from an ask of one execution to another execution.
 #[derive(Debug, Default)]
 pub struct Graph {
     asks: BTreeMap<ExecutionId, BTreeMap<u64, BTreeSet<ExecutionId>>>,
     waiters: HashMap<ExecutionId, HashMap<ExecutionId, usize>>,
+    /// Edges that were looked at for chains.
+    #[cfg(test)]
+    looked: std::cell::Cell<usize>,
 }
 
 impl Graph {
     /// Adds an ask, in place of one that it had under this number, or says which chain of waits would lead back to the asker.
     pub fn add(&mut self, waiter: &ExecutionId, seq: u64, targets: &[ExecutionId]) -> Result<(), Vec<ExecutionId>> {
         self.remove(waiter, seq);
-        for target in targets {
-            if let Some(mut chain) = self.chain(target, waiter) {
-                chain.insert(0, waiter.clone());
-                return Err(chain);
-            }
+        if let Some(chain) = self.chain(waiter, targets) {
+            return Err(chain);
         }
         let targets: BTreeSet<ExecutionId> = targets.iter().cloned().collect();
         for target in &targets {
@@ -30,54 +31,70 @@ impl Graph {
         Ok(())
     }
 
-    /// A chain of waits from one execution to another, both included.
-    fn chain(&self, from: &ExecutionId, to: &ExecutionId) -> Option<Vec<ExecutionId>> {
+    /// A chain of waits that would lead from one execution over one of these back to it, which is its first and its last. Everything is looked at once.
+    fn chain(&self, waiter: &ExecutionId, targets: &[ExecutionId]) -> Option<Vec<ExecutionId>> {
         let mut before: HashMap<&ExecutionId, &ExecutionId> = HashMap::new();
-        let (mut next, mut seen) = (vec![from], HashSet::from([from]));
+        let mut next = Vec::new();
+        let mut look = |target, from, next: &mut Vec<_>| {
+            #[cfg(test)]
+            self.looked.set(self.looked.get() + 1);
+            if let Entry::Vacant(new) = before.entry(target) {
+                new.insert(from);
+                next.push(target);
+            }
+        };
+        for target in targets {
+            look(target, waiter, &mut next);
+        }
         while let Some(at) = next.pop() {
-            if at == to {
-                let mut chain = vec![at.clone()];
-                let mut at = at;
-                while let Some(earlier) = before.get(at) {
-                    chain.push((*earlier).clone());
-                    at = earlier;
-                }
-                chain.reverse();
-                return Some(chain);
+            if at == waiter {
+                return Some(Self::back(waiter, &before));
             }
             for target in self.asks.get(at).into_iter().flat_map(BTreeMap::values).flatten() {
-                if seen.insert(target) {
-                    before.insert(target, at);
-                    next.push(target);
-                }
+                look(target, at, &mut next);
             }
         }
         None
     }
 
-    /// An ask is answered.
-    pub fn remove(&mut self, waiter: &ExecutionId, seq: u64) {
-        let Some(asks) = self.asks.get_mut(waiter) else { return };
-        for target in asks.remove(&seq).unwrap_or_default() {
-            self.unlink(&target, waiter);
+    /// The chain that ends at one execution, from where that is met before.
+    fn back(end: &ExecutionId, before: &HashMap<&ExecutionId, &ExecutionId>) -> Vec<ExecutionId> {
+        let mut chain = vec![end.clone()];
+        let mut at = end;
+        while let Some(earlier) = before.get(at) {
+            chain.push((*earlier).clone());
+            if *earlier == end {
+                break;
+            }
+            at = earlier;
         }
-        if self.asks.get(waiter).is_some_and(BTreeMap::is_empty) {
-            self.asks.remove(waiter);
-        }
+        chain.reverse();
+        chain
     }
 
-    fn unlink(&mut self, target: &ExecutionId, waiter: &ExecutionId) {
-        if let Some(waiters) = self.waiters.get_mut(target) {
-            if let Some(count) = waiters.get_mut(waiter) {
-                *count -= 1;
-                if *count == 0 {
-                    waiters.remove(waiter);
-                }
-            }
-            if waiters.is_empty() {
-                self.waiters.remove(target);
-            }
+    /// An ask is answered; returns for whom its waiter does not wait any more, by none of its asks.
+    pub fn remove(&mut self, waiter: &ExecutionId, seq: u64) -> Vec<ExecutionId> {
+        let Some(asks) = self.asks.get_mut(waiter) else { return Vec::new() };
+        let targets = asks.remove(&seq).unwrap_or_default();
+        if asks.is_empty() {
+            self.asks.remove(waiter);
         }
+        targets.into_iter().filter(|target| self.unlink(target, waiter)).collect()
+    }
+
+    /// Takes one edge away; returns whether it was the last between the two.
+    fn unlink(&mut self, target: &ExecutionId, waiter: &ExecutionId) -> bool {
+        let Some(waiters) = self.waiters.get_mut(target) else { return false };
+        let Some(count) = waiters.get_mut(waiter) else { return false };
+        *count -= 1;
+        let last = *count == 0;
+        if last {
+            waiters.remove(waiter);
+        }
+        if waiters.is_empty() {
+            self.waiters.remove(target);
+        }
+        last
     }
 
     /// An execution waits no more.
@@ -85,12 +102,6 @@ impl Graph {
         for target in self.asks.remove(waiter).unwrap_or_default().into_values().flatten() {
             self.unlink(&target, waiter);
         }
-    }
-
-    /// For whom an execution waits.
-    #[must_use]
-    pub fn targets(&self, waiter: &ExecutionId) -> BTreeSet<ExecutionId> {
-        self.asks.get(waiter).into_iter().flat_map(BTreeMap::values).flatten().cloned().collect()
     }
 
     /// Who waits for an execution.
@@ -134,10 +145,31 @@ mod tests {
         let mut graph = Graph::default();
         graph.add(&id[0], 1, &[id[1].clone(), id[1].clone()]).unwrap();
         graph.add(&id[0], 2, &[id[1].clone()]).unwrap();
-        graph.remove(&id[0], 1);
+        assert!(graph.remove(&id[0], 1).is_empty());
         assert_eq!(graph.waiters(&id[1]), [id[0].clone()]);
-        graph.remove(&id[0], 2);
+        assert_eq!(graph.remove(&id[0], 2), [id[1].clone()]);
+        assert!(graph.remove(&id[0], 2).is_empty());
         assert!(graph.waiters(&id[1]).is_empty() && graph.asks.is_empty());
+    }
+
+    #[test]
+    fn what_many_targets_wait_for_is_looked_at_once() {
+        const MANY: usize = 1_000;
+        let id = ids(2 * MANY + 1);
+        let (waiter, rest) = id.split_first().unwrap();
+        let (targets, below) = rest.split_at(MANY);
+        let mut graph = Graph::default();
+        // A chain below, into which each target leads.
+        for (seq, pair) in (0..).zip(below.windows(2)) {
+            graph.add(&pair[0], seq, &pair[1..]).unwrap();
+        }
+        for target in targets {
+            graph.add(target, 1, &below[..1]).unwrap();
+        }
+        graph.looked.set(0);
+        graph.add(waiter, 1, targets).unwrap();
+        // The edges: to the targets, from each of them, and those of the chain.
+        assert_eq!(graph.looked.get(), MANY + MANY + (MANY - 1));
     }
 
     proptest! {

@@ -156,7 +156,7 @@ impl Dispatcher {
             let live = Arc::new(Live::fresh(execution, version, bytes, clock));
             // As it is now: what happens from here on is told to the database after this, whoever is faster.
             let inserted = live.view();
-            shared.live.insert(id, Arc::clone(&live));
+            shared.live.insert(Arc::clone(&live));
             (live, inserted, admitted, follows)
         };
         self.metrics.submitted();
@@ -202,7 +202,7 @@ impl Dispatcher {
         let expected = self.estimates.of(&live.version);
         let mut shared = self.lock();
         let claim = claim((&shared.clock, live.clock.now()), &live.view(), &live.version, live.bytes, expected);
-        shared.live.insert(live.id.clone(), Arc::clone(&live));
+        shared.live.insert(Arc::clone(&live));
         let follows = shared.step(Event::Submit(Job::Execution(live.id.clone()), claim));
         drop(shared);
         self.act(follows);

@@ -40,21 +40,22 @@ impl Dispatcher {
         self.graph.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What an execution waits for has changed: that is as urgent as itself from now on, and nothing else is on its account.
-    pub(in crate::schedule) fn lift(self: &Arc<Self>, waiter: &ExecutionId) {
-        let targets = self.graph().targets(waiter);
-        let job = Job::Execution(waiter.clone());
+    /// An execution waits for these too: they are as urgent as itself from now on.
+    pub(in crate::schedule) fn lift<'a>(self: &Arc<Self>, waiter: &ExecutionId, targets: impl IntoIterator<Item = &'a ExecutionId>) {
         let follows = {
             let mut shared = self.lock();
-            let mut follows = shared.step(Event::Unwait(job.clone()));
-            for target in targets {
-                if shared.live.contains_key(&target) {
-                    follows.extend(shared.step(Event::Wait { waiter: job.clone(), on: Job::Execution(target) }));
-                }
-            }
-            follows
+            // One that ended meanwhile would never be forgotten again.
+            let live = targets.into_iter().filter(|target| shared.live.contains_key(target));
+            let on = live.cloned().map(Job::Execution).collect();
+            shared.step(Event::Wait { waiter: Job::Execution(waiter.clone()), on })
         };
         self.act(follows);
+    }
+
+    /// An execution waits for these no more, by none of its asks: they are not urgent on its account.
+    pub(in crate::schedule) fn lower(self: &Arc<Self>, waiter: &ExecutionId, targets: Vec<ExecutionId>) {
+        let on = targets.into_iter().map(Job::Execution).collect();
+        self.step(Event::Answered { waiter: Job::Execution(waiter.clone()), on });
     }
 
     /// An execution waits for nobody any more.
@@ -112,9 +113,16 @@ impl Dispatcher {
         self.changed.send_replace(());
     }
 
-    /// A parked execution of an earlier daemon, or of another host.
-    pub fn adopt(&self, live: &Arc<Live>) {
-        self.lock().live.insert(live.id.clone(), Arc::clone(live));
+    /// An execution of an earlier daemon, or of another host. If it is parked, what it waits for is as urgent as it is.
+    pub fn adopt(self: &Arc<Self>, live: &Arc<Live>) {
+        let expected = self.estimates.of(&live.version);
+        let follows = {
+            let mut shared = self.lock();
+            shared.live.insert(Arc::clone(live));
+            let claim = claim((&shared.clock, live.clock.now()), &live.view(), &live.version, live.bytes, expected);
+            shared.step(Event::Known(Job::Execution(live.id.clone()), claim))
+        };
+        self.act(follows);
     }
 
     /// An execution ended, and its end is durable: tells who waits for it, and ends what only it waited for.
@@ -148,13 +156,12 @@ impl Dispatcher {
     /// Executions that an execution has called and that have not ended, by what was called before them.
     pub(in crate::schedule) fn calls_of(&self, parent: &ExecutionId) -> HashMap<CallKey, ExecutionId> {
         let shared = self.lock();
-        let children = shared.live.values().filter(|live| live.parent.as_ref() == Some(parent) && live.cause().is_none());
+        let children = shared.live.children(parent).filter(|live| live.cause().is_none());
         children.filter_map(|live| Some((live.view().call_key.clone()?, live.id.clone()))).collect()
     }
 
     fn abandon_children(self: &Arc<Self>, parent: &ExecutionId) {
-        let children: Vec<ExecutionId> =
-            self.lock().live.values().filter(|live| live.parent.as_ref() == Some(parent)).map(|live| live.id.clone()).collect();
+        let children: Vec<ExecutionId> = self.lock().live.children(parent).map(|live| live.id.clone()).collect();
         for child in children {
             self.abandon(&child, Cause::Parent);
         }

@@ -17,6 +17,7 @@ mod host;
 mod load;
 mod logs;
 mod notify;
+mod places;
 mod policy;
 mod room;
 mod schedules;

@@ -196,7 +196,9 @@ mod tests {
         drop(held);
         assert!(places.taken.lock().unwrap().is_empty());
         places.empty().await;
-        let own: Vec<_> = (0..EACH + 1).map(|_| places.admit(Comes::user(nix::unistd::geteuid().as_raw()), Arc::clone(&places.all).try_acquire_owned().unwrap())).collect();
+        let own: Vec<_> = (0..EACH + 1)
+            .map(|_| places.admit(Comes::user(nix::unistd::geteuid().as_raw()), Arc::clone(&places.all).try_acquire_owned().unwrap()))
+            .collect();
         assert!(own.iter().all(Option::is_some));
     }
 

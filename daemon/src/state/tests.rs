@@ -185,7 +185,7 @@ async fn calls_of_a_parent_are_those_of_its_account() {
     }
     for (account, child) in [(&own.account, &children[0]), (&foreign.account, &children[1])] {
         assert_eq!(store.done_calls(account, &parent.id).await.unwrap(), [(call.clone(), child.clone())].into());
-        assert_eq!(store.ended_below(account, &parent.id).await.unwrap(), [child.clone()]);
+        assert_eq!(store.ended_below(account, &parent.id).await.unwrap(), std::slice::from_ref(child));
     }
 }
 

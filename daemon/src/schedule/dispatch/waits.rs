@@ -148,13 +148,19 @@ impl Dispatcher {
     /// Executions that an execution has called and that have not ended, by what was called before them.
     pub(in crate::schedule) fn calls_of(&self, account: &AccountName, parent: &ExecutionId) -> HashMap<CallKey, ExecutionId> {
         let shared = self.lock();
-        let children = shared.live.values().filter(|live| live.parent.as_ref() == Some(parent) && live.account == *account && live.cause().is_none());
+        let children =
+            shared.live.values().filter(|live| live.parent.as_ref() == Some(parent) && live.account == *account && live.cause().is_none());
         children.filter_map(|live| Some((live.view().call_key.clone()?, live.id.clone()))).collect()
     }
 
     fn abandon_children(self: &Arc<Self>, account: &AccountName, parent: &ExecutionId) {
-        let children: Vec<ExecutionId> =
-            self.lock().live.values().filter(|live| live.parent.as_ref() == Some(parent) && live.account == *account).map(|live| live.id.clone()).collect();
+        let children: Vec<ExecutionId> = self
+            .lock()
+            .live
+            .values()
+            .filter(|live| live.parent.as_ref() == Some(parent) && live.account == *account)
+            .map(|live| live.id.clone())
+            .collect();
         for child in children {
             self.abandon(&child, Cause::Parent);
         }

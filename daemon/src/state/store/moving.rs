@@ -4,6 +4,7 @@ use super::{Store, StoreError, execution, result, uint};
 use crate::manifest::AccountName;
 use crate::state::id::ExecutionId;
 use crate::state::record::Execution;
+use crate::state::waiting::CallKey;
 use sqlx::Row;
 
 impl Store {
@@ -28,6 +29,7 @@ impl Store {
         let Some(row) = row.fetch_optional(&self.reads).await? else { return Ok(None) };
         let mut end = execution(&row)?;
         end.result = result(&row)?;
+        end.call_key = row.try_get::<Option<String>, _>("call_key")?.map(|key| CallKey::stored(&key));
         Ok(Some(end))
     }
 

@@ -17,8 +17,9 @@ mod host;
 mod load;
 mod logs;
 mod notify;
+mod places;
 mod policy;
-mod room;
+mod rooms;
 mod schedules;
 mod secrets;
 pub mod serve;
@@ -46,7 +47,7 @@ use axum::body::{Body, BodyDataStream};
 use axum::http::StatusCode;
 use error::ApiError;
 use futures_util::StreamExt;
-use room::Room;
+use rooms::Rooms;
 use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,12 +58,19 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-/// Pushes that are taken in at once, and those of one account; more wait.
+/// Pushes that are taken in at once, once their upload is here, those of one account, and how long more wait.
 const PUSHES: usize = 4;
-const OWN_PUSHES: usize = 2;
-/// KiB of inputs that are being received at once, and those of one account; more wait.
+const PUSHES_EACH: usize = 2;
+const PUSH_PATIENCE: Duration = Duration::from_secs(60);
+/// KiB of inputs that are being received at once, and of those for one account; more wait.
 const INPUTS_KIB: usize = 128 << 10;
-const OWN_INPUTS_KIB: usize = 64 << 10;
+const INPUTS_EACH: usize = INPUTS_KIB / 4;
+/// How long they wait.
+const INPUT_PATIENCE: Duration = Duration::from_secs(20);
+/// Executions of other hosts that are being received at once, of those for one account, and how long more wait.
+const IMPORTS: usize = 4;
+const IMPORTS_EACH: usize = 1;
+const IMPORT_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a client may take to send a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -96,8 +104,9 @@ pub struct App {
     pub schedules: Arc<Schedules>,
     /// Submissions that may come twice.
     pub keys: Arc<Keys>,
-    pushes: Room,
-    inputs: Room,
+    pushes: Rooms,
+    inputs: Rooms,
+    arrivals: Rooms,
     tasks: Mutex<()>,
     imports: Mutex<()>,
 }
@@ -118,8 +127,9 @@ impl App {
             stopping: CancellationToken::new(),
             schedules,
             keys: Arc::default(),
-            pushes: Room::new(PUSHES, OWN_PUSHES),
-            inputs: Room::new(INPUTS_KIB, OWN_INPUTS_KIB),
+            pushes: Rooms::new(PUSHES, PUSHES_EACH, PUSH_PATIENCE),
+            inputs: Rooms::new(INPUTS_KIB, INPUTS_EACH, INPUT_PATIENCE),
+            arrivals: Rooms::new(IMPORTS, IMPORTS_EACH, IMPORT_PATIENCE),
             tasks: Mutex::new(()),
             imports: Mutex::new(()),
         })

@@ -243,8 +243,6 @@ pub(super) async fn remove(
         }
         app.dispatcher.accounts.remove(&account.name).await?;
         app.dispatcher.weigh(&Account { weight: 1, ..account.clone() });
-        app.pushes.forget(&account.name);
-        app.inputs.forget(&account.name);
         app.dispatcher.estimates.forget_account(account.name.as_str());
         tracing::info!(account = %account.name, "an account was removed");
         Ok(StatusCode::NO_CONTENT)

@@ -9,7 +9,7 @@ use crate::accounts::{Identity, Role};
 use crate::manifest::AccountName;
 use crate::state::time::Timestamp;
 use axum::extract::{FromRequestParts, Request, State};
-use axum::http::header::AUTHORIZATION;
+use axum::http::header::{AUTHORIZATION, CONNECTION, HeaderValue};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::middleware::Next;
@@ -98,11 +98,20 @@ pub(super) async fn identify(State(app): State<Arc<App>>, mut request: Request, 
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
-        Err(_) if request.uri().path() == OPEN => next.run(request).await,
         Err(error) => {
-            // So that a client that writes before it reads sees the answer.
-            super::discard(request.into_body().into_data_stream()).await;
-            error.into_response()
+            let remote = request.extensions().get() == Some(&Peer::Remote);
+            let mut response = if request.uri().path() == OPEN {
+                next.run(request).await
+            } else {
+                // So that a client that writes before it reads sees the answer.
+                super::discard(request.into_body().into_data_stream()).await;
+                error.into_response()
+            };
+            if remote {
+                // Whoever is nobody does not stay.
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
         }
     }
 }

@@ -87,6 +87,8 @@ pub enum ErrorCode {
     KeyReused,
     /// 429: the account has as many of these as it may.
     TooMany,
+    /// 503: as much is being received as may be at once; the same request may come again.
+    Busy,
     /// 503: the daemon is stopping.
     Draining,
     /// 507: nothing was stored.
@@ -127,7 +129,7 @@ impl ErrorCode {
             Self::NotAllowed | Self::Forbidden => StatusCode::FORBIDDEN,
             Self::OverCapacity | Self::Late | Self::WrongHost | Self::NoTemplate | Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
-            Self::Draining | Self::Locked => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Draining | Self::Locked | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::DiskFull | Self::ParkedQuota => StatusCode::INSUFFICIENT_STORAGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -174,6 +176,11 @@ impl ApiError {
     pub const fn with_status(mut self, status: StatusCode) -> Self {
         self.status = status;
         self
+    }
+
+    #[cfg(test)]
+    pub(super) const fn code(&self) -> ErrorCode {
+        self.detail.code
     }
 
     /// A wrong request, with a status of its own.

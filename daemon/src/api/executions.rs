@@ -2,7 +2,7 @@
 
 use super::caller::{Caller, Invoker};
 use super::error::{ApiError, ErrorBody, ErrorCode};
-use super::room::Taken;
+use super::rooms::Room;
 use super::types::{ExecutionList, ListParams, Params, SubmitParams, WaitParams};
 use super::{App, BODY_TIMEOUT, notify};
 use crate::accounts::Role;
@@ -19,7 +19,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use serde_json::value::RawValue;
 use std::sync::Arc;
@@ -29,26 +29,33 @@ use torpor_protocol::limits::MAX_INPUT;
 const LIMIT_DEFAULT: u32 = 100;
 const LIMIT_MAX: u32 = 1000;
 
-/// The whole body, if it is JSON, and the room that it takes until it is stored.
-async fn input(app: &App, caller: &Caller, body: Body) -> Result<(Arc<[u8]>, Taken), ApiError> {
+/// The whole body, if it is JSON, and the room that it takes until it is stored: taken as its bytes come.
+async fn input<'a>(app: &'a App, caller: &Caller, mut body: Body) -> Result<(Arc<[u8]>, Room<'a>), ApiError> {
     let too_large = || ApiError::new(ErrorCode::InputTooLarge, format!("an input has at most {}", format_bytes(MAX_INPUT as u64)));
     if body.size_hint().lower() > MAX_INPUT as u64 {
         super::discard(body.into_data_stream()).await;
         return Err(too_large());
     }
-    let most = body.size_hint().upper().unwrap_or(MAX_INPUT as u64).div_ceil(1024);
-    let room = app.inputs.take(&caller.account, u32::try_from(most).unwrap_or(u32::MAX)).await;
-    let room = room.ok_or_else(|| ApiError::new(ErrorCode::Draining, "torpord is stopping"))?;
-    let late = |_| ApiError::request(StatusCode::REQUEST_TIMEOUT, "the input took longer than 60 s");
-    let whole = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_INPUT).collect()).await.map_err(late)?;
-    let bytes = whole.map_err(|error| {
-        if error.is::<LengthLimitError>() {
-            too_large()
-        } else {
-            ApiError::request(StatusCode::BAD_REQUEST, format!("the input broke off: {error}"))
+    let (mut room, mut bytes) = (app.inputs.of(&caller.account), Vec::new());
+    let whole = async {
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| ApiError::request(StatusCode::BAD_REQUEST, format!("the input broke off: {error}")))?;
+            let Ok(piece) = frame.into_data() else { continue };
+            let len = bytes.len() + piece.len();
+            if len > MAX_INPUT {
+                return Err(too_large());
+            }
+            room.grow(len.div_ceil(1024)).await?;
+            bytes.extend_from_slice(&piece);
         }
-    })?;
-    let bytes = bytes.to_bytes();
+        Ok(())
+    };
+    let late = |_| ApiError::request(StatusCode::REQUEST_TIMEOUT, "the input took longer than 60 s");
+    if let Err(error) = tokio::time::timeout(BODY_TIMEOUT, whole).await.map_err(late).flatten() {
+        drop((room, bytes));
+        super::discard(body.into_data_stream()).await;
+        return Err(error);
+    }
     match serde_json::from_slice::<&RawValue>(&bytes) {
         Ok(_) => Ok((Arc::from(&bytes[..]), room)),
         Err(error) => Err(ApiError::new(ErrorCode::InvalidInput, format!("the input is not JSON: {error}"))),
@@ -188,7 +195,7 @@ pub(super) async fn stored(app: &App, caller: &Caller, id: &ExecutionId) -> Resu
             status = "4XX", body = ErrorBody,
             description = "unknown_task, unknown_version, not_allowed, invalid_input, input_too_large, over_capacity, late, key_reused, too_many",
         ),
-        (status = "5XX", description = "draining, disk_full", body = ErrorBody),
+        (status = "5XX", description = "draining, busy, disk_full", body = ErrorBody),
     )
 )]
 pub(super) async fn submit(

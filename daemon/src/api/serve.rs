@@ -1,9 +1,13 @@
-//! Connections: HTTP/1.1 on a Unix socket and, where it is wished, on TCP with TLS; with a cap on their number and on how long a request's head may take.
-//! Each request is told where it comes from: [`Peer`].
+//! Connections: HTTP/1.1 on a Unix socket and, where it is wished, on TCP with TLS; with caps on their number, in all and from each, and on how long a
+//! request's head and the taking of an answer may take. Each request is told where it comes from: [`Peer`].
+//!
+//! Torpord itself is no client of its own: what comes from its process is a guest's connection to an auxiliary service that is this socket, and would be an
+//! administrator's.
 //!
 //! The socket appears under its name only when it listens and has its permissions; a stale one is replaced by that, a living one is not.
 
 use super::caller::Peer;
+use super::places::{Comes, Patient, Places};
 use super::tls::Tls;
 use crate::lock::stays;
 use axum::Router;
@@ -22,14 +26,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-/// Connections at once; more wait to be accepted.
-const CONNECTIONS: usize = 1024;
 /// How long a request's head may take, and a connection may be idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Most bytes of a request's head, and of what is read ahead.
+const MAX_HEAD: usize = 64 << 10;
 /// How long the first steps of TLS may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long connections get to finish their answers at the end.
@@ -113,47 +116,66 @@ pub fn adopt(listener: net::UnixListener) -> io::Result<UnixListener> {
 /// Where connections come in.
 #[derive(Debug)]
 pub enum Door {
-    /// From processes of this host.
+    /// From processes of this host, other than this one.
     Unix(UnixListener),
+    /// From this one as well.
+    #[cfg(test)]
+    Within(UnixListener),
     /// From anywhere.
     Tls(TcpListener, Arc<Tls>),
 }
 
+#[cfg(test)]
 impl From<UnixListener> for Door {
     fn from(listener: UnixListener) -> Self {
-        Self::Unix(listener)
+        Self::Within(listener)
     }
 }
 
 /// A connection that nothing was said on.
 enum Guest {
-    Unix(UnixStream),
+    Unix(UnixStream, u32),
     Tls(TcpStream, Arc<Tls>),
 }
 
 impl Door {
-    async fn accept(&self) -> io::Result<Guest> {
+    /// None: one that is not let in.
+    async fn accept(&self) -> io::Result<Option<(Guest, Comes)>> {
         match self {
-            Self::Unix(listener) => listener.accept().await.map(|(stream, _)| Guest::Unix(stream)),
-            Self::Tls(listener, tls) => listener.accept().await.map(|(stream, _)| Guest::Tls(stream, Arc::clone(tls))),
+            Self::Unix(listener) => local(listener.accept().await?.0, Some(std::process::id())),
+            #[cfg(test)]
+            Self::Within(listener) => local(listener.accept().await?.0, None),
+            Self::Tls(listener, tls) => {
+                let (stream, address) = listener.accept().await?;
+                Ok(Some((Guest::Tls(stream, Arc::clone(tls)), Comes::address(address.ip()))))
+            }
         }
     }
 }
 
+/// `but`: the process whose connections are refused.
+fn local(stream: UnixStream, but: Option<u32>) -> io::Result<Option<(Guest, Comes)>> {
+    let peer = stream.peer_cred()?;
+    let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok());
+    if pid.is_some() && pid == but {
+        tracing::warn!("refused a connection of torpord to its own socket: an auxiliary service is this socket, and may not be");
+        return Ok(None);
+    }
+    let uid = peer.uid();
+    Ok(Some((Guest::Unix(stream, uid), Comes::user(uid))))
+}
+
 impl Guest {
-    async fn answer(self, router: Router, stop: CancellationToken) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    async fn answer(self, from: Comes, router: Router, stop: CancellationToken) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         match self {
-            Self::Unix(stream) => {
-                let peer = Peer::Local(stream.peer_cred()?.uid());
-                Ok(talk(stream, peer, router, stop).await?)
-            }
+            Self::Unix(stream, uid) => Ok(talk(Patient::new(stream, from), Peer::Local(uid), router, stop).await?),
             Self::Tls(stream, tls) => {
                 stream.set_nodelay(true)?;
                 let stream = tokio::select! {
                     stream = tokio::time::timeout(HANDSHAKE, tls.acceptor().accept(stream)) => stream??,
                     () = stop.cancelled() => return Ok(()),
                 };
-                Ok(talk(stream, Peer::Remote, router, stop).await?)
+                Ok(talk(Patient::new(stream, from), Peer::Remote, router, stop).await?)
             }
         }
     }
@@ -170,7 +192,7 @@ async fn talk(
         router.clone().oneshot(request)
     });
     let mut http = http1::Builder::new();
-    let http = http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).half_close(false);
+    let http = http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).half_close(false).max_buf_size(MAX_HEAD);
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         ended = connection.as_mut() => ended,
@@ -184,19 +206,20 @@ async fn talk(
 /// Answers until told to stop, then lets answers on their way finish for a moment.
 pub async fn serve(door: impl Into<Door>, router: Router, stop: CancellationToken) {
     let door = door.into();
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Places::new();
     loop {
         let place = tokio::select! {
-            place = Arc::clone(&places).acquire_owned() => place,
+            place = places.free() => place,
             () = stop.cancelled() => break,
         };
-        let Ok(place) = place else { break };
+        let Some(place) = place else { break };
         let accepted = tokio::select! {
             accepted = door.accept() => accepted,
             () = stop.cancelled() => break,
         };
-        let guest = match accepted {
-            Ok(guest) => guest,
+        let (guest, from) = match accepted {
+            Ok(Some(came)) => came,
+            Ok(None) => continue,
             Err(error) => {
                 // Out of descriptors, most likely: they come back when connections end.
                 tracing::warn!(%error, "can't accept a connection");
@@ -204,14 +227,17 @@ pub async fn serve(door: impl Into<Door>, router: Router, stop: CancellationToke
                 continue;
             }
         };
+        let Some(place) = places.admit(from, place) else {
+            tracing::debug!(?from, "refused a connection: there are too many");
+            continue;
+        };
         let (router, stop) = (router.clone(), stop.clone());
         tokio::spawn(async move {
-            if let Err(error) = guest.answer(router, stop).await {
+            if let Err(error) = guest.answer(from, router, stop).await {
                 tracing::debug!(%error, "a connection ended");
             }
             drop(place);
         });
     }
-    let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
-    let _ = tokio::time::timeout(FAREWELL, places.acquire_many(all)).await;
+    let _ = tokio::time::timeout(FAREWELL, places.empty()).await;
 }

@@ -71,7 +71,7 @@ async fn spool(app: &App, body: Body) -> Result<File, ApiError> {
         (status = 403, description = "not_allowed: an auxiliary service that the host's policy does not allow", body = ErrorBody),
         (status = 422, description = "over_capacity: its VM would never fit the memory budget", body = ErrorBody),
         (status = "4XX", description = "invalid_manifest, invalid_code, code_too_large", body = ErrorBody),
-        (status = "5XX", description = "draining, disk_full", body = ErrorBody),
+        (status = "5XX", description = "draining, busy, disk_full", body = ErrorBody),
     )
 )]
 pub(super) async fn push(
@@ -82,9 +82,10 @@ pub(super) async fn push(
     if app.dispatcher.draining() {
         return Err(crate::schedule::dispatch::SubmitError::Draining.into());
     }
-    let closed = || ApiError::new(ErrorCode::Draining, "torpord is stopping");
-    let _room = app.pushes.take(&caller.account, 1).await.ok_or_else(closed)?;
     let spool = spool(&app, body).await?;
+    // Who sends slowly keeps nobody from it.
+    let mut place = app.pushes.of(&caller.account);
+    place.grow(1).await?;
     let (spool, code) = blocking(move || {
         let tree = intake::read(&spool)?;
         let code = check(&spool, tree)?;

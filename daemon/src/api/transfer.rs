@@ -7,6 +7,7 @@ use super::types::{ExportParams, Params};
 use super::{App, Patience};
 use crate::schedule::dispatch::SubmitError;
 use crate::state::record::Execution;
+use crate::state::store::StoreError;
 use crate::transfer::container;
 use crate::transfer::export::{self, DEPTH, ExportError};
 use crate::transfer::import::{self, ImportError};
@@ -25,6 +26,9 @@ use tokio::sync::mpsc;
 const MAX_FILE: u64 = 10 << 30;
 /// A client that sends nothing for so long is gone.
 const STALLED: Duration = Duration::from_secs(60);
+/// Bytes of the disk that an upload leaves free, and how often it looks.
+const MARGIN: u64 = 64 << 20;
+const LOOK: u64 = 1 << 20;
 
 impl From<ExportError> for ApiError {
     fn from(error: ExportError) -> Self {
@@ -87,7 +91,7 @@ pub(super) async fn export(
 
 /// The body into a file without a name. What does not begin like an export is refused at once.
 async fn spool(app: &App, body: Body) -> Result<File, ApiError> {
-    let mut begin = Vec::new();
+    let (mut begin, mut looked) = (Vec::new(), None);
     let accept = |size, piece: &[u8]| {
         if begin.len() < container::HEAD {
             begin.extend(piece.iter().take(container::HEAD));
@@ -95,6 +99,13 @@ async fn spool(app: &App, body: Body) -> Result<File, ApiError> {
         }
         if size > MAX_FILE {
             return Err(ApiError::new(ErrorCode::InvalidTransfer, "the file is larger than an exported execution can be"));
+        }
+        if looked.is_none_or(|at| size >= at + LOOK) {
+            looked = Some(size);
+            let free = app.images.free().map_err(|error| ApiError::io("can't see how full the disk is", &error))?;
+            if free < MARGIN {
+                return Err(StoreError::DiskFull.into());
+            }
         }
         Ok(())
     };
@@ -111,7 +122,7 @@ async fn spool(app: &App, body: Body) -> Result<File, ApiError> {
         (status = 409, description = "execution_known: it is here already, or was", body = ErrorBody),
         (status = 422, description = "wrong_host: a part of this host is not like that of its source; no_template; over_capacity", body = ErrorBody),
         (status = "4XX", description = "invalid_transfer: damaged, cut off, or of another format version", body = ErrorBody),
-        (status = "5XX", description = "draining, disk_full, parked_quota", body = ErrorBody),
+        (status = "5XX", description = "draining, busy, disk_full, parked_quota", body = ErrorBody),
     )
 )]
 pub(super) async fn import(
@@ -123,7 +134,14 @@ pub(super) async fn import(
         return Err(SubmitError::Draining.into());
     }
     app.store.check_room()?;
-    let file = spool(&app, body).await?;
+    let file = {
+        let mut place = app.arrivals.of(&caller.account);
+        if let Err(error) = place.grow(1).await {
+            super::discard(body.into_data_stream()).await;
+            return Err(error);
+        }
+        spool(&app, body).await?
+    };
     // The rest must not stop half-way when the client goes away.
     let taken = tokio::spawn(async move {
         let _one = app.imports.lock().await;

@@ -44,6 +44,12 @@ impl Images {
         Ok(file)
     }
 
+    /// Bytes that are free on the disk of [`Self::spool`].
+    pub fn free(&self) -> io::Result<u64> {
+        let disk = nix::sys::statvfs::statvfs(&self.tmp)?;
+        Ok(disk.blocks_available().saturating_mul(disk.fragment_size()))
+    }
+
     /// Where the image of a whole task or of a portion is, or would be.
     #[must_use]
     pub fn path(&self, version: &str) -> PathBuf {

@@ -543,8 +543,8 @@ async fn done(d: &Arc<Dispatcher>, live: &Live) -> HashMap<CallKey, ExecutionId>
         return HashMap::new();
     }
     // Those that go on first: one that ends meanwhile is then in the database.
-    let mut calls = d.calls_of(&live.id);
-    match d.store.done_calls(&live.id).await {
+    let mut calls = d.calls_of(&live.account, &live.id);
+    match d.store.done_calls(&live.account, &live.id).await {
         Ok(done) => calls.extend(done),
         Err(error) => tracing::warn!(execution = %live.id, %error, "what earlier attempts have called can't be read and is run anew"),
     }

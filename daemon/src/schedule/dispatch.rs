@@ -294,7 +294,7 @@ impl Dispatcher {
     /// What the next file of an execution's machine is encrypted with: a machine that has got secrets is never written down in plain.
     pub(super) fn park_key(&self, live: &Live) -> Result<Option<(ParkKey, Sealed)>, ParkKeyError> {
         let holds = !live.version.rights.secrets().is_empty();
-        holds.then(|| self.secrets.new_park_key(&live.id)).transpose()
+        holds.then(|| self.secrets.new_park_key(&live.account, &live.id)).transpose()
     }
 
     /// A job's VM is gone.

@@ -101,7 +101,7 @@ impl Dispatcher {
 
     /// Why a held execution has to stay: others here have to do with it.
     pub fn ties(&self, held: &Held) -> Result<(), String> {
-        let id = &held.live.id;
+        let (id, account) = (&held.live.id, &held.live.account);
         let targets = held.parked.asks.iter().flat_map(|ask| ask.targets());
         let mut awaited: Vec<_> = targets.filter(|target| self.live(target).is_some()).cloned().collect();
         awaited.sort();
@@ -109,13 +109,13 @@ impl Dispatcher {
         if !awaited.is_empty() {
             return Err(format!("it waits for executions that have not ended, and they stay here: {}", named(&awaited)));
         }
-        let below = self.all_live().into_iter().filter(|live| live.parent.as_ref() == Some(id));
+        let below = self.all_live().into_iter().filter(|live| live.parent.as_ref() == Some(id) && live.account == *account);
         let below: Vec<_> = below.map(|live| live.id.clone()).collect();
         if !below.is_empty() {
             return Err(format!("executions that it started have not ended, and they stay here: {}", named(&below)));
         }
         let mut above = self.graph().waiters(id);
-        above.extend(held.live.parent.clone().filter(|parent| self.live(parent).is_some() && !above.contains(parent)));
+        above.extend(held.live.parent.clone().filter(|parent| self.live_of(account, parent).is_some() && !above.contains(parent)));
         if above.is_empty() { Ok(()) } else { Err(format!("executions here wait for it, or may come to: {}", named(&above))) }
     }
 

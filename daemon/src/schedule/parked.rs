@@ -153,7 +153,7 @@ pub(super) async fn wait(d: &Arc<Dispatcher>, live: &Arc<Live>, (asks, aux): (&m
 async fn begin(d: &Arc<Dispatcher>, live: &Live, asks: &mut Asks, parked: &Parked) -> Result<Begin, ExecutionError> {
     let answers = asks.reply(d, live).await;
     let host = |message: String| ExecutionError::new(ErrorKind::Host, message);
-    let key = parked.key.as_ref().map(|sealed| d.secrets.park_key(&live.id, sealed)).transpose();
+    let key = parked.key.as_ref().map(|sealed| d.secrets.park_key(&live.account, &live.id, sealed)).transpose();
     let key = key.map_err(|error| host(error.to_string()))?;
     let file = d.parked.marked(&parked.file, &parked.mark).map_err(|error| host(format!("its parked machine is gone: {error}")))?;
     if live.inherited {

@@ -2,6 +2,7 @@
 
 use super::seal::{Bound, SealError, Sealed};
 use super::{SecretError, Secrets};
+use crate::manifest::AccountName;
 use crate::state::id::ExecutionId;
 use crate::state::record::Version;
 use torpor_protocol::agent::Secret;
@@ -34,16 +35,16 @@ impl Secrets {
     }
 
     /// A new key for one file of an execution's machine, and the same as the database keeps it.
-    pub fn new_park_key(&self, id: &ExecutionId) -> Result<(ParkKey, Sealed), ParkKeyError> {
+    pub fn new_park_key(&self, account: &AccountName, id: &ExecutionId) -> Result<(ParkKey, Sealed), ParkKeyError> {
         let mut bytes = Zeroizing::new([0; 32]);
         getrandom::fill(&mut *bytes).map_err(SealError::Entropy)?;
-        let sealed = self.0.keys.get_or_make()?.seal(&Bound::Parked(id), &*bytes)?;
+        let sealed = self.0.keys.get_or_make()?.seal(&Bound::Parked { account, id }, &*bytes)?;
         Ok((ParkKey::new(bytes), sealed))
     }
 
     /// The key of a file that is there.
-    pub fn park_key(&self, id: &ExecutionId, sealed: &Sealed) -> Result<ParkKey, ParkKeyError> {
-        let plain = self.0.keys.get()?.open(&Bound::Parked(id), sealed)?;
+    pub fn park_key(&self, account: &AccountName, id: &ExecutionId, sealed: &Sealed) -> Result<ParkKey, ParkKeyError> {
+        let plain = self.0.keys.get()?.open(&Bound::Parked { account, id }, sealed)?;
         let mut bytes = Zeroizing::new([0; 32]);
         if plain.len() != bytes.len() {
             return Err(SealError::Damaged.into());

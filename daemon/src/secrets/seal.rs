@@ -85,14 +85,21 @@ pub enum Bound<'a> {
         name: &'a SecretName,
     },
     /// The key of a parked machine.
-    Parked(&'a ExecutionId),
+    Parked {
+        /// Whose execution.
+        account: &'a AccountName,
+        /// Which.
+        id: &'a ExecutionId,
+    },
 }
 
 impl Bound<'_> {
     fn text(&self) -> String {
         match self {
             Self::Secret { account, name } => format!("torpor secret\0{account}\0{name}"),
-            Self::Parked(id) => format!("torpor parked\0{}", id.as_str()),
+            // As it was before there were other accounts: what is parked stays readable.
+            Self::Parked { account, id } if **account == AccountName::default() => format!("torpor parked\0{id}"),
+            Self::Parked { account, id } => format!("torpor parked\0{account}\0{id}"),
         }
     }
 }

@@ -119,13 +119,26 @@ fn a_credential_comes_before_a_file_that_is_named() {
 }
 
 #[test]
+fn a_parked_machine_opens_for_its_account_and_no_other() {
+    let master = key::MasterKey::new(Zeroizing::new([3; 32]));
+    let id = ExecutionId::first_of(Timestamp(1));
+    let [first, a, b] = ["default", "a", "b"].map(|name| AccountName::try_from(name.to_owned()).unwrap());
+    for account in [&first, &a, &b] {
+        let sealed = master.seal(&Bound::Parked { account, id: &id }, b"key").unwrap();
+        for other in [&first, &a, &b] {
+            assert_eq!(master.open(&Bound::Parked { account: other, id: &id }, &sealed).is_ok(), account == other, "{account} {other}");
+        }
+    }
+}
+
+#[test]
 fn a_value_opens_only_where_it_belongs_and_whole() {
     let master = key::MasterKey::new(Zeroizing::new([3; 32]));
     let (a, b, id) = (name("a"), name("b"), ExecutionId::first_of(Timestamp(1)));
     let (own, foreign) = (AccountName::default(), AccountName::try_from("other".to_owned()).unwrap());
     let sealed = master.seal(&bound(&own, &a), b"value").unwrap();
     assert_eq!(*master.open(&bound(&own, &a), &sealed).unwrap(), b"value");
-    for other in [bound(&own, &b), Bound::Secret { account: &foreign, name: &a }, Bound::Parked(&id)] {
+    for other in [bound(&own, &b), Bound::Secret { account: &foreign, name: &a }, Bound::Parked { account: &own, id: &id }] {
         assert!(matches!(master.open(&other, &sealed), Err(SealError::Damaged)));
     }
     for at in 0..sealed.bytes.len() {

@@ -11,6 +11,7 @@ use super::machine::{State, Step};
 use super::record::{Execution, Happening, Monitor, Version};
 use super::store::{Filter, Store, StoreError};
 use super::time::Timestamp;
+use super::waiting::CallKey;
 use super::writer::Change;
 use crate::engine::{ErrorKind, ExecutionError};
 use crate::idempotency::{Key, NewKey};
@@ -155,6 +156,38 @@ async fn an_execution_comes_back_as_it_was() {
     assert_eq!(store.ended(&Filter { limit: 10, ..Filter::default() }).await.unwrap().len(), 1);
     let none = Filter { limit: 10, state: Some(State::Failed), ..Filter::default() };
     assert!(store.ended(&none).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn calls_of_a_parent_are_those_of_its_account() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, mut ids) = (open(folder.path()).await, IdSource::default());
+    let own = version("t", 'a');
+    let foreign = Version { account: AccountName::try_from("b".to_owned()).unwrap(), ..Version::clone(&own) };
+    let parent = fresh(&mut ids, &own);
+    insert(&store, &parent, b"1").await.unwrap();
+    let call = CallKey::after(None, &own, b"1");
+    let mut children = Vec::new();
+    // The foreign one is the later, which would count.
+    for version in [&*own, &foreign] {
+        let queued = Execution { parent: Some(parent.id.clone()), call_key: Some(call.clone()), ..fresh(&mut ids, version) };
+        insert(&store, &queued, b"1").await.unwrap();
+        let mut done = queued.clone();
+        for what in [
+            Happening::Starting { attempt: 1 },
+            Happening::Restored { micros: 4, monitor: Monitor::Warm },
+            Happening::Running { micros: 5 },
+            Happening::Finished { state: State::Succeeded, log_bytes: 0, log_dropped_bytes: 0 },
+        ] {
+            done.apply(Timestamp::now(), what).unwrap();
+        }
+        update(&store, &queued, &done).await.unwrap();
+        children.push(done.id);
+    }
+    for (account, child) in [(&own.account, &children[0]), (&foreign.account, &children[1])] {
+        assert_eq!(store.done_calls(account, &parent.id).await.unwrap(), [(call.clone(), child.clone())].into());
+        assert_eq!(store.ended_below(account, &parent.id).await.unwrap(), std::slice::from_ref(child));
+    }
 }
 
 #[tokio::test]

@@ -18,12 +18,15 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::Duration;
 use torpor_protocol::ask::{MAX_ASKS, MAX_TARGETS};
 
 /// Most entries of a timeline that a file may have: parks are told of a few hundred times only.
 const MAX_TIMELINE: usize = 16_384;
 /// Longest token of an event.
 const MAX_TOKEN: usize = 64;
+/// How far the clock of another host may be ahead of ours: ids made here sort after all that are known.
+const AHEAD: Duration = Duration::from_secs(3600);
 
 /// The execution.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -121,11 +124,12 @@ impl Record {
         }
     }
 
-    fn check(&self) -> Result<(), TransferError> {
+    fn check(&self, latest: &ExecutionId) -> Result<(), TransferError> {
         let asks = &self.parked.asks;
         let digits = self.version.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
         let content = &self.parked.base.content;
         for (good, what) in [
+            (self.id <= *latest, "its id is of a time to come; set the clocks of both hosts"),
             (self.version.len() == 64 && digits, "the version of its task is none"),
             (content.len() == 64 && content.bytes().all(|byte| byte.is_ascii_hexdigit()), "the hash of its template is none"),
             (!asks.is_empty() && asks.len() <= MAX_ASKS, "it waits for nothing, or for too much"),
@@ -193,7 +197,9 @@ impl Ended {
         })
     }
 
-    fn execution(self, account: &AccountName) -> Result<Execution, TransferError> {
+    /// `of`: what the file is of. The links of others are not taken over: who started them is not here, or is not the account's.
+    fn execution(self, account: &AccountName, of: &ExecutionId) -> Result<Execution, TransferError> {
+        let child = self.parent.as_ref() == Some(of);
         if !self.state.ended() {
             return Err(TransferError::malformed("an execution that it waits for has not ended"));
         }
@@ -213,12 +219,12 @@ impl Ended {
             result: self.result,
             error: self.error,
             attempts: self.attempts,
-            parent: self.parent,
+            parent: self.parent.filter(|_| child),
             depth: self.depth,
             due: None,
             need_by: None,
             late: false,
-            call_key: self.call_key,
+            call_key: self.call_key.filter(|_| child),
             not_before: None,
             schedule: None,
             notify: None,
@@ -349,19 +355,21 @@ impl Contents {
     pub fn read(file: &File, account: &AccountName) -> Result<Self, TransferError> {
         let sections = Sections { file, all: check(file)? };
         let record: Record = parse(Kind::Record, &bytes(file, &sections.one(Kind::Record)?)?)?;
-        record.check()?;
+        let latest = ExecutionId::first_of(Timestamp::now().after(AHEAD));
+        record.check(&latest)?;
         let input = bytes(file, &sections.one(Kind::Input)?)?;
         parse::<Box<RawValue>>(Kind::Input, &input)?;
         let events = sections.parsed::<Event>(Kind::Event)?.into_iter();
         let events = events.map(|Event { token, data }| (token, data.map(|data| data.get().as_bytes().to_vec()))).collect();
-        let ended = sections.parsed::<Ended>(Kind::Ended)?.into_iter().map(|ended| ended.execution(account)).collect::<Result<_, _>>()?;
+        let ended = sections.parsed::<Ended>(Kind::Ended)?.into_iter();
+        let ended = ended.map(|ended| ended.execution(account, &record.id)).collect::<Result<_, _>>()?;
         let (log, code, machine) = (sections.of(Kind::Log).next().cloned(), sections.one(Kind::Code)?, sections.one(Kind::Machine)?);
         let contents = Self { record, input, events, ended, log, code, machine, template: sections.template()? };
-        contents.fits()?;
+        contents.fits(&latest)?;
         Ok(contents)
     }
 
-    fn fits(&self) -> Result<(), TransferError> {
+    fn fits(&self, latest: &ExecutionId) -> Result<(), TransferError> {
         let tokens: HashSet<&str> = self.events.iter().map(|(token, _)| token.as_str()).collect();
         let odd = |token: &&str| !token.starts_with("ev_") || token.len() > MAX_TOKEN;
         if tokens.len() != self.events.len() || tokens.iter().any(odd) {
@@ -370,6 +378,15 @@ impl Contents {
         let ended: HashSet<&ExecutionId> = self.ended.iter().map(|execution| &execution.id).collect();
         if ended.len() != self.ended.len() || ended.contains(&self.record.id) {
             return Err(TransferError::malformed("an execution is in it twice"));
+        }
+        let awaited: HashSet<&ExecutionId> = self.record.parked.asks.iter().flat_map(Waiting::targets).collect();
+        for execution in &self.ended {
+            if execution.id > *latest {
+                return Err(TransferError::malformed("an id in it is of a time to come; set the clocks of both hosts"));
+            }
+            if execution.parent.is_none() && !awaited.contains(&execution.id) {
+                return Err(TransferError::malformed("an execution is in it that it neither started nor waits for"));
+            }
         }
         if self.machine.end - self.machine.start != self.record.parked.stored_bytes {
             return Err(TransferError::malformed("its machine is longer or shorter than recorded"));

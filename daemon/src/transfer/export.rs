@@ -87,7 +87,7 @@ pub async fn prepare(d: &Dispatcher, live: &Arc<Live>, template: bool) -> Result
     let held = d.hold(live).await.map_err(ExportError::Stays)?;
     d.ties(&held).map_err(ExportError::Stays)?;
     let (id, view, parked) = (&live.id, live.view(), &held.parked);
-    let mut below = d.store.ended_below(id).await?;
+    let mut below = d.store.ended_below(&live.account, id).await?;
     below.extend(parked.asks.iter().flat_map(|ask| ask.targets()).cloned());
     below.sort();
     below.dedup();
@@ -97,7 +97,7 @@ pub async fn prepare(d: &Dispatcher, live: &Arc<Live>, template: bool) -> Result
     }
     let (mut ended, mut bytes) = (Vec::with_capacity(below.len()), 0);
     for id in &below {
-        let end = d.store.end(id).await?;
+        let end = d.store.end(id).await?.filter(|end| end.account == live.account);
         bytes += end.iter().filter_map(|end| end.result.as_ref()).map(|result| result.get().len() as u64).sum::<u64>();
         if bytes > MOST {
             return Err(too_large("results of executions that it started"));

@@ -93,10 +93,10 @@ fn code(file: &File, contents: &Contents) -> Result<(Checked, String), ImportErr
     Ok((code, hash))
 }
 
-/// The key of the machine in the file: only a host with the same master key has it.
-fn key(d: &Dispatcher, contents: &Contents) -> Result<Option<SealKey>, ImportError> {
+/// The key of the machine in the file: only a host with the same master key has it, and only for the account that it was parked in.
+fn key(d: &Dispatcher, account: &AccountName, contents: &Contents) -> Result<Option<SealKey>, ImportError> {
     let record = &contents.record;
-    let opened = record.parked.key.as_ref().map(|sealed| d.secrets.park_key(&record.id, sealed)).transpose();
+    let opened = record.parked.key.as_ref().map(|sealed| d.secrets.park_key(account, &record.id, sealed)).transpose();
     let key = opened.map_err(|error| ImportError::Differs(vec![format!("it holds secrets; {error}")]))?;
     Ok(key.map(|key| SealKey::new(key.bytes())))
 }
@@ -214,7 +214,7 @@ pub async fn take(d: &Arc<Dispatcher>, tasks: &Mutex<()>, account: &AccountName,
     }
     d.check_capacity(&version)?;
     d.store.check_room()?;
-    let key = key(d, &contents)?;
+    let key = key(d, account, &contents)?;
     let (from, all, draft) = (Arc::clone(&file), Arc::clone(&contents), d.parked.begin()?);
     let (draft, origin) = blocking(move || machine(&from, &all, &draft, key.as_ref()).map(|origin| (draft, origin))).await?;
     let engine = d.runner().engine().ok_or_else(|| ImportError::Differs(vec!["it runs no machines".into()]))?;

@@ -169,3 +169,31 @@ proptest! {
         prop_assert!(!status.is_server_error(), "{method} {uri}: {status}");
     }
 }
+
+/// A body without a length of which nothing or a little comes, and no end.
+fn endless(begin: &'static [u8]) -> Body {
+    use futures_util::StreamExt;
+    let begin = futures_util::stream::iter([Ok::<_, std::io::Error>(axum::body::Bytes::from_static(begin))]);
+    Body::from_stream(begin.chain(futures_util::stream::pending()))
+}
+
+#[tokio::test]
+async fn who_sends_slowly_holds_up_nobody() {
+    let server = Arc::new(Server::start().await);
+    server.push("t", "").await;
+    let slow: Vec<_> = (0..64)
+        .map(|n| {
+            let server = Arc::clone(&server);
+            let path = if n % 2 == 0 { "/v1/tasks/t/executions" } else { "/v1/tasks" };
+            tokio::spawn(async move { server.ask("POST", path, endless(b"[")).await })
+        })
+        .collect();
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    let quick = async {
+        server.ok("POST", "/v1/tasks/t/executions", "1").await;
+        server.push("other", "").await;
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), quick).await.unwrap();
+    assert!(slow.iter().all(|slow| !slow.is_finished()), "they are still being received");
+    slow.iter().for_each(tokio::task::JoinHandle::abort);
+}

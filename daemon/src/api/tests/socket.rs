@@ -1,7 +1,7 @@
 //! Connections themselves: the socket's life, clients that go away, an orderly end.
 
 use super::*;
-use crate::api::serve::{ListenError, listen, serve};
+use crate::api::serve::{Door, ListenError, listen, serve};
 use crate::lock::{LockError, StateLock};
 use crate::testing::SmallDisk;
 use std::os::unix::fs::PermissionsExt;
@@ -91,6 +91,40 @@ async fn connections_survive_nonsense_and_end_with_the_daemon() {
     tokio::time::timeout(Duration::from_secs(5), serving).await.unwrap().unwrap();
     assert!(followed.await.unwrap().starts_with("HTTP/1.1 200"));
     assert!(waited.await.unwrap().contains("\"state\":\"running\""));
+}
+
+#[tokio::test]
+async fn torpord_is_no_client_of_its_own() {
+    let server = Server::start().await;
+    let path = server.path().join("s.sock");
+    let serving = tokio::spawn(serve(Door::Unix(listen(&path).unwrap()), server.router.clone(), server.app.stopping.clone()));
+    // As an auxiliary service's connection of a guest does, from the process of torpord.
+    let mut own = UnixStream::connect(&path).await.unwrap();
+    let _ = own.write_all(b"GET /v1/accounts HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").await;
+    let mut told = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(10), own.read_to_end(&mut told)).await.unwrap();
+    assert_eq!(told, b"");
+    // Another process is answered, and so is a head of more than a request needs: with no.
+    let client = "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n\
+        s.sendall(b'GET /healthz HTTP/1.1\\r\\nhost: t\\r\\nconnection: close\\r\\n\\r\\n')\nprint(s.makefile().read())";
+    let output = tokio::process::Command::new("python3").args(["-c", client]).arg(&path).output().await.unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("HTTP/1.1 200"), "{output:?}");
+    server.app.stopping.cancel();
+    serving.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_head_has_a_limit() {
+    let server = Server::start().await;
+    let path = server.path().join("s.sock");
+    let serving = tokio::spawn(serve(listen(&path).unwrap(), server.router.clone(), server.app.stopping.clone()));
+    let mut stream = UnixStream::connect(&path).await.unwrap();
+    let _ = stream.write_all(format!("GET /healthz HTTP/1.1\r\nhost: t\r\nx: {}", "y".repeat(80 << 10)).as_bytes()).await;
+    let mut told = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut told)).await.unwrap();
+    assert!(!told.starts_with(b"HTTP/1.1 2"), "{}", String::from_utf8_lossy(&told));
+    server.app.stopping.cancel();
+    serving.await.unwrap();
 }
 
 /// Clients write all of a request before they read.

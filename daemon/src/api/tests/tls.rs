@@ -95,6 +95,25 @@ async fn callers_come_over_tls_with_a_token_and_not_without() {
 }
 
 #[tokio::test]
+async fn who_is_nobody_does_not_stay() {
+    let server = Server::start().await;
+    let cert = certify(server.path());
+    let tls = Arc::new(open(server.path()).unwrap());
+    let address = listening(&server, &tls).await;
+    let stay = |path: &str, token| get(path, token).replace("connection: close\r\n", "");
+    for path in ["/healthz", "/v1/host"] {
+        // Read to its end, which comes only if the server closes it; two requests get one answer.
+        let answer = exchange(address, &cert, "localhost", &stay(path, None).repeat(2)).await.unwrap();
+        assert!(answer.contains("connection: close") && answer.matches("HTTP/1.1 ").count() == 1, "{answer}");
+    }
+    let token = server.token("us", Role::Owner).await;
+    let both = stay("/healthz", Some(&token)) + &get("/v1/host", Some(&token));
+    let answer = exchange(address, &cert, "localhost", &both).await.unwrap();
+    assert_eq!(answer.matches("HTTP/1.1 200").count(), 2, "{answer}");
+    server.app.stopping.cancel();
+}
+
+#[tokio::test]
 async fn a_renewed_certificate_is_used_and_a_broken_one_is_not() {
     let server = Server::start().await;
     let first = certify(server.path());

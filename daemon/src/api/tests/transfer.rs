@@ -3,8 +3,9 @@
 use super::{Peer, Server};
 use crate::manifest::AccountName;
 use crate::state::id::ExecutionId;
-use crate::transfer::container::{Kind, check};
-use crate::transfer::content::Contents;
+use crate::state::time::Timestamp;
+use crate::transfer::container::{Kind, Writer, check};
+use crate::transfer::content::{self, Contents};
 use axum::body::Body;
 use axum::http::Request;
 use http_body_util::BodyExt;
@@ -160,4 +161,77 @@ async fn what_has_to_do_with_others_here_stays() {
     assert!(why["message"].as_str().unwrap().contains("it is running"), "{why}");
     server.refused("POST", &path("ex_00000000000000000000000000"), "", 404, "unknown_execution").await;
     server.refused("POST", &format!("{}?what=1", path(&caller)), "", 400, "invalid_request").await;
+}
+
+/// The same file with other JSON in its record and its executions that ended.
+fn rewritten(bytes: &[u8], mut change: impl FnMut(Kind, &mut Value)) -> File {
+    let from = file(bytes);
+    let mut to = Writer::new(Vec::new()).unwrap();
+    for section in check(&from).unwrap() {
+        let mut body = content::bytes(&from, &section.body).unwrap();
+        if matches!(section.kind, Kind::Record | Kind::Ended) {
+            let mut value = serde_json::from_slice(&body).unwrap();
+            change(section.kind, &mut value);
+            body = serde_json::to_vec(&value).unwrap();
+        }
+        to.section(section.kind, &body).unwrap();
+    }
+    let (mut whole, trailer) = to.finish().unwrap();
+    whole.extend(trailer);
+    file(&whole)
+}
+
+#[tokio::test]
+async fn what_a_file_says_of_others_reaches_no_further_than_its_own() {
+    let server = Server::start().await;
+    server.push("t", "park = \"always\"\ncalls = [\"t\"]").await;
+    let asks = json!([{"ask": "call", "task": "t"}, {"ask": "event"}, {"ask": "event_wait", "token": ""}]);
+    let id = server.submit(&json!({"asks": asks, "payload": {"ms": 1}}).to_string()).await;
+    let event = async {
+        while server.until(&id, "parked").await["waiting"][0]["for"] != "event" {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), event).await.unwrap();
+    let bytes = server.export(&id).await.collect().await.unwrap().to_bytes();
+    let account = AccountName::try_from("b".to_owned()).unwrap();
+    let read = |file: File| Contents::read(&file, &account);
+    let [child] = read(rewritten(&bytes, |_, _| ())).unwrap().ended.try_into().unwrap();
+    assert_eq!((child.parent.as_ref().map(ExecutionId::as_str), child.call_key.is_some(), &child.account), (Some(&*id), true, &account));
+
+    let soon = ExecutionId::first_of(Timestamp::now().after(Duration::from_secs(1800)));
+    let far = ExecutionId::first_of(Timestamp::now().after(Duration::from_secs(3700)));
+    for kind in [Kind::Record, Kind::Ended] {
+        let with = |id: &ExecutionId| {
+            rewritten(&bytes, |found, value| {
+                if found == kind {
+                    value["id"] = json!(id)
+                }
+            })
+        };
+        let why = read(with(&far)).unwrap_err().to_string();
+        assert!(why.contains("of a time to come"), "{why}");
+        if kind == Kind::Ended {
+            read(with(&soon)).unwrap();
+        }
+    }
+    // As if another account's execution had called it.
+    let other = "ex_01m8jyyyyyyyyyyyyyyyyyyyyy";
+    let forged = |awaited: bool| {
+        let child = &child;
+        rewritten(&bytes, move |kind, value| match kind {
+            Kind::Record if awaited => {
+                let ask = &mut value["parked"]["asks"][0];
+                ask.as_object_mut().unwrap().remove("token");
+                ask["for"] = json!("executions");
+                ask["ids"] = json!([child.id.as_str()]);
+            }
+            Kind::Ended => value["parent"] = json!(other),
+            _ => {}
+        })
+    };
+    let why = read(forged(false)).unwrap_err().to_string();
+    assert!(why.contains("neither started nor waits for"), "{why}");
+    let [end] = read(forged(true)).unwrap().ended.try_into().unwrap();
+    assert_eq!((end.parent, end.call_key), (None, None));
 }

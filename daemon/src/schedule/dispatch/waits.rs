@@ -1,7 +1,7 @@
 //! The scheduler's side of waits: memory for who was parked, who waits for whom, and what becomes of those that nobody waits for.
 
 use super::{Dispatcher, Event, Job};
-use crate::manifest::Replay;
+use crate::manifest::{AccountName, Replay};
 use crate::schedule::asks::graph::Graph;
 use crate::schedule::estimates::Kind;
 use crate::schedule::job::claim;
@@ -141,7 +141,7 @@ impl Dispatcher {
             let begun = execution.begun_at().unwrap_or(execution.created_at);
             self.estimates.note(&live.version, Kind::Whole, Duration::from_secs_f64(finished.seconds_since(begun)));
         } else {
-            self.abandon_children(&execution.id);
+            self.abandon_children(&live.account, &execution.id);
         }
     }
 
@@ -149,19 +149,20 @@ impl Dispatcher {
     pub(in crate::schedule) fn leave_asks(self: &Arc<Self>, live: &Live) {
         self.waits_no_more(&live.id);
         if live.version.policy.replay == Replay::None {
-            self.abandon_children(&live.id);
+            self.abandon_children(&live.account, &live.id);
         }
     }
 
     /// Executions that an execution has called and that have not ended, by what was called before them.
-    pub(in crate::schedule) fn calls_of(&self, parent: &ExecutionId) -> HashMap<CallKey, ExecutionId> {
+    pub(in crate::schedule) fn calls_of(&self, account: &AccountName, parent: &ExecutionId) -> HashMap<CallKey, ExecutionId> {
         let shared = self.lock();
-        let children = shared.live.children(parent).filter(|live| live.cause().is_none());
+        let children = shared.live.children(parent).filter(|live| live.account == *account && live.cause().is_none());
         children.filter_map(|live| Some((live.view().call_key.clone()?, live.id.clone()))).collect()
     }
 
-    fn abandon_children(self: &Arc<Self>, parent: &ExecutionId) {
-        let children: Vec<ExecutionId> = self.lock().live.children(parent).map(|live| live.id.clone()).collect();
+    fn abandon_children(self: &Arc<Self>, account: &AccountName, parent: &ExecutionId) {
+        let children: Vec<ExecutionId> =
+            self.lock().live.children(parent).filter(|live| live.account == *account).map(|live| live.id.clone()).collect();
         for child in children {
             self.abandon(&child, Cause::Parent);
         }

@@ -1,6 +1,7 @@
 //! How long things took, and what a further attempt finds of an earlier one.
 
 use super::{Store, StoreError};
+use crate::manifest::AccountName;
 use crate::schedule::estimates::{Kind, Of, Seen};
 use crate::state::id::ExecutionId;
 use crate::state::waiting::CallKey;
@@ -33,12 +34,14 @@ impl Store {
         Ok(seen)
     }
 
-    /// The calls of an execution that succeeded, in whatever attempt.
-    pub async fn done_calls(&self, parent: &ExecutionId) -> Result<HashMap<CallKey, ExecutionId>, StoreError> {
+    /// The calls of an account's execution that succeeded, in whatever attempt.
+    pub async fn done_calls(&self, account: &AccountName, parent: &ExecutionId) -> Result<HashMap<CallKey, ExecutionId>, StoreError> {
         let rows = sqlx::query(
-            "SELECT id, call_key FROM executions WHERE parent = $1 AND call_key IS NOT NULL AND state = 'succeeded' ORDER BY id",
+            "SELECT id, call_key FROM executions WHERE parent = $1 AND call_key IS NOT NULL AND state = 'succeeded' \
+             AND account = $2 ORDER BY id",
         )
         .bind(parent.as_str().to_owned())
+        .bind(account.as_str().to_owned())
         .fetch_all(&self.reads)
         .await?;
         let mut calls = HashMap::with_capacity(rows.len());

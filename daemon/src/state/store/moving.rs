@@ -1,16 +1,19 @@
 //! What is asked of the database when an execution moves to another host.
 
 use super::{Store, StoreError, execution, result, uint};
+use crate::manifest::AccountName;
 use crate::state::id::ExecutionId;
 use crate::state::record::Execution;
+use crate::state::waiting::CallKey;
 use sqlx::Row;
 
 impl Store {
-    /// Executions that this one has started and that have ended.
-    pub async fn ended_below(&self, id: &ExecutionId) -> Result<Vec<ExecutionId>, StoreError> {
+    /// Executions of an account that this one has started and that have ended.
+    pub async fn ended_below(&self, account: &AccountName, id: &ExecutionId) -> Result<Vec<ExecutionId>, StoreError> {
         // A child's id is larger than its parent's.
-        let rows = sqlx::query("SELECT id FROM executions WHERE id > $1 AND parent = $1 AND finished_at IS NOT NULL")
+        let rows = sqlx::query("SELECT id FROM executions WHERE id > $1 AND parent = $1 AND account = $2 AND finished_at IS NOT NULL")
             .bind(id.as_str().to_owned())
+            .bind(account.as_str().to_owned())
             .fetch_all(&self.reads)
             .await?;
         let ids = rows.iter().map(|row| {
@@ -26,6 +29,7 @@ impl Store {
         let Some(row) = row.fetch_optional(&self.reads).await? else { return Ok(None) };
         let mut end = execution(&row)?;
         end.result = result(&row)?;
+        end.call_key = row.try_get::<Option<String>, _>("call_key")?.map(|key| CallKey::stored(&key));
         Ok(Some(end))
     }
 

@@ -71,7 +71,8 @@ fn gone_in_the_middle() {
         for _ in 0..CLIENTS {
             clients.push(open(&daemon, &post("", 2 << 20), &half, false));
         }
-        assert!(descriptors(daemon.pid()) > fds + 3 * CLIENTS);
+        // Some of the bodies are refused for lack of room, and their connections are gone.
+        assert!(descriptors(daemon.pid()) > fds, "clients are there");
         drop(clients);
         until("their descriptors", Duration::from_secs(30), || (descriptors(daemon.pid()) <= fds + 4).then_some(()));
         // There is room for large inputs again, all of it.

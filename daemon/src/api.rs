@@ -45,7 +45,7 @@ use crate::state::store::Store;
 use axum::Router;
 use axum::body::{Body, BodyDataStream};
 use axum::http::StatusCode;
-use error::ApiError;
+use error::{ApiError, ErrorCode};
 use futures_util::StreamExt;
 use rooms::Rooms;
 use std::fs::File;
@@ -138,6 +138,11 @@ impl App {
     fn runner(&self) -> &dyn Runner {
         self.dispatcher.runner()
     }
+}
+
+/// Work that must not stop half-way when the client goes away.
+async fn whole<T: Send + 'static>(work: impl Future<Output = Result<T, ApiError>> + Send + 'static) -> Result<T, ApiError> {
+    tokio::spawn(work).await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?
 }
 
 /// Reads a little of what a client sends in vain, so that a client that writes before it reads sees the answer and not a broken pipe.

@@ -95,32 +95,35 @@ fn tight(most_bytes: u64) -> impl Strategy<Value = (usize, Vec<Job>)> {
     })
 }
 
+fn with_due(jobs: &[Job]) -> Vec<Job> {
+    jobs.iter().filter(|job| job.due.is_some()).copied().collect()
+}
+
+fn all_meet(slots: usize, jobs: &[Job]) -> Result<(), TestCaseError> {
+    let host = run(3, slots, Order::LeastSlack, jobs);
+    prop_assert_eq!(missed(&host, jobs), 0);
+    prop_assert!(host.late.is_empty());
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
     fn whatever_some_order_meets_is_met(slots in 1usize..4, jobs in jobs(1)) {
-        let mut with_due: Vec<Job> = jobs.iter().filter(|job| job.due.is_some()).copied().collect();
-        prop_assume!(any_order_meets(3, slots, &mut with_due, &mut Vec::new()));
-        let host = run(3, slots, Order::LeastSlack, &jobs);
-        prop_assert_eq!(missed(&host, &jobs), 0);
-        prop_assert!(host.late.is_empty());
+        prop_assume!(any_order_meets(3, slots, &mut with_due(&jobs), &mut Vec::new()));
+        all_meet(slots, &jobs)?;
     }
 
     #[test]
     fn whatever_some_order_meets_is_met_with_unequal_sizes(slots in 1usize..4, jobs in jobs(3)) {
-        let mut with_due: Vec<Job> = jobs.iter().filter(|job| job.due.is_some()).copied().collect();
-        prop_assume!(any_order_meets(3, slots, &mut with_due, &mut Vec::new()));
-        let host = run(3, slots, Order::LeastSlack, &jobs);
-        prop_assert_eq!(missed(&host, &jobs), 0);
-        prop_assert!(host.late.is_empty());
+        prop_assume!(any_order_meets(3, slots, &mut with_due(&jobs), &mut Vec::new()));
+        all_meet(slots, &jobs)?;
     }
 
     #[test]
     fn tight_dues_are_met((slots, jobs) in tight(3)) {
-        let host = run(3, slots, Order::LeastSlack, &jobs);
-        prop_assert_eq!(missed(&host, &jobs), 0);
-        prop_assert!(host.late.is_empty());
+        all_meet(slots, &jobs)?;
     }
 
     /// What is wanted now goes first wherever that makes nobody late: it never waits longer than behind all that have dues.

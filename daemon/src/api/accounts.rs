@@ -3,7 +3,7 @@
 use super::caller::Admin;
 use super::error::{ApiError, ErrorBody};
 use super::types::{HistoryParams, Params};
-use super::{App, Input};
+use super::{App, Input, whole};
 use crate::accounts::token::Token;
 use crate::accounts::{Account, AccountError, Role, Uid};
 use crate::manifest::AccountName;
@@ -164,11 +164,6 @@ fn named(name: String) -> Result<AccountName, ApiError> {
 
 fn user(uid: &str) -> Result<u32, ApiError> {
     uid.parse().map_err(|_| ApiError::request(StatusCode::BAD_REQUEST, format!("{uid:?} is no user id: a whole number below 4294967296")))
-}
-
-/// What must not stop half-way when the client goes away.
-async fn whole<T: Send + 'static>(work: impl Future<Output = Result<T, ApiError>> + Send + 'static) -> Result<T, ApiError> {
-    tokio::spawn(work).await.map_err(|error| ApiError::new(super::error::ErrorCode::Internal, error.to_string()))?
 }
 
 /// All accounts, with the user ids that belong to them.

@@ -4,7 +4,7 @@ use super::caller::{Caller, Invoker};
 use super::error::{ApiError, ErrorBody, ErrorCode};
 use super::rooms::Room;
 use super::types::{ExecutionList, ListParams, Params, SubmitParams, WaitParams};
-use super::{App, BODY_TIMEOUT, notify};
+use super::{App, BODY_TIMEOUT, notify, whole};
 use crate::accounts::Role;
 use crate::idempotency::{self, Key, NewKey};
 use crate::manifest::format_bytes;
@@ -237,8 +237,7 @@ pub(super) async fn submit(
             ];
             let request = idempotency::fingerprint(&parts);
             let (app, caller) = (Arc::clone(&app), caller.clone());
-            let once = tokio::spawn(async move { accept_once(&app, &caller, (&name, input), (key, request), extras).await });
-            once.await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))??
+            whole(async move { accept_once(&app, &caller, (&name, input), (key, request), extras).await }).await?
         }
     };
     drop(room);

@@ -2,7 +2,7 @@
 
 use super::caller::{Invoker, Owner};
 use super::error::{ApiError, ErrorBody, ErrorCode};
-use super::{App, BODY_TIMEOUT, notify};
+use super::{App, BODY_TIMEOUT, notify, whole};
 use crate::cron::rule::Rule;
 use crate::cron::timer::fits;
 use crate::cron::{self, MAX_INPUT, Missed, Overlap, Schedule, Skipped};
@@ -193,15 +193,15 @@ pub(super) async fn add(
     let notify = notify::wanted(&app, &caller.account, wanted.notify.as_deref(), wanted.notify_secret.as_deref())?;
     let schedule = wanted.schedule(caller.account, notify)?;
     app.store.check_room()?;
-    // It must not stop half-way when the client goes away, and its task must not go away meanwhile.
-    let added = tokio::spawn(async move {
+    let schedule = whole(async move {
+        // Its task must not go away meanwhile.
         let _one = app.tasks.lock().await;
         app.catalog.with_version_for_client(&schedule.account, &schedule.task, |_| Ok::<_, ApiError>(()))??;
         let input = wanted.input.as_ref().map_or("null", |input| input.get());
         app.schedules.add(schedule.clone(), input.as_bytes().into()).await?;
-        Ok::<_, ApiError>(schedule)
-    });
-    let schedule = added.await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))??;
+        Ok(schedule)
+    })
+    .await?;
     tracing::info!(schedule = %schedule.name, task = schedule.task, cron = schedule.rule.text(), "a schedule was added");
     Ok((StatusCode::CREATED, Json(ScheduleBody::new(&schedule, AHEAD))))
 }
@@ -234,16 +234,14 @@ pub(super) async fn inspect(
 )]
 pub(super) async fn remove(State(app): State<Arc<App>>, Owner(caller): Owner, Path(name): Path<String>) -> Result<StatusCode, ApiError> {
     let wanted = name.clone();
-    let removed = tokio::spawn(async move { app.schedules.remove(&caller.account, &wanted).await });
-    let removed = removed.await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))??;
-    if removed { Ok(StatusCode::NO_CONTENT) } else { Err(unknown(&name)) }
+    let removed = whole(async move { Ok(app.schedules.remove(&caller.account, &wanted).await?) });
+    if removed.await? { Ok(StatusCode::NO_CONTENT) } else { Err(unknown(&name)) }
 }
 
 async fn set_paused(app: Arc<App>, account: AccountName, name: String, paused: bool) -> Result<Json<ScheduleBody>, ApiError> {
     let wanted = name.clone();
-    let set = tokio::spawn(async move { app.schedules.pause(&account, &wanted, paused).await });
-    let set = set.await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))??;
-    Ok(Json(ScheduleBody::new(&set.ok_or_else(|| unknown(&name))?, AHEAD)))
+    let set = whole(async move { Ok(app.schedules.pause(&account, &wanted, paused).await?) });
+    Ok(Json(ScheduleBody::new(&set.await?.ok_or_else(|| unknown(&name))?, AHEAD)))
 }
 
 /// Pause a schedule: it runs nothing until it is resumed.

@@ -3,7 +3,7 @@
 use super::caller::Owner;
 use super::error::{ApiError, ErrorBody, ErrorCode};
 use super::types::{SecretBody, SecretList};
-use super::{App, BODY_TIMEOUT};
+use super::{App, BODY_TIMEOUT, whole};
 use crate::manifest::SecretName;
 use crate::secrets::{SecretError, StoredSecret};
 use axum::Json;
@@ -81,10 +81,8 @@ pub(super) async fn set(
     let name = named(name)?;
     let value = self::value(value).await?;
     app.store.check_room()?;
-    // It must not stop half-way when the client goes away.
     let secrets = app.dispatcher.secrets.clone();
-    let set = tokio::spawn(async move { secrets.set(&caller.account, name, value).await });
-    let (stored, new) = set.await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))??;
+    let (stored, new) = whole(async move { Ok(secrets.set(&caller.account, name, value).await?) }).await?;
     tracing::info!(account = %stored.account, secret = %stored.name, new, "a secret was set");
     Ok((if new { StatusCode::CREATED } else { StatusCode::OK }, Json(body(&stored))))
 }
@@ -102,11 +100,11 @@ pub(super) async fn list(State(app): State<Arc<App>>, Owner(caller): Owner) -> J
 )]
 pub(super) async fn remove(State(app): State<Arc<App>>, Owner(caller): Owner, Path(name): Path<String>) -> Result<StatusCode, ApiError> {
     let (name, secrets) = (named(name)?, app.dispatcher.secrets.clone());
-    let removed = tokio::spawn({
+    let removed = {
         let (account, name) = (caller.account.clone(), name.clone());
-        async move { secrets.remove(&account, &name).await }
-    });
-    if !removed.await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?? {
+        whole(async move { Ok(secrets.remove(&account, &name).await?) })
+    };
+    if !removed.await? {
         return Err(SecretError::Unknown(name).into());
     }
     tracing::info!(account = %caller.account, secret = %name, "a secret was removed");

@@ -6,7 +6,7 @@
 use super::caller::{Caller, Invoker, Owner};
 use super::error::{ApiError, ErrorBody, ErrorCode};
 use super::types::{TaskBody, TaskList, VersionBody};
-use super::{App, BODY_TIMEOUT, Patience};
+use super::{App, BODY_TIMEOUT, Patience, whole};
 use crate::accounts::Role;
 use crate::catalog::Task;
 use crate::code::check::{Checked, check};
@@ -116,9 +116,8 @@ async fn keep(app: &Arc<App>, caller: &Caller, spool: File, code: Checked) -> Re
             return Err(ApiError::denied_aux(aux));
         }
     }
-    // The rest must not stop half-way when the client goes away.
     let (app, stored) = (Arc::clone(app), Arc::clone(&version));
-    let keep = tokio::spawn(async move {
+    let keep = whole(async move {
         let _one = app.tasks.lock().await;
         let images = app.images.clone();
         blocking(move || images.keep(&code, &spool, known)).await?;
@@ -130,7 +129,7 @@ async fn keep(app: &Arc<App>, caller: &Caller, spool: File, code: Checked) -> Re
         stored.all().for_each(|portion| app.dispatcher.prepare(Arc::clone(portion)));
         Ok(version_body(&app, &stored))
     });
-    let body = keep.await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))??;
+    let body = keep.await?;
     tracing::info!(account = %version.account, task = %version.task, version = &*version.version, new = !known, "pushed");
     Ok((if known { StatusCode::OK } else { StatusCode::CREATED }, Json(body)))
 }
@@ -165,7 +164,7 @@ pub(super) async fn inspect(
     )
 )]
 pub(super) async fn remove(State(app): State<Arc<App>>, Owner(caller): Owner, Path(name): Path<String>) -> Result<StatusCode, ApiError> {
-    let removal = tokio::spawn(async move {
+    whole(async move {
         let _one = app.tasks.lock().await;
         let account = caller.account;
         let name = app.catalog.task(&account, &name)?.latest.task.clone();
@@ -195,6 +194,6 @@ pub(super) async fn remove(State(app): State<Arc<App>>, Owner(caller): Owner, Pa
         }
         tracing::info!(%account, task = %name, versions = task.versions.len(), "removed");
         Ok(StatusCode::NO_CONTENT)
-    });
-    removal.await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?
+    })
+    .await
 }

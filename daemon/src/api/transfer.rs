@@ -4,7 +4,7 @@ use super::caller::Owner;
 use super::error::{ApiError, ErrorBody, ErrorCode};
 use super::executions::{live, parse_id};
 use super::types::{ExportParams, Params};
-use super::{App, Patience};
+use super::{App, Patience, whole};
 use crate::schedule::dispatch::SubmitError;
 use crate::state::record::Execution;
 use crate::state::store::StoreError;
@@ -142,11 +142,9 @@ pub(super) async fn import(
         }
         spool(&app, body).await?
     };
-    // The rest must not stop half-way when the client goes away.
-    let taken = tokio::spawn(async move {
+    let taken = whole(async move {
         let _one = app.imports.lock().await;
-        import::take(&app.dispatcher, &app.tasks, &caller.account, file).await
+        Ok(import::take(&app.dispatcher, &app.tasks, &caller.account, file).await?)
     });
-    let taken = taken.await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
-    Ok((StatusCode::CREATED, Json(taken?)))
+    Ok((StatusCode::CREATED, Json(taken.await?)))
 }

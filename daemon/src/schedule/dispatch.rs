@@ -13,8 +13,8 @@ mod waits;
 
 use super::asks::graph::Graph;
 use super::ending::Ending;
-use super::estimates::Estimates;
-use super::job::{Clock, Job, background};
+use super::estimates::{Estimate, Estimates};
+use super::job::{Clock, Job, background, claim};
 use super::live::{Cause, Live, task_version};
 use super::run;
 use super::runner::Runner;
@@ -35,7 +35,6 @@ use crate::state::id::{ExecutionId, IdSource};
 use crate::state::machine::State;
 use crate::state::record::{Execution, Happening, Version};
 use crate::state::store::{Store, StoreError};
-
 use kept::Shelf;
 use kin::Kin;
 use std::collections::BTreeMap;
@@ -43,7 +42,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot, watch};
-use torpor_scheduler::{Action, Budget, Event, Scheduler, Time};
+use torpor_scheduler::{Action, Budget, Claim, Event, Scheduler, Time};
 
 pub use submit::SubmitError;
 pub(super) use submit::Ties;
@@ -109,6 +108,11 @@ struct Shared {
 impl Shared {
     fn step(&mut self, event: Event<Job>) -> Vec<Action<Job>> {
         self.core.step(self.clock.now(), event)
+    }
+
+    /// What an execution claims, as it is now.
+    fn claim(&self, live: &Live, expected: Estimate) -> Claim {
+        claim((&self.clock, live.clock.now()), &live.view(), &live.version, live.bytes, expected)
     }
 }
 
@@ -224,7 +228,7 @@ impl Dispatcher {
         let mut shared = self.lock();
         shared.template += 1;
         let number = shared.template;
-        let claim = torpor_scheduler::Claim { group: None, ..background(&version, bytes) };
+        let claim = Claim { group: None, ..background(&version, bytes) };
         shared.templates.insert(number, version);
         let follows = shared.step(Event::Submit(Job::Template(number), claim));
         drop(shared);
@@ -233,16 +237,14 @@ impl Dispatcher {
 
     /// A version is gone: its template, if it waits to be made, is not made.
     pub fn unprepare(self: &Arc<Self>, gone: &Version) {
-        let same = |version: &Version| version.account == gone.account && version.task == gone.task && version.version == gone.version;
-        self.lock().templates.retain(|_, version| !same(version));
+        self.lock().templates.retain(|_, version| !version.same(gone));
         self.drop_kept(gone);
     }
 
     /// Carries out what the queue says.
     fn act(self: &Arc<Self>, actions: Vec<Action<Job>>) {
         let actions = self.unkeep(actions);
-        self.press();
-        self.set_alarm();
+        self.tell();
         for action in actions {
             match action {
                 Action::Late(Job::Execution(id)) => self.tell_late(&id),

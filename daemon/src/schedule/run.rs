@@ -294,8 +294,7 @@ pub(super) async fn finish(d: &Arc<Dispatcher>, live: &Live, ending: Ending) {
     let mut execution = (*live.view()).clone();
     let now = live.clock.now();
     if let Some(need_by) = execution.need_by.filter(|need_by| *need_by < now && !execution.late) {
-        let by_ms = u64::try_from(now.0.saturating_sub(need_by.0)).unwrap_or(0).div_ceil(1000);
-        let _ = execution.apply(now, Happening::Late { by_ms });
+        let _ = execution.apply(now, Happening::Late { by_ms: now.millis_past(need_by) });
     }
     let finished = |state| Happening::Finished { state, log_bytes: tail.kept, log_dropped_bytes: tail.dropped };
     if let Err(error) = execution.apply(now, finished(ending.state)) {

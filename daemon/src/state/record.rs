@@ -384,6 +384,12 @@ impl Version {
         std::iter::once(self).chain(&self.portions)
     }
 
+    /// The same version of the same task; the portion may be another.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        self.account == other.account && self.task == other.task && self.version == other.version
+    }
+
     /// Stands for a version that is gone; only its name and hash are used.
     #[must_use]
     pub fn lost(account: &AccountName, task: &TaskName, version: &str, at: Timestamp) -> Self {

@@ -149,13 +149,23 @@ fn name(text: String) -> Result<TaskName, StoreError> {
     TaskName::try_from(text).map_err(StoreError::damaged("task name"))
 }
 
+/// An execution's id.
+fn id_of(row: &SqliteRow, column: &'static str) -> Result<ExecutionId, StoreError> {
+    let id: String = row.try_get(column)?;
+    ExecutionId::parse(&id).ok_or_else(|| StoreError::damaged("execution id")(&id))
+}
+
+/// The calls up to an execution.
+fn calls_to(row: &SqliteRow) -> Result<Option<CallKey>, StoreError> {
+    Ok(row.try_get::<Option<String>, _>("call_key")?.map(|key| CallKey::stored(&key)))
+}
+
 fn execution(row: &SqliteRow) -> Result<Execution, StoreError> {
-    let id: String = row.try_get("id")?;
     let state: String = row.try_get("state")?;
     let error: Option<String> = row.try_get("error")?;
     let parent: Option<String> = row.try_get("parent")?;
     Ok(Execution {
-        id: ExecutionId::parse(&id).ok_or_else(|| StoreError::damaged("execution id")(&id))?,
+        id: id_of(row, "id")?,
         account: account(row)?,
         task: name(row.try_get("task")?)?,
         version: row.try_get::<String, _>("version")?.into(),
@@ -199,7 +209,7 @@ fn machine(text: &str) -> Result<Parked, StoreError> {
 
 fn unfinished(row: &SqliteRow) -> Result<Execution, StoreError> {
     let mut execution = execution(row)?;
-    execution.call_key = row.try_get::<Option<String>, _>("call_key")?.map(|key| CallKey::stored(&key));
+    execution.call_key = calls_to(row)?;
     let parked: Option<String> = row.try_get("parked")?;
     if let Some(parked) = parked {
         let parked = machine(&parked)?;
@@ -400,8 +410,7 @@ impl Store {
             if bytes > most_bytes && !ids.is_empty() {
                 break;
             }
-            let id: String = row.try_get("id")?;
-            ids.push(ExecutionId::parse(&id).ok_or_else(|| StoreError::damaged("execution id")(&id))?);
+            ids.push(id_of(&row, "id")?);
         }
         Ok(ids)
     }

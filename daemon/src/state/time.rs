@@ -46,6 +46,12 @@ impl Timestamp {
         Self(self.0.saturating_add(i64::try_from(millis).unwrap_or(i64::MAX).saturating_mul(1000)))
     }
 
+    /// Milliseconds from an earlier moment, a part of one as a whole; 0 where this is not later.
+    #[must_use]
+    pub fn millis_past(self, earlier: Self) -> u64 {
+        u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0).div_ceil(1000)
+    }
+
     /// Seconds from an earlier moment; 0 where the clock went back.
     #[must_use]
     pub fn seconds_since(self, earlier: Self) -> f64 {

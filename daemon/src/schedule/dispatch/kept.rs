@@ -22,10 +22,6 @@ pub(super) struct Shelf {
     last: u64,
 }
 
-fn same(one: &Version, other: &Version) -> bool {
-    one.account == other.account && one.task == other.task && one.version == other.version && one.portion == other.portion
-}
-
 impl Dispatcher {
     /// Whether the VM of an execution is kept. What talks to services outside, or is at work when its answer is there, gets a fresh one each time.
     pub(in crate::schedule) fn keeps(live: &Live) -> bool {
@@ -60,7 +56,11 @@ impl Dispatcher {
         let (vm, number) = {
             let mut shared = self.lock();
             // The one that was used last: others may pass their time.
-            let at = shared.kept.vms.iter().rposition(|(_, version, _)| same(version, &live.version))?;
+            let at = shared
+                .kept
+                .vms
+                .iter()
+                .rposition(|(_, version, _)| version.same(&live.version) && version.portion == live.version.portion)?;
             let (number, _, vm) = shared.kept.vms.remove(at);
             (vm, number)
         };
@@ -86,7 +86,7 @@ impl Dispatcher {
 
     /// Gives up those of a version that is gone.
     pub(super) fn drop_kept(self: &Arc<Self>, gone: &Version) {
-        self.drop_those(|_, version| version.account == gone.account && version.task == gone.task && version.version == gone.version);
+        self.drop_those(|_, version| version.same(gone));
     }
 
     /// Gives up all.

@@ -201,7 +201,7 @@ impl Dispatcher {
     pub(in crate::schedule) fn requeue(self: &Arc<Self>, live: Arc<Live>) {
         let expected = self.estimates.of(&live.version);
         let mut shared = self.lock();
-        let claim = claim((&shared.clock, live.clock.now()), &live.view(), &live.version, live.bytes, expected);
+        let claim = shared.claim(&live, expected);
         shared.live.insert(Arc::clone(&live));
         let follows = shared.step(Event::Submit(Job::Execution(live.id.clone()), claim));
         drop(shared);
@@ -211,8 +211,7 @@ impl Dispatcher {
 
 /// Whether a result can't be there when it is needed, however fast it is: by how many ms, and why.
 fn certain(now: Timestamp, need_by: Timestamp, least: Duration) -> Option<(u64, String)> {
-    let earliest = Timestamp(now.0.saturating_add(i64::try_from(least.as_micros()).unwrap_or(i64::MAX)));
-    let by_ms = u64::try_from(earliest.0.saturating_sub(need_by.0)).ok().filter(|by| *by > 0)?.div_ceil(1000);
+    let by_ms = Some(now.after(least).millis_past(need_by)).filter(|by| *by > 0)?;
     let why = if need_by < now {
         format!("that is {} ago", format_millis(now.millis().saturating_sub(need_by.millis())))
     } else {

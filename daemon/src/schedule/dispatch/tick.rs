@@ -37,8 +37,13 @@ impl Dispatcher {
         self.lock().clock.instant(time)
     }
 
-    pub(super) fn set_alarm(&self) {
-        let alarm = self.lock().core.alarm();
+    /// Tells whether anybody waits for memory, and when the queue's alarm is due.
+    pub(super) fn tell(&self) {
+        let (pressed, alarm) = {
+            let core = &self.lock().core;
+            (core.short_of_memory() || core.draining(), core.alarm())
+        };
+        self.pressure.send_if_modified(|now| std::mem::replace(now, pressed) != pressed);
         self.alarm.send_if_modified(|now| std::mem::replace(now, alarm) != alarm);
     }
 
@@ -47,9 +52,8 @@ impl Dispatcher {
         let Some(live) = self.live(id) else { return };
         let view = live.view();
         let Some(need_by) = view.need_by.filter(|_| !view.late && !view.state.ended()) else { return };
-        let takes = self.estimates.of(&live.version).takes;
-        let by = live.clock.now().0.saturating_add(i64::try_from(takes.as_micros()).unwrap_or(i64::MAX)).saturating_sub(need_by.0);
-        live.happened(Happening::Late { by_ms: u64::try_from(by).unwrap_or(0).div_ceil(1000) });
+        let end = live.clock.now().after(self.estimates.of(&live.version).takes);
+        live.happened(Happening::Late { by_ms: end.millis_past(need_by) });
     }
 
     /// Writes what was learned of durations.

@@ -4,7 +4,6 @@ use super::{Dispatcher, Event, Job};
 use crate::manifest::{AccountName, Replay};
 use crate::schedule::asks::graph::Graph;
 use crate::schedule::estimates::Kind;
-use crate::schedule::job::claim;
 use crate::schedule::live::{Cause, Live, Note};
 use crate::state::id::ExecutionId;
 use crate::state::machine::State;
@@ -16,15 +15,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 
 impl Dispatcher {
-    /// Tells whether anybody waits for memory.
-    pub(super) fn press(&self) {
-        let pressed = {
-            let shared = self.lock();
-            shared.core.short_of_memory() || shared.core.draining()
-        };
-        self.pressure.send_if_modified(|now| std::mem::replace(now, pressed) != pressed);
-    }
-
     /// Whether anybody waits for memory, or the daemon stops.
     pub(in crate::schedule) fn pressure(&self) -> watch::Receiver<bool> {
         self.pressure.subscribe()
@@ -89,7 +79,7 @@ impl Dispatcher {
         let follows = {
             let mut shared = self.lock();
             shared.resuming.insert(live.id.clone(), tell);
-            let claim = claim((&shared.clock, live.clock.now()), &live.view(), &live.version, live.bytes, expected);
+            let claim = shared.claim(live, expected);
             shared.step(Event::Submit(Job::Execution(live.id.clone()), claim))
         };
         self.act(follows);
@@ -119,7 +109,7 @@ impl Dispatcher {
         let follows = {
             let mut shared = self.lock();
             shared.live.insert(Arc::clone(live));
-            let claim = claim((&shared.clock, live.clock.now()), &live.view(), &live.version, live.bytes, expected);
+            let claim = shared.claim(live, expected);
             shared.step(Event::Known(Job::Execution(live.id.clone()), claim))
         };
         self.act(follows);

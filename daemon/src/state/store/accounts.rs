@@ -1,6 +1,6 @@
 //! Accounts, and who has one.
 
-use super::{Store, StoreError, account, small, uint};
+use super::{Store, StoreError, account, id_of, small, uint};
 use crate::accounts::token::{Token, TokenId};
 use crate::accounts::{Account, Known, Role, Uid};
 use crate::manifest::AccountName;
@@ -109,10 +109,6 @@ impl Store {
             .bind(i64::from(most))
             .fetch_all(&self.reads)
             .await?;
-        let ids = rows.iter().map(|row| {
-            let id: String = row.try_get("id")?;
-            ExecutionId::parse(&id).ok_or_else(|| StoreError::damaged("execution id")(&id))
-        });
-        ids.collect()
+        rows.iter().map(|row| id_of(row, "id")).collect()
     }
 }

@@ -1,6 +1,6 @@
 //! How long things took, and what a further attempt finds of an earlier one.
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, calls_to, id_of};
 use crate::manifest::AccountName;
 use crate::schedule::estimates::{Kind, Of, Seen};
 use crate::state::id::ExecutionId;
@@ -44,11 +44,6 @@ impl Store {
         .bind(account.as_str().to_owned())
         .fetch_all(&self.reads)
         .await?;
-        let mut calls = HashMap::with_capacity(rows.len());
-        for row in rows {
-            let (id, key): (String, String) = (row.try_get("id")?, row.try_get("call_key")?);
-            calls.insert(CallKey::stored(&key), ExecutionId::parse(&id).ok_or_else(|| StoreError::damaged("execution id")(&id))?);
-        }
-        Ok(calls)
+        rows.iter().filter_map(|row| calls_to(row).and_then(|key| Ok(key.zip(Some(id_of(row, "id")?)))).transpose()).collect()
     }
 }

@@ -1,10 +1,9 @@
 //! What is asked of the database when an execution moves to another host.
 
-use super::{Store, StoreError, execution, result, uint};
+use super::{Store, StoreError, calls_to, execution, id_of, result, uint};
 use crate::manifest::AccountName;
 use crate::state::id::ExecutionId;
 use crate::state::record::Execution;
-use crate::state::waiting::CallKey;
 use sqlx::Row;
 
 impl Store {
@@ -16,11 +15,7 @@ impl Store {
             .bind(account.as_str().to_owned())
             .fetch_all(&self.reads)
             .await?;
-        let ids = rows.iter().map(|row| {
-            let id: String = row.try_get("id")?;
-            ExecutionId::parse(&id).ok_or_else(|| StoreError::damaged("execution id")(&id))
-        });
-        ids.collect()
+        rows.iter().map(|row| id_of(row, "id")).collect()
     }
 
     /// One execution that has ended, with its result and without its timeline.
@@ -29,7 +24,7 @@ impl Store {
         let Some(row) = row.fetch_optional(&self.reads).await? else { return Ok(None) };
         let mut end = execution(&row)?;
         end.result = result(&row)?;
-        end.call_key = row.try_get::<Option<String>, _>("call_key")?.map(|key| CallKey::stored(&key));
+        end.call_key = calls_to(&row)?;
         Ok(Some(end))
     }
 

@@ -1,6 +1,6 @@
 //! What is asked of the database for executions that wait: how others ended, what was signalled, whose machines are on disk.
 
-use super::{Store, StoreError, TIMELINES, WITHOUT_RESULT, execution, machine, uint};
+use super::{Store, StoreError, TIMELINES, WITHOUT_RESULT, execution, id_of, machine, uint};
 use crate::manifest::AccountName;
 use crate::state::id::ExecutionId;
 use crate::state::record::Execution;
@@ -9,9 +9,7 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 fn owned_event(row: &SqliteRow) -> Result<(ExecutionId, Option<Vec<u8>>), StoreError> {
-    let id: String = row.try_get("execution")?;
-    let id = ExecutionId::parse(&id).ok_or_else(|| StoreError::damaged("event")(&id))?;
-    Ok((id, row.try_get("data")?))
+    Ok((id_of(row, "execution")?, row.try_get("data")?))
 }
 
 impl Store {

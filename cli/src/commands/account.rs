@@ -60,7 +60,9 @@ async fn ls(client: &Client, output: Output) -> Result<(), CliError> {
     }
     let row = |account: &Account| {
         let users = account.uids.iter().map(|uid| format!("{} ({})", uid.uid, uid.role)).collect::<Vec<_>>().join(", ");
-        vec![account.name.clone(), account.weight.to_string(), account.tokens.to_string(), ago(&account.created_at), users]
+        // That of the host was there before anybody could have made one.
+        let made = if account.created_at.starts_with("1970-") { "with the host".to_owned() } else { ago(&account.created_at) };
+        vec![account.name.clone(), account.weight.to_string(), account.tokens.to_string(), made, users]
     };
     let rows: Vec<_> = reply.value.accounts.iter().map(row).collect();
     output.line(&table(&["NAME", "WEIGHT", "TOKENS", "MADE", "USER IDS"], &rows))

@@ -213,7 +213,7 @@ impl Dispatcher {
 fn certain(now: Timestamp, need_by: Timestamp, least: Duration) -> Option<(u64, String)> {
     let by_ms = Some(now.after(least).millis_past(need_by)).filter(|by| *by > 0)?;
     let why = if need_by < now {
-        format!("that is {} ago", format_millis(now.millis().saturating_sub(need_by.millis())))
+        format!("that was {need_by}")
     } else {
         let left = format_millis(need_by.millis().saturating_sub(now.millis()));
         format!(

@@ -6,7 +6,7 @@ use crate::aux::http::tls::Tls;
 use crate::fault;
 use crate::manifest::AccountName;
 use crate::manifest::host::HostPolicy;
-use crate::schedule::backoff::spread;
+use crate::schedule::backoff;
 use crate::secrets::Secrets;
 use crate::state::id::ExecutionId;
 use crate::state::store::Store;
@@ -76,11 +76,7 @@ pub(super) fn after(mut delivery: Delivery, how: Result<(), NotTold>, ended_at: 
     if not.gone || delivery.attempts >= most || (old && delivery.attempts >= least) {
         return settled(delivery, Told::Failed);
     }
-    let doubled = 1u64.checked_shl(delivery.attempts - 1).and_then(|factor| BACKOFF_MS.0.checked_mul(factor)).unwrap_or(u64::MAX);
-    let mut random = [0; 8];
-    let _ = getrandom::fill(&mut random);
-    let wait = spread(doubled.min(BACKOFF_MS.1), u64::from_le_bytes(random));
-    delivery.next_at = Some(now.later(u64::try_from(wait.as_millis()).unwrap_or(BACKOFF_MS.1)));
+    delivery.next_at = Some(now.after(backoff::fresh(BACKOFF_MS, delivery.attempts)));
     delivery
 }
 

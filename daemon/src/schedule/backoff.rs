@@ -21,26 +21,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// How long the attempt after number `attempts` (from 1) waits: `backoff`, doubled for each attempt before, `backoff_max` at most; between half of that and all
+/// How long the attempt after number `attempts` (from 1) waits: `first` ms, doubled for each attempt before, `most` ms at most; between half of that and all
 /// of it, as `random` has it, so that what failed together does not come back together.
 #[must_use]
-pub fn delay(policy: &Policy, attempts: u32, random: u64) -> Duration {
-    let doubled = 1u64.checked_shl(attempts.saturating_sub(1)).and_then(|factor| policy.backoff_ms.checked_mul(factor));
-    spread(doubled.unwrap_or(u64::MAX).min(policy.backoff_max_ms), random)
-}
-
-/// Between half of a time and all of it.
-#[must_use]
-pub fn spread(millis: u64, random: u64) -> Duration {
+pub fn delay((first, most): (u64, u64), attempts: u32, random: u64) -> Duration {
+    let doubled = 1u64.checked_shl(attempts.saturating_sub(1)).and_then(|factor| first.checked_mul(factor));
+    let millis = doubled.unwrap_or(u64::MAX).min(most);
     let half = millis / 2;
     Duration::from_millis(millis - if half == 0 { 0 } else { random % (half + 1) })
 }
 
 /// The same with fresh randomness; without any, the whole time.
-pub(super) fn fresh(policy: &Policy, attempts: u32) -> Duration {
+#[must_use]
+pub fn fresh(first_and_most: (u64, u64), attempts: u32) -> Duration {
     let mut random = [0; 8];
     let _ = getrandom::fill(&mut random);
-    delay(policy, attempts, u64::from_le_bytes(random))
+    delay(first_and_most, attempts, u64::from_le_bytes(random))
+}
+
+/// How long an execution waits for its next attempt.
+pub(super) fn of(policy: &Policy, attempts: u32) -> Duration {
+    fresh((policy.backoff_ms, policy.backoff_max_ms), attempts)
 }
 
 /// How much is left of a wait, after a restart.
@@ -102,10 +103,10 @@ mod tests {
     proptest! {
         #[test]
         fn waits_double_up_to_the_most(first in 0u64..86_400_000, most in 0u64..86_400_000, attempts in 1u32..200, random: u64) {
-            let policy = Policy { backoff_ms: first.min(most), backoff_max_ms: most, ..Policy::default() };
-            let (one, whole) = (delay(&policy, attempts, random), delay(&policy, attempts, 0));
+            let first_and_most = (first.min(most), most);
+            let (one, whole) = (delay(first_and_most, attempts, random), delay(first_and_most, attempts, 0));
             prop_assert!(one <= whole && whole <= one * 2 + Duration::from_millis(1));
-            let next = delay(&policy, attempts + 1, 0);
+            let next = delay(first_and_most, attempts + 1, 0);
             prop_assert_eq!(next, (whole * 2).min(Duration::from_millis(most)));
         }
 

@@ -217,7 +217,7 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
             }
             Decision::Again(error) => {
                 d.leave_asks(live);
-                let delay = backoff::fresh(&policy, live.view().attempts);
+                let delay = backoff::of(&policy, live.view().attempts);
                 live.happened(retrying(error, delay));
                 if !delay.is_zero() {
                     log.close();
@@ -244,8 +244,7 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
             }
             Decision::Requeue(error) => {
                 d.leave_asks(live);
-                let delay =
-                    if error.kind == ErrorKind::Interrupted { Duration::ZERO } else { backoff::fresh(&policy, live.view().attempts) };
+                let delay = if error.kind == ErrorKind::Interrupted { Duration::ZERO } else { backoff::of(&policy, live.view().attempts) };
                 live.happened(retrying(error, delay));
                 persist(d, live, live.view()).await;
                 return d.release(job);

@@ -199,10 +199,14 @@ pub(crate) fn ago(time: &str) -> String {
     between(time, None).map_or_else(|| time.to_owned(), age)
 }
 
+/// How long until then, in microseconds.
+pub(crate) fn left(time: &str) -> Option<i64> {
+    between(&Utc::now().to_rfc3339(), Some(time))
+}
+
 /// How long until then, for tables.
 pub(crate) fn until(time: &str) -> String {
-    let left = between(&Utc::now().to_rfc3339(), Some(time));
-    left.map_or_else(|| time.to_owned(), |left| if left > 0 { format!("in {}", span(left)) } else { "now".to_owned() })
+    left(time).map_or_else(|| time.to_owned(), |left| if left > 0 { format!("in {}", span(left)) } else { "now".to_owned() })
 }
 
 fn age(micros: i64) -> String {

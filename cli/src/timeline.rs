@@ -1,7 +1,7 @@
 //! What happened to an execution, in words; the same for a timeline that is over and for one that goes on.
 
 use crate::api::{Event, Execution, Wait};
-use crate::output::{ago, between, size, span, table};
+use crate::output::{ago, between, left, size, span, table};
 use serde_json::{Map, Value};
 
 /// A JSON value without quotes.
@@ -22,7 +22,7 @@ pub(crate) fn waits(waiting: &[Wait]) -> String {
 }
 
 fn wait(wait: &Wait) -> String {
-    let limit = wait.until.as_ref().map(|until| match between(&chrono::Utc::now().to_rfc3339(), Some(until)) {
+    let limit = wait.until.as_ref().map(|until| match left(until) {
         Some(left) if left > 0 => format!("{} left", span(left)),
         _ => format!("until {until}"),
     });
@@ -123,7 +123,7 @@ pub(crate) fn waiting(execution: &Execution) -> String {
 
 /// What an execution waits for that has failed.
 fn again(not_before: &str) -> String {
-    match between(&chrono::Utc::now().to_rfc3339(), Some(not_before)) {
+    match left(not_before) {
         Some(left) if left > 0 => format!("attempt after a failure (in {})", span(left)),
         _ => "attempt after a failure".to_owned(),
     }

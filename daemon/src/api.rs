@@ -142,7 +142,12 @@ impl App {
 
 /// Work that must not stop half-way when the client goes away.
 async fn whole<T: Send + 'static>(work: impl Future<Output = Result<T, ApiError>> + Send + 'static) -> Result<T, ApiError> {
-    tokio::spawn(work).await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?
+    tokio::spawn(work).await.map_err(broken)?
+}
+
+/// A fault of this program ended a task.
+fn broken(error: tokio::task::JoinError) -> ApiError {
+    ApiError::new(ErrorCode::Internal, error.to_string())
 }
 
 /// Reads a little of what a client sends in vain, so that a client that writes before it reads sees the answer and not a broken pipe.

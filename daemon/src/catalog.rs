@@ -2,6 +2,7 @@
 //!
 //! Invariants: changed only after the store has committed the same change; whoever asks names an account and gets nothing of another.
 
+use crate::hex;
 use crate::manifest::flow::{self, By, Denied};
 use crate::manifest::host::HostPolicy;
 use crate::manifest::{AccountName, PortionName, TaskName};
@@ -143,8 +144,7 @@ fn named<'a>(tasks: &'a All, account: &AccountName, name: &str) -> Result<&'a Ta
 
 impl Task {
     fn by_prefix(&self, name: &str, hash: &str) -> Result<Arc<Version>, LookupError> {
-        let digits = hash.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        if hash.len() < MIN_PREFIX || hash.len() > 64 || !digits {
+        if hash.len() < MIN_PREFIX || hash.len() > 64 || !hex::are_digits(hash) {
             return Err(LookupError::Hash(hash.to_owned()));
         }
         let mut matching = self.versions.iter().filter(|version| version.version.starts_with(hash));

@@ -12,6 +12,12 @@ pub fn encode(bytes: &[u8]) -> String {
     })
 }
 
+/// It is made of lower-case digits only.
+#[must_use]
+pub fn are_digits(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
 /// The bytes, where the text is an even number of digits.
 #[must_use]
 pub fn decode(text: &str) -> Option<Vec<u8>> {

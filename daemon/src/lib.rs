@@ -1,7 +1,7 @@
 //! Control API, scheduler and engine of torpord.
 //!
 //! - [`accounts`]: whom everything belongs to, and who may do what
-//! - [`api`]: HTTP on a Unix socket
+//! - [`api`]: HTTP on a Unix socket, and on TCP with TLS
 //! - [`manifest`], [`code`]: what a client pushes, parsed into types that can't be wrong
 //! - [`catalog`]: tasks and their versions, in memory, as the store has them
 //! - [`state`]: what outlives the daemon; the state machine of an execution

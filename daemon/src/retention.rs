@@ -91,6 +91,21 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
+/// Removes the logs of these executions; how many there were.
+pub(crate) async fn remove_logs(logs: &Logs, ids: Arc<[ExecutionId]>) -> io::Result<usize> {
+    let logs = logs.clone();
+    blocking(move || {
+        let gone = |id: &ExecutionId| {
+            logs.remove(id).unwrap_or_else(|error| {
+                tracing::warn!(execution = %id, %error, "a log could not be removed; the next start tries again");
+                false
+            })
+        };
+        Ok(ids.iter().filter(|id| gone(id)).count())
+    })
+    .await
+}
+
 impl Retention {
     /// For as long as the daemon lives. `live`: the execution has not ended, or is about to be stored. `behind`: how much the host's clock is ahead of the
     /// times of executions that have not ended.
@@ -124,25 +139,10 @@ impl Retention {
             self.store.commit(Change::RemoveEnded(Arc::clone(&ids))).await?;
             removed += ids.len();
             self.metrics.removed(ids.len());
-            self.remove_logs(ids).await?;
+            remove_logs(&self.logs, ids).await?;
             // Half of the time at most is ours.
             tokio::time::sleep(begin.elapsed()).await;
         }
-    }
-
-    /// How many there were.
-    async fn remove_logs(&self, ids: Arc<[ExecutionId]>) -> io::Result<usize> {
-        let logs = self.logs.clone();
-        blocking(move || {
-            let gone = |id: &ExecutionId| {
-                logs.remove(id).unwrap_or_else(|error| {
-                    tracing::warn!(execution = %id, %error, "a log could not be removed; the next start tries again");
-                    false
-                })
-            };
-            Ok(ids.iter().filter(|id| gone(id)).count())
-        })
-        .await
     }
 
     /// Removes the logs that no execution has.
@@ -163,7 +163,7 @@ impl Retention {
             // In this order: an execution is live before it has a log, and in the database before it is live no more.
             let ended = some.into_iter().filter(|id| !live(id)).collect();
             let unknown = self.store.unknown(ended).await?;
-            removed += self.remove_logs(unknown.into()).await?;
+            removed += remove_logs(&self.logs, unknown.into()).await?;
         }
         self.metrics.orphans(removed);
         Ok(removed)

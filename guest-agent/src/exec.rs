@@ -319,9 +319,8 @@ impl Running {
         let (child, asked, out) = (happened(0), happened(1), self.stdout.is_some() && happened(stdout_at));
         let (err, input) = (self.stderr.is_some() && happened(stderr_at), self.feed.stdin.is_some() && happened(stdin_at));
         self.broker.stirred();
-        // The children were asked first: when the program has ended, what it wrote was there when the pipes were asked.
         let ended = if child { self.children.ended(&self.program) } else { None };
-        // Children are asked again and again once one of them did something, so the end may be later than the look at the pipes: they are read all the same.
+        // Children are asked again and again once one of them did something, so the end may be later than the look at the pipes: then they are read once more.
         let over = ended.is_some();
         let logged = if err || over { self.send_log() } else { 0 };
         if out || over {

@@ -179,7 +179,7 @@ impl Engine<'_> {
         self.events.push(Reverse((moment, self.happened, what)));
     }
 
-    /// Of two hosts the one with less to do, as far as is known. A job that fits neither goes nowhere: see `fits`.
+    /// Of two hosts the one with less to do, as far as is known.
     fn place(&mut self) -> usize {
         let one = self.random.random_range(0..self.hosts.len());
         let other = self.random.random_range(0..self.hosts.len());

@@ -1,4 +1,4 @@
-//! What the scheduler is told of a task: learned from the executions of it that have ended, as the daemon learns it.
+//! What the scheduler is told of a task: learned from the executions of it that have ended, much as the daemon learns it.
 
 /// How many of the last executions count.
 const KEPT: usize = 32;

@@ -1,5 +1,6 @@
 //! `account add`, `ls`, `rm`, `allow` and `deny`; `token create`, `ls` and `rm`. A token is printed once, when it is made.
 
+use super::remove;
 use crate::api::{Account, Accounts, NewToken, Token, Tokens, Uid};
 use crate::args::{AccountCommand, TokenArgs, TokenCommand};
 use crate::client::{Client, Payload, escape};
@@ -36,11 +37,6 @@ pub(super) async fn token(client: &Client, output: Output, command: TokenCommand
         TokenCommand::Ls => tokens(client, output).await,
         TokenCommand::Rm { id } => remove(client, output, &format!("/v1/tokens/{}", escape(&id)), &id).await,
     }
-}
-
-async fn remove(client: &Client, output: Output, path: &str, what: &str) -> Result<(), CliError> {
-    client.text(Method::DELETE, path, Payload::None, Duration::ZERO).await?;
-    if output.wants_json() { output.json(&json!({ "removed": what }).to_string()) } else { output.line(&format!("removed {what}")) }
 }
 
 async fn add(client: &Client, output: Output, name: &str, weight: Option<u32>) -> Result<(), CliError> {

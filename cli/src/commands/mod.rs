@@ -16,11 +16,14 @@ mod version;
 mod waits;
 
 use crate::args::{Args, Command};
-use crate::client::{Client, Origin};
+use crate::client::{Client, Origin, Payload};
 use crate::error::CliError;
 use crate::output::Output;
 use clap::CommandFactory;
+use hyper::Method;
+use serde_json::json;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Does what the command line says.
 pub(crate) async fn dispatch(args: Args) -> Result<(), CliError> {
@@ -58,4 +61,10 @@ pub(crate) async fn dispatch(args: Args) -> Result<(), CliError> {
             output.bytes(&script)
         }
     }
+}
+
+/// Removes one of something.
+async fn remove(client: &Client, output: Output, path: &str, what: &str) -> Result<(), CliError> {
+    client.text(Method::DELETE, path, Payload::None, Duration::ZERO).await?;
+    if output.wants_json() { output.json(&json!({ "removed": what }).to_string()) } else { output.line(&format!("removed {what}")) }
 }

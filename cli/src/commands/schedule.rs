@@ -1,5 +1,6 @@
 //! `schedule add`, `ls`, `inspect`, `pause`, `resume` and `rm`.
 
+use super::remove;
 use crate::api::{Schedule, Schedules};
 use crate::args::{ScheduleArgs, ScheduleCommand};
 use crate::client::{Client, Payload, escape};
@@ -27,7 +28,7 @@ pub(super) async fn schedule(client: &Client, output: Output, command: ScheduleC
         ScheduleCommand::Resume { name } => {
             show(client, output, Method::POST, &format!("/v1/schedules/{}/resume", escape(&name)), Payload::None).await
         }
-        ScheduleCommand::Rm { name } => rm(client, output, &name).await,
+        ScheduleCommand::Rm { name } => remove(client, output, &format!("/v1/schedules/{}", escape(&name)), &name).await,
     }
 }
 
@@ -72,11 +73,6 @@ async fn ls(client: &Client, output: Output) -> Result<(), CliError> {
     };
     let rows: Vec<_> = reply.value.schedules.iter().map(row).collect();
     output.line(&table(&["NAME", "TASK", "CRON", "ZONE", "NEXT", "LAST"], &rows))
-}
-
-async fn rm(client: &Client, output: Output, name: &str) -> Result<(), CliError> {
-    client.text(Method::DELETE, &format!("/v1/schedules/{}", escape(name)), Payload::None, Duration::ZERO).await?;
-    if output.wants_json() { output.json(&json!({ "removed": name }).to_string()) } else { output.line(&format!("removed {name}")) }
 }
 
 fn describe(schedule: &Schedule) -> String {

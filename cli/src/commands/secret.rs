@@ -1,5 +1,6 @@
 //! `secret set`, `ls` and `rm`. A value is never an argument, which others on the host could see, and is never printed.
 
+use super::remove;
 use crate::api::{Secret, Secrets};
 use crate::args::SecretCommand;
 use crate::client::{Client, Payload, escape};
@@ -7,7 +8,6 @@ use crate::error::CliError;
 use crate::output::{Output, ago, complain, size, table};
 use hyper::{Method, StatusCode};
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
-use serde_json::json;
 use std::io::{self, BufRead, IsTerminal, Read};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub(super) async fn secret(client: &Client, output: Output, command: SecretComma
     match command {
         SecretCommand::Set { name, keep_line_end } => set(client, output, &name, keep_line_end).await,
         SecretCommand::Ls => ls(client, output).await,
-        SecretCommand::Rm { name } => rm(client, output, &name).await,
+        SecretCommand::Rm { name } => remove(client, output, &format!("/v1/secrets/{}", escape(&name)), &name).await,
     }
 }
 
@@ -110,11 +110,6 @@ async fn ls(client: &Client, output: Output) -> Result<(), CliError> {
     let row = |secret: &Secret| vec![secret.name.clone(), ago(&secret.created_at), ago(&secret.changed_at)];
     let rows: Vec<_> = reply.value.secrets.iter().map(row).collect();
     output.line(&table(&["NAME", "MADE", "CHANGED"], &rows))
-}
-
-async fn rm(client: &Client, output: Output, name: &str) -> Result<(), CliError> {
-    client.text(Method::DELETE, &format!("/v1/secrets/{}", escape(name)), Payload::None, Duration::ZERO).await?;
-    if output.wants_json() { output.json(&json!({ "removed": name }).to_string()) } else { output.line(&format!("removed {name}")) }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! `task push`, `ls`, `inspect` and `rm`; `task graph` is in [`super::policy`].
 
+use super::remove;
 use crate::api::{Task, Tasks, Version};
 use crate::args::TaskCommand;
 use crate::client::{Client, Payload, escape};
@@ -8,7 +9,6 @@ use crate::output::{Output, ago, complain, short, size, span, table};
 use crate::pack::pack;
 use crate::timeline::plain;
 use hyper::{Method, StatusCode};
-use serde_json::json;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub(super) async fn task(client: &Client, output: Output, command: TaskCommand) 
         TaskCommand::Ls => ls(client, output).await,
         TaskCommand::Inspect { name } => inspect(client, output, &name).await,
         TaskCommand::Graph(args) => super::policy::graph(client, output, args).await,
-        TaskCommand::Rm { name } => rm(client, output, &name).await,
+        TaskCommand::Rm { name } => remove(client, output, &format!("/v1/tasks/{}", escape(&name)), &name).await,
     }
 }
 
@@ -90,9 +90,4 @@ fn takes(version: &Version) -> String {
     #[allow(clippy::cast_possible_truncation)]
     let ms = |ms: f64| span((ms * 1000.0) as i64);
     whole.map_or_else(String::new, |whole| format!("{}, 9 of 10 within {}", ms(whole.p50_ms), ms(whole.p90_ms)))
-}
-
-async fn rm(client: &Client, output: Output, name: &str) -> Result<(), CliError> {
-    client.text(Method::DELETE, &format!("/v1/tasks/{}", escape(name)), Payload::None, Duration::ZERO).await?;
-    if output.wants_json() { output.json(&json!({ "removed": name }).to_string()) } else { output.line(&format!("removed {name}")) }
 }

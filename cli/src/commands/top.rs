@@ -11,7 +11,7 @@ use std::time::Duration;
 const AGAIN: &str = "\x1b[H\x1b[J";
 
 pub(super) async fn top(client: &Client, output: Output, args: TopArgs) -> Result<(), CliError> {
-    let live = output.terminal() && !output.wants_json() && !args.once;
+    let live = !output.wants_json() && !args.once;
     loop {
         let reply = client.get::<Load>("/v1/load").await?;
         if output.wants_json() {

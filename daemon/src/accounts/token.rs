@@ -2,6 +2,7 @@
 //! nothing that could be brought again.
 
 use super::Role;
+use crate::hex;
 use crate::manifest::AccountName;
 use crate::state::time::Timestamp;
 use std::sync::Arc;
@@ -14,10 +15,6 @@ const PREFIX: &str = "torpor_";
 const ID: usize = 12;
 const SECRET: usize = 64;
 
-fn are_digits(text: &str, len: usize) -> bool {
-    text.len() == len && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
-}
-
 /// Names a token, and opens nothing.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TokenId(Arc<str>);
@@ -26,14 +23,14 @@ impl TokenId {
     /// An id, if it can be one.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        are_digits(text, ID).then(|| Self(text.into()))
+        (text.len() == ID && hex::are_digits(text)).then(|| Self(text.into()))
     }
 
     /// The id in a token's text, if that has the form of one.
     #[must_use]
     pub fn of(token: &str) -> Option<Self> {
         let (id, secret) = token.strip_prefix(PREFIX)?.split_once('_')?;
-        Self::parse(id).filter(|_| are_digits(secret, SECRET))
+        Self::parse(id).filter(|_| secret.len() == SECRET && hex::are_digits(secret))
     }
 
     /// The id as text.
@@ -84,11 +81,11 @@ impl Token {
     ) -> Result<(Self, Zeroizing<String>), getrandom::Error> {
         let mut random = Zeroizing::new([0; (ID + SECRET) / 2]);
         getrandom::fill(&mut *random)?;
-        let digits = Zeroizing::new(random.iter().fold(String::with_capacity(ID + SECRET), |text, byte| text + &format!("{byte:02x}")));
+        let digits = Zeroizing::new(hex::encode(&*random));
         let (id, secret) = digits.split_at(ID);
         let text = Zeroizing::new(format!("{PREFIX}{id}_{secret}"));
         let now = Timestamp::now();
-        let expires_at = lasts.map(|lasts| now.later(u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX)));
+        let expires_at = lasts.map(|lasts| now.after(lasts));
         Ok((Self { id: TokenId(id.into()), account, role, hash: hash_of(&text), note, created_at: now, expires_at }, text))
     }
 

@@ -5,8 +5,9 @@ use super::error::{ApiError, ErrorBody};
 use super::types::{HistoryParams, Params};
 use super::{App, Input, whole};
 use crate::accounts::token::Token;
-use crate::accounts::{Account, AccountError, Role, Uid};
+use crate::accounts::{Account, AccountError, Known, Role, Uid};
 use crate::manifest::AccountName;
+use crate::retention::remove_logs;
 use crate::state::id::ExecutionId;
 use crate::state::time::Timestamp;
 use crate::state::writer::Change;
@@ -146,8 +147,7 @@ fn token_body(token: &Token) -> TokenBody {
     }
 }
 
-fn account_body(app: &App, account: &Account) -> AccountBody {
-    let known = app.dispatcher.accounts.known();
+fn account_body(known: &Known, account: &Account) -> AccountBody {
     AccountBody {
         name: account.name.to_string(),
         weight: account.weight,
@@ -173,7 +173,7 @@ fn user(uid: &str) -> Result<u32, ApiError> {
 )]
 pub(super) async fn list(State(app): State<Arc<App>>, Admin(_caller): Admin) -> Json<AccountList> {
     let known = app.dispatcher.accounts.known();
-    Json(AccountList { accounts: known.accounts.values().map(|account| account_body(&app, account)).collect() })
+    Json(AccountList { accounts: known.accounts.values().map(|account| account_body(&known, account)).collect() })
 }
 
 /// Make an account, or change its weight.
@@ -200,7 +200,7 @@ pub(super) async fn put(
     })
     .await?;
     tracing::info!(account = %account.name, weight = account.weight, new, "an account was put");
-    Ok((if new { StatusCode::CREATED } else { StatusCode::OK }, Json(account_body(&app, &account))))
+    Ok((if new { StatusCode::CREATED } else { StatusCode::OK }, Json(account_body(&app.dispatcher.accounts.known(), &account))))
 }
 
 /// Remove an account that nothing belongs to: no task, no secret, no schedule, no execution. Its tokens and user ids go with it.
@@ -230,10 +230,8 @@ pub(super) async fn remove(
             }
             // Their idempotency keys stand for nothing then, and go with the account.
             app.store.commit(Change::RemoveEnded(Arc::clone(&ended))).await?;
-            let logs = app.logs.clone();
-            let removed = tokio::task::spawn_blocking(move || ended.iter().try_for_each(|id| logs.remove(id).map(drop)));
-            if !matches!(removed.await, Ok(Ok(()))) {
-                tracing::warn!(account = %account.name, "a log could not be removed; the next start does");
+            if let Err(error) = remove_logs(&app.logs, ended).await {
+                tracing::warn!(account = %account.name, %error, "logs could not be removed; the next start does");
             }
         }
         app.dispatcher.accounts.remove(&account.name).await?;

@@ -43,11 +43,11 @@ pub enum ErrorCode {
     UnknownSchedule,
     /// 409: there is a schedule of that name.
     ScheduleKnown,
-    /// 404: for administrators.
+    /// 404: for administrators; also of a user id that has none.
     UnknownAccount,
     /// 404: for administrators.
     UnknownToken,
-    /// 409: something belongs to the account.
+    /// 409: something belongs to the account, or it is `default`.
     AccountBusy,
     /// 401: no token, or none that is good.
     Unauthenticated,
@@ -75,13 +75,13 @@ pub enum ErrorCode {
     ParkedQuota,
     /// 409: it has ended.
     NotCancellable,
-    /// 409: executions of the task are queued, running or parked.
+    /// 409: executions of the task are queued, running or parked, or schedules run it.
     TaskBusy,
     /// 403: a policy does not allow it; the message names the policy and what it would have to hold.
     NotAllowed,
     /// 422: its VM would need more than the whole memory budget.
     OverCapacity,
-    /// Its result can't be there when it is needed.
+    /// 422: its result can't be there when it is needed.
     Late,
     /// 422: the key came before, with another request.
     KeyReused,

@@ -7,7 +7,7 @@ use super::types::{ExecutionList, ListParams, Params, SubmitParams, WaitParams};
 use super::{App, BODY_TIMEOUT, notify, whole};
 use crate::accounts::Role;
 use crate::idempotency::{self, Key, NewKey};
-use crate::manifest::format_bytes;
+use crate::manifest::{AccountName, format_bytes};
 use crate::schedule::dispatch::SubmitError;
 use crate::schedule::extras::Extras;
 use crate::schedule::live::Live;
@@ -62,8 +62,9 @@ async fn input<'a>(app: &'a App, caller: &Caller, mut body: Body) -> Result<(Arc
     }
 }
 
-/// Until the end, or the time has passed, or the daemon stops.
-async fn wait(app: &App, live: &Live, time: Duration) -> Arc<Execution> {
+/// Until the end, or the time has passed, or the daemon stops; as it is now where there is no time.
+async fn wait(app: &App, live: &Live, time: Option<Duration>) -> Arc<Execution> {
+    let Some(time) = time else { return live.view() };
     tokio::select! {
         ended = live.ended() => ended,
         () = tokio::time::sleep(time) => live.view(),
@@ -80,8 +81,8 @@ fn key(headers: &HeaderMap) -> Result<Option<Key>, ApiError> {
 }
 
 /// Refuses what nobody may run.
-fn check(app: &App, caller: &Caller, name: &str) -> Result<(), ApiError> {
-    app.catalog.with_version_for_client(&caller.account, name, |_| Ok::<_, ApiError>(()))?
+pub(super) fn check(app: &App, account: &AccountName, name: &str) -> Result<(), ApiError> {
+    app.catalog.with_version_for_client(account, name, |_| Ok::<_, ApiError>(()))?
 }
 
 /// Names of secrets are for those who may set them.
@@ -143,10 +144,7 @@ async fn seen(app: &App, caller: &Caller, id: &ExecutionId, time: Option<Duratio
     if let Some(live) = app.dispatcher.live_of(&caller.account, id) {
         // Nobody may learn of an execution before it is durable.
         live.stored().await?;
-        return Ok(match time {
-            Some(time) => wait(app, &live, time).await,
-            None => live.view(),
-        });
+        return Ok(wait(app, &live, time).await);
     }
     stored(app, caller, id).await.map(Arc::new)
 }
@@ -210,7 +208,7 @@ pub(super) async fn submit(
     let extras = Extras { need_by: params.need_by()?, on_late: params.on_late, ..Extras::default() };
     let notify = || notify::wanted(&app, &caller.account, params.notify.as_deref(), params.notify_secret.as_deref());
     // Before the body, so that a client does not send it in vain.
-    if let Err(refused) = check(&app, &caller, &name).and_then(|()| notify().map(drop)) {
+    if let Err(refused) = check(&app, &caller.account, &name).and_then(|()| notify().map(drop)) {
         // What it ran may be gone since then.
         match &key {
             Some(key) if app.store.key(caller.account.as_str(), key, Timestamp::now()).await?.is_some() => {}
@@ -245,11 +243,7 @@ pub(super) async fn submit(
         Once::New(live) => (StatusCode::CREATED, live),
         Once::Known(id) => return Ok((StatusCode::OK, shown(&caller, seen(&app, &caller, &id, time).await?))),
     };
-    let execution = match time {
-        Some(time) => wait(&app, &live, time).await,
-        None => live.view(),
-    };
-    Ok((status, shown(&caller, execution)))
+    Ok((status, shown(&caller, wait(&app, &live, time).await)))
 }
 
 /// Executions, newest first, without their results.
@@ -286,7 +280,7 @@ pub(super) async fn list(
         if execution.result.is_some() {
             Arc::make_mut(execution).result = None;
         }
-        *execution = shown(&caller, Arc::clone(execution)).0;
+        hide(&caller, execution);
     }
     Ok(Json(ExecutionList { executions }))
 }

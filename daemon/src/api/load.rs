@@ -3,9 +3,8 @@
 use super::App;
 use super::caller::Invoker;
 use crate::accounts::Role;
-use crate::manifest::AccountName;
-use crate::schedule::live::Live;
 use crate::state::machine::State as S;
+use crate::state::record::Execution;
 use crate::state::time::Timestamp;
 use axum::Json;
 use axum::extract::State;
@@ -105,11 +104,10 @@ fn rank(state: S) -> u8 {
     }
 }
 
-fn told(live: &Live, now: Timestamp) -> ExecutionLoad {
-    let view = live.view();
+fn told(view: &Execution, now: Timestamp) -> ExecutionLoad {
     let since = view.timeline.last().map_or(view.created_at, |entry| entry.at);
     ExecutionLoad {
-        id: live.id.to_string(),
+        id: view.id.to_string(),
         account: view.account.to_string(),
         task: view.task.to_string(),
         state: view.state,
@@ -123,7 +121,7 @@ fn told(live: &Live, now: Timestamp) -> ExecutionLoad {
 #[utoipa::path(get, path = "/v1/load", tag = "host", responses((status = 200, body = LoadBody)))]
 pub(super) async fn load(State(app): State<Arc<App>>, Invoker(caller): Invoker) -> Json<LoadBody> {
     let (now, all, load) = (Timestamp::now(), caller.role == Role::Admin, app.dispatcher.load());
-    let may_see = |account: &AccountName| all || *account == caller.account;
+    let may_see = |account: &str| all || account == caller.account.as_str();
     let host = all.then(|| HostLoad {
         memory_used_bytes: load.used,
         memory_budget_bytes: load.budget.bytes,
@@ -134,7 +132,7 @@ pub(super) async fn load(State(app): State<Arc<App>>, Invoker(caller): Invoker) 
         parked: load.parked,
         draining: load.draining,
     });
-    let accounts = app.dispatcher.account_loads().into_iter().filter(|(own, _)| all || *own.name == *caller.account.as_str());
+    let accounts = app.dispatcher.account_loads().into_iter().filter(|(own, _)| may_see(&own.name));
     let accounts = accounts.map(|(own, waits)| AccountLoad {
         account: own.name.to_string(),
         weight: own.weight,
@@ -144,13 +142,13 @@ pub(super) async fn load(State(app): State<Arc<App>>, Invoker(caller): Invoker) 
         cpus: cpus(own.cpu),
         oldest_wait_ms: waits.map(|waits| u64::try_from(waits.as_millis()).unwrap_or(u64::MAX)),
     });
-    let mut live: Vec<Arc<Live>> = app.dispatcher.all_live().into_iter().filter(|live| may_see(&live.account)).collect();
-    live.sort_by_cached_key(|live| {
-        let view = live.view();
+    let views = app.dispatcher.all_live().into_iter().map(|live| live.view());
+    let mut views: Vec<Arc<Execution>> = views.filter(|view| may_see(view.account.as_str())).collect();
+    views.sort_by_cached_key(|view| {
         let urgency = view.need_by.filter(|_| view.state == S::Queued).map_or((true, 0), |need_by| (false, need_by.0));
-        (rank(view.state), urgency, live.id.clone())
+        (rank(view.state), urgency, view.id.clone())
     });
-    live.truncate(MOST);
-    let executions = live.iter().map(|live| told(live, now)).collect();
+    views.truncate(MOST);
+    let executions = views.iter().map(|view| told(view, now)).collect();
     Json(LoadBody { at: now, host, accounts: accounts.collect(), executions })
 }

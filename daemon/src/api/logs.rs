@@ -2,11 +2,11 @@
 //!
 //! A follower reads the file, not a channel: however slow it is, it costs the daemon one page of entries, and it sees every entry.
 
-use super::App;
 use super::caller::{Caller, Invoker};
-use super::error::{ApiError, ErrorBody, ErrorCode};
+use super::error::{ApiError, ErrorBody};
 use super::executions::{parse_id, stored};
 use super::types::{LogBody, LogParams, Params};
+use super::{App, broken};
 use crate::logs::{Logs, Page, Tail};
 use crate::state::id::ExecutionId;
 use crate::state::record::{Execution, Happening};
@@ -46,8 +46,7 @@ async fn source(app: &App, caller: &Caller, id: &ExecutionId) -> Result<Source, 
 async fn page(logs: &Logs, id: &ExecutionId, from: u64, end: u64) -> Result<Page, ApiError> {
     let (logs, id) = (logs.clone(), id.clone());
     let read = tokio::task::spawn_blocking(move || logs.read(&id, from, end)).await;
-    let read = read.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
-    read.map_err(|error| ApiError::io("can't read the log", &error))
+    read.map_err(broken)?.map_err(|error| ApiError::io("can't read the log", &error))
 }
 
 /// What a program printed. With `follow`: `event: log` for each entry, with its cursor as `id`; `event: end` when the execution has ended.

@@ -2,6 +2,7 @@
 
 use super::caller::{Invoker, Owner};
 use super::error::{ApiError, ErrorBody, ErrorCode};
+use super::executions::check;
 use super::{App, BODY_TIMEOUT, notify, whole};
 use crate::cron::rule::Rule;
 use crate::cron::timer::fits;
@@ -196,7 +197,7 @@ pub(super) async fn add(
     let schedule = whole(async move {
         // Its task must not go away meanwhile.
         let _one = app.tasks.lock().await;
-        app.catalog.with_version_for_client(&schedule.account, &schedule.task, |_| Ok::<_, ApiError>(()))??;
+        check(&app, &schedule.account, &schedule.task)?;
         let input = wanted.input.as_ref().map_or("null", |input| input.get());
         app.schedules.add(schedule.clone(), input.as_bytes().into()).await?;
         Ok(schedule)

@@ -6,7 +6,7 @@
 use super::caller::{Caller, Invoker, Owner};
 use super::error::{ApiError, ErrorBody, ErrorCode};
 use super::types::{TaskBody, TaskList, VersionBody};
-use super::{App, BODY_TIMEOUT, Patience, whole};
+use super::{App, BODY_TIMEOUT, Patience, broken, whole};
 use crate::accounts::Role;
 use crate::catalog::Task;
 use crate::code::check::{Checked, check};
@@ -47,7 +47,7 @@ fn task_body(app: &App, caller: &Caller, name: &TaskName, task: &Task) -> TaskBo
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, CodeError> + Send + 'static) -> Result<T, ApiError> {
     let done = tokio::task::spawn_blocking(work).await;
-    Ok(done.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))??)
+    Ok(done.map_err(broken)??)
 }
 
 /// The body into a file without a name; memory holds a piece of it at a time.

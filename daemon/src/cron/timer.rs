@@ -172,7 +172,7 @@ impl Schedules {
         loop {
             let now = Timestamp::now();
             let next = self.fire(now).await;
-            let sleep = next.map_or(LOOK, |next| Duration::from_secs_f64(next.seconds_since(now)).clamp(Duration::from_millis(1), LOOK));
+            let sleep = next.map_or(LOOK, |next| next.since(now).clamp(Duration::from_millis(1), LOOK));
             tokio::select! {
                 () = tokio::time::sleep(sleep) => {}
                 () = self.changed.notified() => {}

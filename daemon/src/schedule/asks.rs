@@ -354,8 +354,7 @@ impl Asks {
     /// Opens an ask: first registered, then looked at.
     async fn register(&mut self, d: &Arc<Dispatcher>, live: &Live, waiting: Waiting) -> Result<(), Refused> {
         let now = live.clock.now();
-        let due =
-            waiting.until.map(|until| Instant::now() + Duration::from_micros(u64::try_from(until.0.saturating_sub(now.0)).unwrap_or(0)));
+        let due = waiting.until.map(|until| Instant::now() + until.since(now));
         let targets = waiting.targets().iter().collect::<HashSet<_>>().len();
         let mut open = Open { pending: HashSet::new(), targets, due, signalled: false, timed_out: false, waiting };
         match &open.waiting.what {

@@ -52,7 +52,7 @@ pub fn left(execution: &Execution, now: Timestamp) -> Duration {
         Happening::Retrying { delay_ms, .. } => Some(Duration::from_millis(delay_ms)),
         _ => None,
     });
-    Duration::from_secs_f64(until.seconds_since(now)).min(whole.unwrap_or_default())
+    until.since(now).min(whole.unwrap_or_default())
 }
 
 /// Waits, and has it queued; or ends it. It is recorded as it is, and holds nothing.
@@ -65,7 +65,7 @@ pub(super) async fn wait(d: Arc<Dispatcher>, live: Arc<Live>, time: Duration) {
     }
     let _ = fault::at("retry.due").await;
     drop(counted);
-    d.requeue(Arc::clone(&live));
+    d.requeue(&live);
     // Whoever stopped it before that saw that it does not wait in the queue, and left it to this.
     if live.cause().is_some() && d.unqueue(&Job::Execution(live.id.clone())) {
         stopped(&d, &live).await;

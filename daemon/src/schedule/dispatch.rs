@@ -3,7 +3,7 @@
 //! The lock is held for a few map operations and never over an await. It is a lock and not an actor because every submission would
 //! pay two hops to an actor.
 //!
-//! Invariant: an execution that has not ended is in `live`; it waits in the queue, or a task of [`super::run`] owns it.
+//! Invariant: an execution that has not ended is in `live`; it waits in the queue, or a task of [`super::run`] or of [`super::backoff`] owns it.
 
 mod kept;
 mod kin;
@@ -228,7 +228,7 @@ impl Dispatcher {
         let mut shared = self.lock();
         shared.template += 1;
         let number = shared.template;
-        let claim = Claim { group: None, ..background(&version, bytes) };
+        let claim = background(&version, bytes);
         shared.templates.insert(number, version);
         let follows = shared.step(Event::Submit(Job::Template(number), claim));
         drop(shared);

@@ -208,9 +208,9 @@ impl Estimates {
     /// What is to be expected of an execution of a version.
     #[must_use]
     pub fn of(&self, version: &Version) -> Estimate {
-        let known = self.lock();
+        let (of, known) = (Of::version(version), self.lock());
         let usual = Duration::from_secs_f64(known.resume);
-        let Some(sketches) = known.seen(&Of::version(version)) else { return Estimate { resume: usual, ..Estimate::default() } };
+        let Some(sketches) = known.seen(&of) else { return Estimate { resume: usual, ..Estimate::default() } };
         let percentile = |kind, percent| sketches.get(&kind).and_then(|sketch| sketch.percentile(percent));
         Estimate {
             holds: percentile(Kind::Run, 50).unwrap_or_default(),

@@ -45,7 +45,7 @@ impl Clock {
     /// A moment of another clock, by what is left until then.
     #[must_use]
     pub fn moment(&self, moment: Timestamp, now: Timestamp) -> Time {
-        self.now().after(u64::try_from(moment.0.saturating_sub(now.0)).unwrap_or(0))
+        self.now().after(micros(moment.since(now)))
     }
 
     /// When that is.
@@ -65,11 +65,12 @@ impl Clock {
 #[must_use]
 pub fn claim((clock, now): (&Clock, Timestamp), execution: &Execution, version: &Version, bytes: u64, expected: Estimate) -> Claim {
     let begun = execution.begun_at().filter(|_| execution.state != crate::state::machine::State::Queued);
-    let used = begun.map_or(Duration::ZERO, |begun| Duration::from_secs_f64(now.seconds_since(begun)));
-    let due = [execution.due, execution.need_by].into_iter().flatten().min();
+    let used = begun.map_or(Duration::ZERO, |begun| now.since(begun));
+    let name = || format!("{}/{}/{}", version.account, version.task, version.portion).into();
     Claim {
+        group: version.policy.max_parallel.map(|most| Group { name: name(), most }),
         kind: if begun.is_some() { Kind::Resume } else { Kind::New },
-        due: due.map(|due| clock.moment(due, now)),
+        due: execution.must_end().map(|due| clock.moment(due, now)),
         deferrable: begun.is_none() && execution.need_by.is_some(),
         holds: micros(expected.holds),
         takes: micros(expected.takes.saturating_sub(used).max(expected.holds.min(expected.takes))),
@@ -80,12 +81,11 @@ pub fn claim((clock, now): (&Clock, Timestamp), execution: &Execution, version: 
 /// What is made ahead claims.
 #[must_use]
 pub fn background(version: &Version, bytes: u64) -> Claim {
-    let name = || format!("{}/{}/{}", version.account, version.task, version.portion).into();
     Claim {
         bytes,
         cpu: version.policy.vcpus_permille,
         account: Arc::from(version.account.as_str()),
-        group: version.policy.max_parallel.map(|most| Group { name: name(), most }),
+        group: None,
         kind: Kind::Background,
         priority: version.policy.priority,
         due: None,

@@ -109,8 +109,8 @@ impl Dispatcher {
         if !awaited.is_empty() {
             return Err(format!("it waits for executions that have not ended, and they stay here: {}", named(&awaited)));
         }
-        let below = self.all_live().into_iter().filter(|live| live.parent.as_ref() == Some(id) && live.account == *account);
-        let below: Vec<_> = below.map(|live| live.id.clone()).collect();
+        let mut below = self.children_of(account, id);
+        below.reverse();
         if !below.is_empty() {
             return Err(format!("executions that it started have not ended, and they stay here: {}", named(&below)));
         }

@@ -73,7 +73,7 @@ pub async fn recover(d: &Arc<Dispatcher>) -> Result<Recovered, StoreError> {
     for live in waiting {
         let left = backoff::left(&live.view(), live.clock.now());
         if left.is_zero() {
-            d.requeue(Arc::clone(&live));
+            d.requeue(&live);
         } else {
             tokio::spawn(backoff::wait(Arc::clone(d), Arc::clone(&live), left));
         }

@@ -330,6 +330,12 @@ impl Execution {
 }
 
 impl Execution {
+    /// By when it is to have ended, for whatever reason.
+    #[must_use]
+    pub fn must_end(&self) -> Option<Timestamp> {
+        [self.due, self.need_by].into_iter().flatten().min()
+    }
+
     /// When its last attempt was begun.
     #[must_use]
     pub fn begun_at(&self) -> Option<Timestamp> {

@@ -49,14 +49,19 @@ impl Timestamp {
     /// Milliseconds from an earlier moment, a part of one as a whole; 0 where this is not later.
     #[must_use]
     pub fn millis_past(self, earlier: Self) -> u64 {
-        u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0).div_ceil(1000)
+        u64::try_from(self.since(earlier).as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
     }
 
-    /// Seconds from an earlier moment; 0 where the clock went back.
+    /// The time from an earlier moment; none where the clock went back.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+
+    /// The same in seconds.
     #[must_use]
     pub fn seconds_since(self, earlier: Self) -> f64 {
-        let micros = u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0);
-        Duration::from_micros(micros).as_secs_f64()
+        self.since(earlier).as_secs_f64()
     }
 }
 
@@ -95,7 +100,7 @@ impl SteadyClock {
     /// How much the wall clock is ahead of it.
     #[must_use]
     pub fn behind(&self) -> Duration {
-        Duration::from_micros(u64::try_from(Timestamp::now().0.saturating_sub(self.now().0)).unwrap_or(0))
+        Timestamp::now().since(self.now())
     }
 }
 

@@ -4,6 +4,7 @@
 
 use super::container::{Kind, MAX_TOGETHER, PIECE, Section, TransferError, check};
 use crate::engine::ExecutionError;
+use crate::hex;
 use crate::manifest::{AccountName, PortionName, TaskName};
 use crate::schedule::asks::{MAX_CHILDREN, MAX_DEPTH};
 use crate::state::id::ExecutionId;
@@ -126,11 +127,10 @@ impl Record {
 
     fn check(&self, latest: &ExecutionId) -> Result<(), TransferError> {
         let asks = &self.parked.asks;
-        let digits = self.version.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
         let content = &self.parked.base.content;
         for (good, what) in [
             (self.id <= *latest, "its id is of a time to come; set the clocks of both hosts"),
-            (self.version.len() == 64 && digits, "the version of its task is none"),
+            (self.version.len() == 64 && hex::are_digits(&self.version), "the version of its task is none"),
             (content.len() == 64 && content.bytes().all(|byte| byte.is_ascii_hexdigit()), "the hash of its template is none"),
             (!asks.is_empty() && asks.len() <= MAX_ASKS, "it waits for nothing, or for too much"),
             (asks.iter().all(|ask| ask.targets().len() <= MAX_TARGETS), "it waits for too many executions"),

@@ -2,6 +2,7 @@
 //!
 //! Invariant: both agree, since nothing else adds to either or takes from it. What is read is read from the map by id.
 
+use crate::manifest::AccountName;
 use crate::schedule::live::Live;
 use crate::state::id::ExecutionId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,8 +44,9 @@ impl Kin {
         }
     }
 
-    /// Those that an execution has started, oldest first; it may have ended itself.
-    pub(super) fn children(&self, parent: &ExecutionId) -> impl Iterator<Item = &Arc<Live>> {
-        self.children.get(parent).into_iter().flatten().filter_map(|id| self.live.get(id))
+    /// Those of its account that an execution has started, oldest first; it may have ended itself.
+    pub(super) fn children(&self, account: &AccountName, parent: &ExecutionId) -> impl Iterator<Item = &Arc<Live>> {
+        let children = self.children.get(parent).into_iter().flatten().filter_map(|id| self.live.get(id));
+        children.filter(move |live| live.account == *account)
     }
 }

@@ -117,7 +117,7 @@ impl Dispatcher {
         let now = clock.now();
         if let Some(parent) = caller {
             // Nobody needs it after its parent.
-            let latest = [parent.view().due, parent.view().need_by].into_iter().flatten().min();
+            let latest = parent.view().must_end();
             extras.need_by = extras.need_by.map(|need_by| latest.map_or(need_by, |latest| need_by.min(latest)));
         }
         let expected = self.estimates.of(&version);
@@ -197,12 +197,11 @@ impl Dispatcher {
         self.act(follows);
     }
 
-    /// An execution of an earlier daemon waits again.
-    pub(in crate::schedule) fn requeue(self: &Arc<Self>, live: Arc<Live>) {
+    /// An execution that is queued waits in the queue again: of an earlier daemon, or for its next attempt.
+    pub(in crate::schedule) fn requeue(self: &Arc<Self>, live: &Live) {
         let expected = self.estimates.of(&live.version);
         let mut shared = self.lock();
-        let claim = shared.claim(&live, expected);
-        shared.live.insert(Arc::clone(&live));
+        let claim = shared.claim(live, expected);
         let follows = shared.step(Event::Submit(Job::Execution(live.id.clone()), claim));
         drop(shared);
         self.act(follows);

@@ -5,18 +5,18 @@ use crate::state::id::ExecutionId;
 use crate::state::record::Happening;
 use crate::state::writer::Change;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often durations are written, where there are new ones; and how many at once.
 const WRITE: (Duration, usize) = (Duration::from_secs(5), 64);
 
 /// Tells the queue when its alarm is due, as long as there is a queue.
 pub(super) fn begin(d: &Arc<Dispatcher>) {
-    let (mut alarm, d) = (d.alarm.subscribe(), Arc::downgrade(d));
+    let (mut alarm, clock, d) = (d.alarm.subscribe(), d.lock().clock, Arc::downgrade(d));
     tokio::spawn(async move {
         loop {
             let due = *alarm.borrow_and_update();
-            let due = due.and_then(|due| d.upgrade()?.instant(due));
+            let due = due.and_then(|due| clock.instant(due));
             tokio::select! {
                 changed = alarm.changed() => {
                     if changed.is_err() {
@@ -33,10 +33,6 @@ pub(super) fn begin(d: &Arc<Dispatcher>) {
 }
 
 impl Dispatcher {
-    fn instant(&self, time: torpor_scheduler::Time) -> Option<Instant> {
-        self.lock().clock.instant(time)
-    }
-
     /// Tells whether anybody waits for memory, and when the queue's alarm is due.
     pub(super) fn tell(&self) {
         let (pressed, alarm) = {

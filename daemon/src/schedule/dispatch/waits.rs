@@ -63,7 +63,7 @@ impl Dispatcher {
     /// Ends an execution when it must have ended, wherever it is then.
     pub(in crate::schedule) fn watch_deadline(self: &Arc<Self>, live: &Arc<Live>) {
         let Some(due) = live.view().due else { return };
-        let left = Duration::from_secs_f64(due.seconds_since(live.clock.now()));
+        let left = due.since(live.clock.now());
         let (this, live) = (Arc::clone(self), Arc::clone(live));
         tokio::spawn(async move {
             if tokio::time::timeout(left, live.ended()).await.is_err() {
@@ -129,7 +129,7 @@ impl Dispatcher {
             && execution.state == State::Succeeded
         {
             let begun = execution.begun_at().unwrap_or(execution.created_at);
-            self.estimates.note(&live.version, Kind::Whole, Duration::from_secs_f64(finished.seconds_since(begun)));
+            self.estimates.note(&live.version, Kind::Whole, finished.since(begun));
         } else {
             self.abandon_children(&live.account, &execution.id);
         }
@@ -146,14 +146,17 @@ impl Dispatcher {
     /// Executions that an execution has called and that have not ended, by what was called before them.
     pub(in crate::schedule) fn calls_of(&self, account: &AccountName, parent: &ExecutionId) -> HashMap<CallKey, ExecutionId> {
         let shared = self.lock();
-        let children = shared.live.children(parent).filter(|live| live.account == *account && live.cause().is_none());
+        let children = shared.live.children(account, parent).filter(|live| live.cause().is_none());
         children.filter_map(|live| Some((live.view().call_key.clone()?, live.id.clone()))).collect()
     }
 
+    /// What an execution has started and what has not ended, oldest first.
+    pub(in crate::schedule) fn children_of(&self, account: &AccountName, parent: &ExecutionId) -> Vec<ExecutionId> {
+        self.lock().live.children(account, parent).map(|live| live.id.clone()).collect()
+    }
+
     fn abandon_children(self: &Arc<Self>, account: &AccountName, parent: &ExecutionId) {
-        let children: Vec<ExecutionId> =
-            self.lock().live.children(parent).filter(|live| live.account == *account).map(|live| live.id.clone()).collect();
-        for child in children {
+        for child in self.children_of(account, parent) {
             self.abandon(&child, Cause::Parent);
         }
     }
@@ -170,7 +173,7 @@ impl Dispatcher {
     pub(in crate::schedule) fn expected_end(&self, id: &ExecutionId) -> Option<Duration> {
         let Some(live) = self.live(id) else { return Some(Duration::ZERO) };
         let begun = live.view().begun_at()?;
-        self.estimates.expected(&live.version)?.checked_sub(Duration::from_secs_f64(live.clock.now().seconds_since(begun)))
+        self.estimates.expected(&live.version)?.checked_sub(live.clock.now().since(begun))
     }
 
     /// When an execution that has begun will end, where those of its version always take about as long.
@@ -178,7 +181,7 @@ impl Dispatcher {
         let live = self.live(id)?;
         let view = live.view();
         let begun = view.begun_at().filter(|_| view.state != State::Queued)?;
-        let left = self.estimates.steady(&live.version)?.checked_sub(Duration::from_secs_f64(live.clock.now().seconds_since(begun)))?;
+        let left = self.estimates.steady(&live.version)?.checked_sub(live.clock.now().since(begun))?;
         Some(Instant::now() + left)
     }
 

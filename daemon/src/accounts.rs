@@ -191,6 +191,12 @@ impl Accounts {
         self.read().clone()
     }
 
+    /// Whether there is one account only.
+    #[must_use]
+    pub fn one(&self) -> bool {
+        self.read().accounts.len() < 2
+    }
+
     /// An account.
     pub fn account(&self, name: &str) -> Result<Account, AccountError> {
         let known = self.read();

@@ -213,9 +213,9 @@ async fn open(config: &Config, budget_bytes: u64) -> Result<Opened, DaemonError>
     }
 
     let machines = store.machines().await.map_err(store_error)?;
-    let files: Vec<_> = machines.iter().map(|parked| (parked.file.clone(), parked.stored_bytes)).collect();
+    let files: Vec<_> = machines.iter().map(|(account, parked)| (account.clone(), parked.file.clone(), parked.stored_bytes)).collect();
     let parked = ParkedFiles::open(folder, config.parked_quota, &files).map_err(opening())?;
-    let needed: Vec<_> = machines.iter().flat_map(|parked| [parked.base.template.clone(), parked.base.content.clone()]).collect();
+    let needed: Vec<_> = machines.iter().flat_map(|(_, parked)| [parked.base.template.clone(), parked.base.content.clone()]).collect();
     let engine = Engine::start(EngineConfig {
         monitor: config.monitor(),
         kernel: config.kernel.clone(),

@@ -47,6 +47,7 @@ pub mod aux;
 pub mod entry;
 pub mod flow;
 pub mod host;
+pub mod limits;
 pub mod names;
 pub mod notify;
 pub mod policy;

@@ -5,16 +5,18 @@
 //! ```
 //! A file is written once, by one execution's monitor, and never used again: that monitor was handed the descriptor, and whatever it was taken over by may keep
 //! it until it is reaped. Invariants: a name `ID.parked` is whole; what is not named in the database when the daemon starts is removed; all files together
-//! stay within the quota. All functions but those of the quota block.
+//! stay within the quota, and those of an account within its part. All functions but those of the quota block.
 
+use crate::manifest::{AccountName, format_bytes};
 use crate::secrets::give::ParkKeyError;
 use crate::state::id::ExecutionId;
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use torpor_snapshot::parked::HEADER;
 
 /// What a file may have beyond what its monitor says that it has: the end of its last block.
@@ -40,6 +42,17 @@ pub enum ParkError {
         /// Bytes that may be.
         quota: u64,
     },
+    /// Its account has too much parked already.
+    #[error(
+        "parked machines of account {account} may take {} together, and there is no room for this one; end what is parked, or have the administrator raise `parked` in the [limits] of the host's policy",
+        format_bytes(*most)
+    )]
+    Part {
+        /// Whose.
+        account: AccountName,
+        /// Bytes that may be.
+        most: u64,
+    },
     /// It is whole, perhaps, but not the one that was parked.
     #[error("the file is not the parked machine that the database knows: was it exchanged?")]
     Other,
@@ -59,6 +72,18 @@ pub enum ParkError {
     Record(String),
 }
 
+impl ParkError {
+    /// Whether it is for want of room, which may last.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Quota { .. } | Self::Part { .. } => true,
+            Self::Io { source, .. } => matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded),
+            Self::Other | Self::Size { .. } | Self::Key(_) | Self::Record(_) => false,
+        }
+    }
+}
+
 fn failed(what: &'static str) -> impl FnOnce(io::Error) -> ParkError {
     move |source| ParkError::Io { what, source }
 }
@@ -70,11 +95,35 @@ pub fn mark(file: &File) -> Result<String, ParkError> {
     Ok(blake3::hash(&header[..len]).to_hex().to_string())
 }
 
+#[derive(Debug, Default)]
+struct Used {
+    all: u64,
+    of: HashMap<AccountName, u64>,
+}
+
+impl Used {
+    fn add(&mut self, account: &AccountName, bytes: u64) {
+        self.all = self.all.saturating_add(bytes);
+        let own = self.of.entry(account.clone()).or_default();
+        *own = own.saturating_add(bytes);
+    }
+
+    fn take(&mut self, account: &AccountName, bytes: u64) {
+        self.all = self.all.saturating_sub(bytes);
+        if let Some(own) = self.of.get_mut(account) {
+            *own = own.saturating_sub(bytes);
+            if *own == 0 {
+                self.of.remove(account);
+            }
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Inner {
     folder: PathBuf,
     quota: u64,
-    used: AtomicU64,
+    used: Mutex<Used>,
     number: AtomicU64,
 }
 
@@ -108,26 +157,32 @@ impl Drop for Draft {
 }
 
 impl ParkedFiles {
-    /// Opens the folder, makes it if missing, and removes what is not in `needed` (names and their bytes).
-    pub fn open(state_dir: &Path, quota: u64, needed: &[(String, u64)]) -> io::Result<Self> {
+    /// Opens the folder, makes it if missing, and removes what is not in `needed`: whose, names and their bytes.
+    pub fn open(state_dir: &Path, quota: u64, needed: &[(AccountName, String, u64)]) -> io::Result<Self> {
         let folder = state_dir.join("parked");
         fs::create_dir_all(&folder)?;
         for entry in fs::read_dir(&folder)? {
             let entry = entry?;
             let name = entry.file_name();
-            if !needed.iter().any(|(needed, _)| name.to_str() == Some(needed)) {
+            if !needed.iter().any(|(_, needed, _)| name.to_str() == Some(needed)) {
                 fs::remove_file(entry.path())?;
             }
         }
-        let used = needed.iter().fold(0u64, |sum, (_, bytes)| sum.saturating_add(*bytes));
-        let inner = Inner { folder, quota, used: AtomicU64::new(used), number: AtomicU64::new(0) };
+        let mut used = Used::default();
+        needed.iter().for_each(|(account, _, bytes)| used.add(account, *bytes));
+        let inner = Inner { folder, quota, used: Mutex::new(used), number: AtomicU64::new(0) };
         Ok(Self(Arc::new(inner)))
+    }
+
+    // A panic while the lock was held can't have left the sums apart by more than one file.
+    fn sums(&self) -> MutexGuard<'_, Used> {
+        self.0.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Bytes of all parked machines.
     #[must_use]
     pub fn used(&self) -> u64 {
-        self.0.used.load(Ordering::Relaxed)
+        self.sums().all
     }
 
     /// Bytes that they may take.
@@ -136,17 +191,23 @@ impl ParkedFiles {
         self.0.quota
     }
 
-    /// Takes part of the quota.
-    pub fn reserve(&self, bytes: u64) -> Result<(), ParkError> {
-        let quota = self.0.quota;
-        let taken =
-            self.0.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| used.checked_add(bytes).filter(|used| *used <= quota));
-        taken.map(drop).map_err(|_| ParkError::Quota { quota })
+    /// Takes part of the quota for an account, which may have `most`.
+    pub fn reserve(&self, account: &AccountName, bytes: u64, most: u64) -> Result<(), ParkError> {
+        let (mut used, quota) = (self.sums(), self.0.quota);
+        let own = used.of.get(account).copied().unwrap_or_default();
+        if used.all.checked_add(bytes).is_none_or(|all| all > quota) {
+            return Err(ParkError::Quota { quota });
+        }
+        if own.checked_add(bytes).is_none_or(|own| own > most) {
+            return Err(ParkError::Part { account: account.clone(), most });
+        }
+        used.add(account, bytes);
+        Ok(())
     }
 
     /// Gives it back.
-    pub fn unreserve(&self, bytes: u64) {
-        let _ = self.0.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| Some(used.saturating_sub(bytes)));
+    pub fn unreserve(&self, account: &AccountName, bytes: u64) {
+        self.sums().take(account, bytes);
     }
 
     /// A file to write.
@@ -183,9 +244,9 @@ impl ParkedFiles {
         self.0.folder.join(Path::new(name).file_name().unwrap_or_default())
     }
 
-    /// A machine is needed no more. `bytes`: its part of the quota.
-    pub fn remove(&self, name: &str, bytes: u64) {
-        self.unreserve(bytes);
+    /// A machine of an account is needed no more. `bytes`: its part of the quota.
+    pub fn remove(&self, account: &AccountName, name: &str, bytes: u64) {
+        self.unreserve(account, bytes);
         remove(&self.path(name));
     }
 }
@@ -225,7 +286,7 @@ mod tests {
         let name = files.commit(draft, &id).unwrap();
         assert_eq!(names(folder.path()), std::slice::from_ref(&name));
         assert!(files.file(&name).is_ok());
-        files.remove(&name, 0);
+        files.remove(&AccountName::default(), &name, 0);
         assert!(files.file(&name).is_err());
         assert!(names(folder.path()).is_empty());
     }
@@ -258,16 +319,21 @@ mod tests {
     fn the_quota_holds_and_a_start_removes_what_nobody_needs() {
         let folder = tempfile::tempdir().unwrap();
         let files = ParkedFiles::open(folder.path(), 100, &[]).unwrap();
-        files.reserve(60).unwrap();
-        let refused = files.reserve(41).unwrap_err().to_string();
+        let [a, b] = ["a", "b"].map(|name| AccountName::try_from(name.to_owned()).unwrap());
+        files.reserve(&a, 60, 100).unwrap();
+        let refused = files.reserve(&b, 41, 100).unwrap_err().to_string();
         assert!(refused.contains("may take 100 bytes") && refused.contains("--parked-quota"), "{refused}");
-        files.unreserve(60);
-        files.reserve(100).unwrap();
+        let refused = files.reserve(&a, 31, 90).unwrap_err().to_string();
+        assert!(refused.contains("account a may take 90B") && refused.contains("[limits]"), "{refused}");
+        files.reserve(&b, 40, 90).unwrap();
+        files.unreserve(&b, 40);
+        files.unreserve(&a, 60);
+        files.reserve(&a, 100, 100).unwrap();
         let id = ExecutionId::first_of(Timestamp::now());
         let name = files.commit(files.begin().unwrap(), &id).unwrap();
         let draft = files.begin().unwrap();
         std::mem::forget(draft);
-        let files = ParkedFiles::open(folder.path(), 100, &[(name.clone(), 30)]).unwrap();
+        let files = ParkedFiles::open(folder.path(), 100, &[(a, name.clone(), 30)]).unwrap();
         assert_eq!((files.used(), names(folder.path())), (30, vec![name]));
         assert!(files.file("../../etc/passwd").is_err());
     }

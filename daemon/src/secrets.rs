@@ -104,7 +104,7 @@ impl Secrets {
     /// Takes what the database holds, and the master key; refuses a key that is not the one of all of it. Parked machines count too.
     pub async fn open(store: &Store, place: KeyPlace) -> Result<Self, SecretError> {
         let stored = store.secrets().await?;
-        let parked = store.machines().await?.into_iter().filter_map(|machine| Some(machine.key?.master));
+        let parked = store.machines().await?.into_iter().filter_map(|(_, machine)| Some(machine.key?.master));
         let needed = stored.iter().map(|secret| secret.sealed.master.clone()).chain(parked);
         let keys = Keys::open(place, needed.collect())?;
         let mut known = Known::new();

@@ -52,7 +52,7 @@ impl From<ImportError> for ApiError {
             ImportError::Known(_) => ErrorCode::ExecutionKnown,
             ImportError::Differs(_) => ErrorCode::WrongHost,
             ImportError::NoTemplate(_) => ErrorCode::NoTemplate,
-            ImportError::Parked(ParkError::Quota { .. }) => ErrorCode::ParkedQuota,
+            ImportError::Parked(ParkError::Quota { .. } | ParkError::Part { .. }) => ErrorCode::ParkedQuota,
             ImportError::Parked(ParkError::Key(_) | ParkError::Record(_) | ParkError::Other | ParkError::Size { .. })
             | ImportError::Template(_) => ErrorCode::Internal,
         };

@@ -1,6 +1,8 @@
 //! What a manifest may say, and the line that each refusal names.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use super::host::HostPolicy;
+use super::limits::Limits;
 use super::*;
 use proptest::prelude::*;
 
@@ -233,6 +235,24 @@ fn what_portions_may_not_say() {
     }
     let twice = format!("{CHECKOUT}\n[portion.b]\nfolder = \"sign/b\"\nruntime = \"exec\"\nentry = \"x\"\ntrust = \"limited\"\n");
     assert!(refused(&twice).1.contains("hold the same files"));
+}
+
+#[test]
+fn limits_of_an_account_stand_in_place_of_those_of_all() {
+    let text = "[limits]\nexecutions = 10\ninputs = \"1MiB\"\n[account.a.limits]\nexecutions = 20\nparked = \"2GiB\"\n[account.b.caps]\nretries = 1\n";
+    let policy = HostPolicy::parse(text.as_bytes()).unwrap();
+    let of = |name: &str| policy.limits(&AccountName::try_from(name.to_owned()).unwrap());
+    assert_eq!(of("a"), Limits { executions: 20, inputs: 1 << 20, parked: Some(2 << 30) });
+    assert_eq!(of("b"), Limits { executions: 10, inputs: 1 << 20, parked: None });
+    assert_eq!(HostPolicy::default().limits(&AccountName::default()), Limits { executions: 100_000, inputs: 4 << 30, parked: None });
+    for (text, line, wrong) in [
+        ("[limits]\nexecutions = 0\n", 2, "from 1 to"),
+        ("\n[account.a.limits]\nparked = \"much\"\n", 3, "parked \"much\" is not a size"),
+        ("[limits]\nvms = 3\n", 2, "unknown key \"vms\" in [limits]"),
+    ] {
+        let error = HostPolicy::parse(text.as_bytes()).unwrap_err();
+        assert!(error.line == line && error.message.contains(wrong), "{}: {}", error.line, error.message);
+    }
 }
 
 #[test]

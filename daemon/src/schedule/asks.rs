@@ -263,7 +263,11 @@ impl Asks {
             let extras = Extras { need_by, on_late, call_key: Some(key), ..Extras::default() };
             let submitted = d.submit_child(version, input.into(), live, ties, extras);
             submitted.map(Child::New).map_err(|error| {
-                let kind = if matches!(error, SubmitError::Late { .. }) { Refusal::Late } else { Refusal::Capacity };
+                let kind = match error {
+                    SubmitError::Late { .. } => Refusal::Late,
+                    SubmitError::TooMuch { .. } => Refusal::TooMany,
+                    _ => Refusal::Capacity,
+                };
                 Refused::new(kind, error.to_string())
             })
         };

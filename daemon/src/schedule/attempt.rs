@@ -13,7 +13,7 @@ use super::asks::decide::{Facts, decide};
 use super::asks::{Asks, Started, Taken};
 use super::dispatch::Dispatcher;
 use super::estimates::Kind;
-use super::live::{Live, Note};
+use super::live::{Cause, Live, Note};
 use super::until;
 use crate::aux::broker::{Broker, Next};
 use crate::engine::{Begin, ErrorKind, ExecutionError, Order, Outcome, Parked, Progress, Reply, RunRequest};
@@ -35,7 +35,10 @@ use torpor_protocol::agent::Stream;
 /// Pieces of progress between engine and here. Each is at most 64 KiB of output, so this bounds memory; when it is full the guest waits.
 const PROGRESS: usize = 16;
 /// After a failure to park.
-const PARK_AGAIN: Duration = Duration::from_secs(10);
+const PARK_AGAIN: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 10_000 });
+
+/// How long one may keep a VM that others wait for where there is no room to park it.
+const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 60_000 });
 
 /// A machine that is being written down.
 struct Parking {
@@ -57,6 +60,8 @@ struct Standing {
     park_at: Option<Instant>,
     /// It is parked at once when others come to wait for memory.
     waits_longer: bool,
+    /// Since when there is no room to park it.
+    no_room: Option<Instant>,
     /// Somebody wants it to keep its VM while it waits.
     kept: bool,
     /// Who asked for it to be parked.
@@ -114,7 +119,7 @@ pub(super) async fn attempt(
         Outcome::Failed(ExecutionError::new(ErrorKind::Host, message))
     });
     if let Some(parked) = resumed.filter(|_| !ran && !matches!(outcome, Outcome::NotResumed { passing: true, .. })) {
-        d.parked.remove(&parked.file, parked.stored_bytes);
+        d.parked.remove(&live.account, &parked.file, parked.stored_bytes);
     }
     outcome
 }
@@ -200,6 +205,11 @@ impl Watch<'_> {
     }
 
     async fn progress(&mut self, progress: Progress) {
+        let beyond = matches!(progress, Progress::Aux(_) | Progress::Asked { .. });
+        if beyond && self.live.stored().await.is_err() {
+            // Nobody was told of it, so nothing outside may come of it.
+            return;
+        }
         match progress {
             Progress::TemplateMade { micros } => self.live.happened(Happening::Template { ms: micros / 1000 }),
             Progress::Reused { micros } => {
@@ -214,7 +224,7 @@ impl Watch<'_> {
                     self.live.happened(Happening::Resumed { micros, monitor });
                     self.d.estimates.note(&self.live.version, Kind::Resume, Duration::from_micros(micros));
                     let _ = fault::at("resume.running").await;
-                    self.d.parked.remove(&parked.file, parked.stored_bytes);
+                    self.d.parked.remove(&self.live.account, &parked.file, parked.stored_bytes);
                     let _ = fault::at("resume.freed").await;
                     self.look().await;
                 } else {
@@ -289,6 +299,7 @@ impl Watch<'_> {
         self.standing.waits_longer = false;
         self.standing.stands = false;
         self.standing.park_at = None;
+        self.standing.no_room = None;
     }
 
     /// Answers what can be answered, unless the machine is being written down: then it is looked at afterwards.
@@ -346,7 +357,7 @@ impl Watch<'_> {
         let since = Instant::now();
         let begun = async {
             step("park.decided").await?;
-            self.d.parked.reserve(0)?;
+            self.d.room_to_park(&self.live.account, 0)?;
             let files = self.d.parked.clone();
             let draft = blocking(move || files.begin()).await?;
             step("park.file").await?;
@@ -360,7 +371,20 @@ impl Watch<'_> {
                 self.standing.parking = Some(Parking { draft, key: sealed, since });
                 let _ = self.orders.send(Order::Park { file, packing: self.d.packing, key });
             }
-            Err(error) => self.not_parked(error.to_string()),
+            Err(error) => self.no_room(&error),
+        }
+    }
+
+    /// It can't be parked. Where that is for want of room, and stays so while others wait for its VM, it ends: those that it waits for may be among them.
+    fn no_room(&mut self, error: &ParkError) {
+        self.not_parked(error.to_string());
+        if !error.is_full() {
+            return;
+        }
+        let since = *self.standing.no_room.get_or_insert_with(Instant::now);
+        if since.elapsed() >= PATIENCE && self.d.pressed() && self.d.gives_way() {
+            tracing::warn!(execution = %self.live.id, %error, "it waits, can't be parked, and others wait for its VM; it ends");
+            self.live.stop(Cause::Unparked);
         }
     }
 
@@ -388,7 +412,7 @@ impl Watch<'_> {
                 self.granted(&Ok(()));
             }
             Err(error) => {
-                self.not_parked(error.to_string());
+                self.no_room(&error);
                 self.look().await;
             }
         }
@@ -399,12 +423,12 @@ impl Watch<'_> {
         draft.holds(parked.stored_bytes)?;
         let mark = mark(&draft.file)?;
         let (files, id, bytes) = (self.d.parked.clone(), self.live.id.clone(), parked.stored_bytes);
-        files.reserve(bytes)?;
+        self.d.room_to_park(&self.live.account, bytes)?;
         let naming = files.clone();
         let file = match blocking(move || naming.commit(draft, &id)).await {
             Ok(file) => file,
             Err(error) => {
-                files.unreserve(bytes);
+                files.unreserve(&self.live.account, bytes);
                 return Err(error);
             }
         };
@@ -412,7 +436,7 @@ impl Watch<'_> {
             Ok(()) => self.record((&file, mark, key), parked, since).await,
             Err(error) => Err(error),
         };
-        recorded.inspect_err(|_| files.remove(&file, bytes))
+        recorded.inspect_err(|_| files.remove(&self.live.account, &file, bytes))
     }
 
     /// The commit point.

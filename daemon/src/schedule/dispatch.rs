@@ -103,6 +103,8 @@ struct Shared {
     templates: BTreeMap<u64, Arc<Version>>,
     template: u64,
     kept: Shelf,
+    /// When the last one ended that kept a VM without need.
+    gave_way: Option<Time>,
 }
 
 impl Shared {
@@ -188,6 +190,7 @@ impl Dispatcher {
             templates: BTreeMap::new(),
             template: 0,
             kept: Shelf::default(),
+            gave_way: None,
         };
         let (changed, pressure) = (watch::Sender::default(), watch::Sender::default());
         let alarm = watch::Sender::default();

@@ -39,6 +39,12 @@ impl Ending {
                 error.limit = limit;
                 return Self { state: State::TimedOut, result: None, error: Some(error) };
             }
+            Some(Cause::Unparked) => {
+                return Self::host(
+                    "it waited in a VM that others wait for, and could not be parked: parked machines take all that they may, or the disk is full; \
+                     end what is parked, or raise torpord's --parked-quota or the account's `parked` in the host's policy",
+                );
+            }
             Some(Cause::Parent) => (State::Cancelled, ErrorKind::Cancelled, "the execution that started it ended without its result"),
             Some(Cause::Moved) => (State::Cancelled, ErrorKind::Moved, "moved to another host, where it goes on"),
             _ => (State::Cancelled, ErrorKind::Cancelled, "cancelled by a client"),

@@ -101,7 +101,7 @@ pub struct Estimate {
     pub holds: Duration,
     /// From its start to its end: nine of ten take no longer.
     pub takes: Duration,
-    /// None was ever faster than this.
+    /// None of this very version was ever faster than this.
     pub least: Duration,
     /// Bringing a parked one back: nine of ten take no longer.
     pub resume: Duration,
@@ -138,16 +138,28 @@ fn mix(mean: &mut f64, new: Duration) {
 }
 
 impl Known {
-    fn sketches(&mut self, of: &Of) -> Option<&mut Sketches> {
+    fn sketches(&mut self, of: &Of) -> &mut Sketches {
         if !self.sketches.contains_key(of) && self.sketches.len() >= MOST {
-            // Older versions give way.
-            let latest: HashSet<&Arc<str>> = self.latest.values().collect();
-            self.sketches.retain(|of, _| latest.contains(&of.version));
-            if self.sketches.len() >= MOST {
-                return None;
-            }
+            self.make_room();
         }
-        Some(self.sketches.entry(of.clone()).or_default())
+        self.sketches.entry(of.clone()).or_default()
+    }
+
+    /// Older versions give way, and where there are none, the tenth of what the account has that has most.
+    fn make_room(&mut self) {
+        let latest: HashSet<&Arc<str>> = self.latest.values().collect();
+        self.sketches.retain(|of, _| latest.contains(&of.version));
+        if self.sketches.len() < MOST {
+            return;
+        }
+        let mut counts: HashMap<Arc<str>, usize> = HashMap::new();
+        self.sketches.keys().for_each(|of| *counts.entry(Arc::clone(&of.account)).or_default() += 1);
+        let Some((account, count)) = counts.into_iter().max_by_key(|(_, count)| *count) else { return };
+        let gone: HashSet<Of> = self.sketches.keys().filter(|of| of.account == account).take(count.div_ceil(10)).cloned().collect();
+        self.sketches.retain(|of, _| !gone.contains(of));
+        self.dirty.retain(|(of, _)| !gone.contains(of));
+        let portion = |of: &Of| (Arc::clone(&of.account), Arc::clone(&of.task), Arc::clone(&of.portion));
+        gone.iter().for_each(|of| drop(self.latest.remove(&portion(of))));
     }
 
     /// Its whole time is known: it stands for the next version.
@@ -174,11 +186,9 @@ impl Estimates {
         let this = Self::default();
         for Seen { of, kind, sketch } in seen {
             let mut known = this.lock();
-            if let Some(sketches) = known.sketches(&of) {
-                sketches.insert(kind, sketch);
-                if kind == Kind::Whole {
-                    known.is_latest(&of);
-                }
+            known.sketches(&of).insert(kind, sketch);
+            if kind == Kind::Whole {
+                known.is_latest(&of);
             }
         }
         this
@@ -196,13 +206,11 @@ impl Estimates {
             Kind::Resume => mix(&mut known.resume, took),
             Kind::Startup | Kind::Run | Kind::Whole => {}
         }
-        if let Some(sketches) = known.sketches(&of) {
-            sketches.entry(kind).or_default().add(took);
-            if kind == Kind::Whole {
-                known.is_latest(&of);
-            }
-            known.dirty.insert((of, kind));
+        known.sketches(&of).entry(kind).or_default().add(took);
+        if kind == Kind::Whole {
+            known.is_latest(&of);
         }
+        known.dirty.insert((of, kind));
     }
 
     /// What is to be expected of an execution of a version.
@@ -210,12 +218,14 @@ impl Estimates {
     pub fn of(&self, version: &Version) -> Estimate {
         let (of, known) = (Of::version(version), self.lock());
         let usual = Duration::from_secs_f64(known.resume);
+        // What another version takes is a guess, and nobody is refused for one.
+        let least = known.sketches.get(&of).and_then(|own| own.get(&Kind::Whole)?.least());
         let Some(sketches) = known.seen(&of) else { return Estimate { resume: usual, ..Estimate::default() } };
         let percentile = |kind, percent| sketches.get(&kind).and_then(|sketch| sketch.percentile(percent));
         Estimate {
             holds: percentile(Kind::Run, 50).unwrap_or_default(),
             takes: percentile(Kind::Whole, 90).unwrap_or_default(),
-            least: sketches.get(&Kind::Whole).and_then(Sketch::least).unwrap_or_default(),
+            least: least.unwrap_or_default(),
             resume: percentile(Kind::Resume, 90).unwrap_or(usual),
         }
     }
@@ -307,12 +317,33 @@ mod tests {
         assert!(about(estimates.expected(&a).unwrap(), ms(2000)));
         assert!((estimates.cost().as_secs_f64() - 0.006).abs() < 0.001);
         assert_eq!(estimates.steady(&a), None, "its times differ");
-        assert_eq!(estimates.of(&b), found, "a new version is taken to be as the last one was");
+        let guess = Estimate { least: Duration::ZERO, ..found };
+        assert_eq!(estimates.of(&b), guess, "a new version is taken to be as the last one was, which is certain of nothing");
         estimates.note(&b, Kind::Startup, ms(1));
-        assert_eq!(estimates.of(&b), found, "until it has ended once");
+        assert_eq!(estimates.of(&b), guess, "until it has ended once");
         (0..20).for_each(|_| estimates.note(&b, Kind::Whole, ms(100)));
         assert!(about(estimates.of(&b).takes, ms(100)) && about(estimates.steady(&b).unwrap(), ms(100)));
         assert!(about(estimates.of(&a).takes, ms(8000)), "each version has its own");
+    }
+
+    #[test]
+    fn an_account_with_many_tasks_gives_way_to_others() {
+        let estimates = Estimates::default();
+        let few = version("few", 'a');
+        let mut few = (*few).clone();
+        few.account = "few".to_owned().try_into().unwrap();
+        estimates.note(&few, Kind::Whole, ms(10));
+        let of = |n: usize| Of { account: "many".into(), task: n.to_string().into(), version: "v".into(), portion: "main".into() };
+        for n in 0..MOST {
+            let mut known = estimates.lock();
+            known.sketches(&of(n)).entry(Kind::Whole).or_default().add(ms(10));
+            known.is_latest(&of(n));
+        }
+        let mut known = estimates.lock();
+        assert!(known.sketches.len() <= MOST && known.latest.len() <= MOST);
+        known.sketches(&of(MOST)).entry(Kind::Whole).or_default().add(ms(10));
+        drop(known);
+        assert!(about(estimates.expected(&few).unwrap(), ms(10)), "it has one");
     }
 
     #[test]

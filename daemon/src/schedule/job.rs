@@ -71,7 +71,8 @@ pub fn claim((clock, now): (&Clock, Timestamp), execution: &Execution, version: 
         group: version.policy.max_parallel.map(|most| Group { name: name(), most }),
         kind: if begun.is_some() { Kind::Resume } else { Kind::New },
         due: execution.must_end().map(|due| clock.moment(due, now)),
-        deferrable: begun.is_none() && execution.need_by.is_some(),
+        // Nobody knows how late one may begin of which none was seen.
+        deferrable: begun.is_none() && execution.need_by.is_some() && !expected.takes.is_zero(),
         holds: micros(expected.holds),
         takes: micros(expected.takes.saturating_sub(used).max(expected.holds.min(expected.takes))),
         ..background(version, bytes)

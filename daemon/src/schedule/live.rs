@@ -31,6 +31,8 @@ pub enum Cause {
     Parent,
     /// The policy's deadline passed.
     Deadline,
+    /// It waited, could not be parked, and others waited for its VM.
+    Unparked,
     /// It goes on on another host.
     Moved,
 }
@@ -83,6 +85,8 @@ pub struct Live {
     pub version: Arc<Version>,
     /// What its VM is charged.
     pub bytes: u64,
+    /// Bytes of its input.
+    pub input_bytes: u64,
     /// It is of an earlier daemon or of another host.
     pub inherited: bool,
     /// It is being given up for another host, and nothing that comes now goes with it.
@@ -106,18 +110,18 @@ impl Live {
     /// One that the database has as it is: of an earlier daemon, or of another host. Its time goes on from the last thing that happened to it, where the clock
     /// is behind that.
     #[must_use]
-    pub fn known(execution: Execution, version: Arc<Version>, bytes: u64) -> Self {
+    pub fn known(execution: Execution, version: Arc<Version>, (bytes, input_bytes): (u64, u64)) -> Self {
         let last = execution.timeline.last().map_or(execution.created_at, |entry| entry.at);
-        Self::new(execution, version, bytes, SteadyClock::after(last), true)
+        Self::new(execution, version, (bytes, input_bytes), SteadyClock::after(last), true)
     }
 
     /// One that is new.
     #[must_use]
-    pub fn fresh(execution: Execution, version: Arc<Version>, bytes: u64, clock: SteadyClock) -> Self {
-        Self::new(execution, version, bytes, clock, false)
+    pub fn fresh(execution: Execution, version: Arc<Version>, (bytes, input_bytes): (u64, u64), clock: SteadyClock) -> Self {
+        Self::new(execution, version, (bytes, input_bytes), clock, false)
     }
 
-    fn new(execution: Execution, version: Arc<Version>, bytes: u64, clock: SteadyClock, stored: bool) -> Self {
+    fn new(execution: Execution, version: Arc<Version>, (bytes, input_bytes): (u64, u64), clock: SteadyClock, stored: bool) -> Self {
         let saved = Saved { state: execution.state, timeline: execution.timeline.len() };
         Self {
             id: execution.id.clone(),
@@ -126,6 +130,7 @@ impl Live {
             depth: execution.depth,
             version,
             bytes,
+            input_bytes,
             inherited: stored,
             leaving: watch::Sender::default(),
             clock,

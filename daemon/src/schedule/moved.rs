@@ -120,9 +120,9 @@ impl Dispatcher {
     }
 
     /// Goes on with a parked execution from another host, which is durable here.
-    pub fn take_in(self: &Arc<Self>, execution: Execution, version: Arc<Version>, parked: Arc<Parked>) -> Arc<Execution> {
+    pub fn take_in(self: &Arc<Self>, execution: Execution, version: Arc<Version>, parked: Arc<Parked>, input_bytes: u64) -> Arc<Execution> {
         let bytes = self.runner.vm_bytes(version.policy.memory_mib);
-        let live = Arc::new(Live::known(execution, version, bytes));
+        let live = Arc::new(Live::known(execution, version, (bytes, input_bytes)));
         live.log.send_replace(self.logs.measure(&live.id).unwrap_or_default());
         self.adopt(&live);
         self.watch_deadline(&live);

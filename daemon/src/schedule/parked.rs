@@ -137,7 +137,7 @@ pub(super) async fn wait(d: &Arc<Dispatcher>, live: &Arc<Live>, (asks, aux): (&m
         Ok(begin) => begin,
         Err(error) => {
             d.release(job);
-            return fail(d, parked, error);
+            return fail(d, live, parked, error);
         }
     };
     let _ = fault::at("resume.admitted").await;
@@ -181,19 +181,19 @@ fn stopped(d: &Dispatcher, live: &Live, parked: &Parked) -> Woken {
     if live.cause() == Some(Cause::Daemon) {
         return Woken::Lost;
     }
-    d.parked.remove(&parked.file, parked.stored_bytes);
+    d.parked.remove(&live.account, &parked.file, parked.stored_bytes);
     Woken::End(Ending::of(live.cause(), &live.version.policy))
 }
 
-fn fail(d: &Dispatcher, parked: &Parked, error: ExecutionError) -> Woken {
-    d.parked.remove(&parked.file, parked.stored_bytes);
+fn fail(d: &Dispatcher, live: &Live, parked: &Parked, error: ExecutionError) -> Woken {
+    d.parked.remove(&live.account, &parked.file, parked.stored_bytes);
     Woken::End(Ending::failed(error))
 }
 
 /// It was not brought back, and has not run: parked again for a while, or failed.
 pub(super) async fn again(d: &Arc<Dispatcher>, live: &Live, parked: &Arc<Parked>, error: ExecutionError, tries: u32) -> Result<(), Woken> {
     if tries >= AGAIN.1 {
-        return Err(fail(d, parked, error));
+        return Err(fail(d, live, parked, error));
     }
     let mut execution = (*live.view()).clone();
     if execution.apply(live.clock.now(), Happening::NotResumed { reason: error.message }).is_err() {

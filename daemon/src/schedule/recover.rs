@@ -31,15 +31,17 @@ pub struct Recovered {
 /// known, so that their order holds and none is taken for one that is not there.
 pub async fn recover(d: &Arc<Dispatcher>) -> Result<Recovered, StoreError> {
     let (mut waiting, mut retried, mut parked, mut over) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let inputs = d.store.input_sizes().await?;
     for execution in d.store.unfinished().await? {
         let ran = execution.state != State::Queued;
         let machine = execution.parked.clone();
-        let (live, ending) = revive(d, execution);
+        let input = inputs.get(&execution.id).copied().unwrap_or_default();
+        let (live, ending) = revive(d, execution, input);
         d.adopt(&live);
         match (ending, machine) {
             (Some(ending), machine) => {
                 if let Some(machine) = machine {
-                    d.parked.remove(&machine.file, machine.stored_bytes);
+                    d.parked.remove(&live.account, &machine.file, machine.stored_bytes);
                 }
                 // Nobody takes it for one that goes on.
                 live.stop(Cause::Daemon);
@@ -105,7 +107,7 @@ async fn again(d: &Dispatcher, live: &Live) -> Result<(), StoreError> {
 }
 
 /// An execution as a live one, and its end where it can't go on.
-fn revive(d: &Dispatcher, execution: Execution) -> (Arc<Live>, Option<Ending>) {
+fn revive(d: &Dispatcher, execution: Execution, input: u64) -> (Arc<Live>, Option<Ending>) {
     let id = execution.id.clone();
     let version = d.catalog.portion(&execution.account, &execution.task, &execution.version, &execution.portion);
     let tail = d.logs.measure(&id).unwrap_or_else(|error| {
@@ -113,7 +115,7 @@ fn revive(d: &Dispatcher, execution: Execution) -> (Arc<Live>, Option<Ending>) {
         crate::logs::Tail::default()
     });
     let make = |version, bytes| {
-        let live = Live::known(execution.clone(), version, bytes);
+        let live = Live::known(execution.clone(), version, (bytes, input));
         live.log.send_replace(tail);
         Arc::new(live)
     };

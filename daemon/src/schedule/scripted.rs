@@ -352,7 +352,7 @@ impl Daemon {
         let budget = Budget { bytes: budget_mib << 20, vms: None, cpu: None };
         let last = store.last_id().await.unwrap();
         let machines = store.machines().await.unwrap();
-        let files: Vec<_> = machines.iter().map(|parked| (parked.file.clone(), parked.stored_bytes)).collect();
+        let files: Vec<_> = machines.iter().map(|(account, parked)| (account.clone(), parked.file.clone(), parked.stored_bytes)).collect();
         let parked = ParkedFiles::open(folder, 1 << 20, &files).unwrap();
         let catalog = Arc::new(Catalog::load(store.tasks().await.unwrap(), &caps));
         let secrets = Secrets::open(&store, KeyPlace::find(None, None, folder)).await.unwrap();

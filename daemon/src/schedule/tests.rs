@@ -5,6 +5,7 @@ mod accounts;
 mod backoff;
 pub(crate) mod crash;
 mod life;
+mod limits;
 mod locked;
 mod needed;
 mod policy;

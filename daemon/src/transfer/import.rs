@@ -151,6 +151,7 @@ fn unpack(
 /// What was put into its place; taken out again where the commit does not come.
 struct Placed<'a> {
     d: &'a Dispatcher,
+    account: &'a AccountName,
     id: &'a ExecutionId,
     bytes: u64,
     file: Option<String>,
@@ -166,8 +167,8 @@ impl Drop for Placed<'_> {
             return;
         }
         match &self.file {
-            Some(file) => self.d.parked.remove(file, self.bytes),
-            None => self.d.parked.unreserve(self.bytes),
+            Some(file) => self.d.parked.remove(self.account, file, self.bytes),
+            None => self.d.parked.unreserve(self.account, self.bytes),
         }
         if let Some((engine, content)) = &self.template {
             engine.drop_template(content);
@@ -213,6 +214,7 @@ pub async fn take(d: &Arc<Dispatcher>, tasks: &Mutex<()>, account: &AccountName,
         return Err(TransferError::malformed("its task has secrets, and its machine is not encrypted").into());
     }
     d.check_capacity(&version)?;
+    d.check_open(account, contents.input.len() as u64)?;
     d.store.check_room()?;
     let key = key(d, account, &contents)?;
     let (from, all, draft) = (Arc::clone(&file), Arc::clone(&contents), d.parked.begin()?);
@@ -234,8 +236,9 @@ pub async fn take(d: &Arc<Dispatcher>, tasks: &Mutex<()>, account: &AccountName,
         return Err(ImportError::NoTemplate(content.clone()));
     }
     let bytes = record.parked.stored_bytes;
-    d.parked.reserve(bytes)?;
-    let mut placed = Placed { d, id: &record.id, bytes, file: None, log: false, template: None, code: Vec::new(), committed: false };
+    d.room_to_park(account, bytes)?;
+    let mut placed =
+        Placed { d, account, id: &record.id, bytes, file: None, log: false, template: None, code: Vec::new(), committed: false };
     if let (None, Some(_)) = (&template, &contents.template) {
         let task = task_version(&version, &d.images);
         let (from, all, d) = (Arc::clone(&file), Arc::clone(&contents), Arc::clone(d));
@@ -322,5 +325,5 @@ async fn commit(
     }
     placed.committed = true;
     d.catalog.put_older(main);
-    Ok(d.take_in(execution, version, parked))
+    Ok(d.take_in(execution, version, parked, contents.input.len() as u64))
 }

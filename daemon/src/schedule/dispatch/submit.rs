@@ -1,7 +1,7 @@
 //! Submissions: what is refused, what is accepted, and how it becomes durable.
 
-use super::{Dispatcher, Event, Job};
-use crate::manifest::{SecretName, TaskName, format_bytes, format_millis};
+use super::{Dispatcher, Event, Job, Shared};
+use crate::manifest::{AccountName, SecretName, TaskName, format_bytes, format_millis};
 use crate::notify::Delivery;
 use crate::schedule::extras::Extras;
 use crate::schedule::job::claim;
@@ -50,6 +50,18 @@ pub enum SubmitError {
         /// What is known.
         why: String,
     },
+    /// Its account has as many as it may.
+    #[error(
+        "account {account} has {what} that have not ended, and may have no more; wait until some have ended, cancel some, or have the administrator raise `{key}` in the [limits] of the host's policy"
+    )]
+    TooMuch {
+        /// Whose.
+        account: AccountName,
+        /// Of what.
+        what: String,
+        /// Which limit.
+        key: &'static str,
+    },
     /// No ids without entropy.
     #[error("the host gives no random bytes: {0}")]
     Entropy(getrandom::Error),
@@ -74,6 +86,23 @@ impl Dispatcher {
         }
         let budget = shared.core.budget().bytes;
         if shared.core.fits(needs, 0) { Ok(needs) } else { Err(SubmitError::OverCapacity { task: version.task.clone(), needs, budget }) }
+    }
+
+    /// Refuses what an account has too many of. `input`: bytes of one more.
+    pub fn check_open(&self, account: &AccountName, input: u64) -> Result<(), SubmitError> {
+        self.may_open(&self.lock(), account, input)
+    }
+
+    fn may_open(&self, shared: &Shared, account: &AccountName, input: u64) -> Result<(), SubmitError> {
+        let (open, limits) = (shared.live.open(account), self.caps.limits(account));
+        let (what, key) = if open.executions >= limits.executions {
+            (format!("{} executions", open.executions), "executions")
+        } else if open.bytes.saturating_add(input) > limits.inputs {
+            (format!("{} of inputs of executions", format_bytes(open.bytes >> 20 << 20)), "inputs")
+        } else {
+            return Ok(());
+        };
+        Err(SubmitError::TooMuch { account: account.clone(), what, key })
     }
 
     /// Takes an execution. It is durable once [`Live::stored`] says so; where there is room its VM starts meanwhile.
@@ -105,7 +134,7 @@ impl Dispatcher {
         parent: Option<(&Live, Ties)>,
         mut extras: Extras,
     ) -> Result<Arc<Live>, SubmitError> {
-        let bytes = self.check_capacity(&version)?;
+        let (bytes, input_bytes) = (self.check_capacity(&version)?, input.len() as u64);
         if let Some(secret) = self.secrets.missing(&version.account, version.rights.all_secrets()) {
             return Err(SubmitError::UnknownSecret { task: version.task.clone(), secret: secret.clone() });
         }
@@ -130,6 +159,7 @@ impl Dispatcher {
             if shared.core.draining() {
                 return Err(SubmitError::Draining);
             }
+            self.may_open(&shared, &version.account, input_bytes)?;
             let id = shared.ids.next(Timestamp::now(), random);
             let mut execution = Execution::new(id.clone(), &version, now);
             execution.parent = caller.map(|parent| parent.id.clone());
@@ -153,7 +183,7 @@ impl Dispatcher {
             if admitted {
                 run::starting(&mut execution, now);
             }
-            let live = Arc::new(Live::fresh(execution, version, bytes, clock));
+            let live = Arc::new(Live::fresh(execution, version, (bytes, input_bytes), clock));
             // As it is now: what happens from here on is told to the database after this, whoever is faster.
             let inserted = live.view();
             shared.live.insert(Arc::clone(&live));

@@ -2,6 +2,7 @@
 
 use super::{Dispatcher, Event, Job};
 use crate::manifest::{AccountName, Replay};
+use crate::parked::ParkError;
 use crate::schedule::asks::graph::Graph;
 use crate::schedule::estimates::Kind;
 use crate::schedule::live::{Cause, Live, Note};
@@ -14,6 +15,9 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 
+/// Between two that end since they can't be parked, in microseconds of the queue's clock: the first may be enough.
+const GIVE_WAY: u64 = 5_000_000;
+
 impl Dispatcher {
     /// Whether anybody waits for memory, or the daemon stops.
     pub(in crate::schedule) fn pressure(&self) -> watch::Receiver<bool> {
@@ -23,6 +27,24 @@ impl Dispatcher {
     /// The same now.
     pub(in crate::schedule) fn pressed(&self) -> bool {
         *self.pressure.borrow()
+    }
+
+    /// Takes room for a parked machine of an account.
+    pub fn room_to_park(&self, account: &AccountName, bytes: u64) -> Result<(), ParkError> {
+        let quota = self.parked.quota();
+        let part = self.caps.limits(account).parked.unwrap_or(if self.accounts.one() { quota } else { quota / 2 });
+        self.parked.reserve(account, bytes, part)
+    }
+
+    /// Whether one that keeps a VM that others wait for, since it can't be parked, is to end now: one at a time, as each may be enough.
+    pub(in crate::schedule) fn gives_way(&self) -> bool {
+        let mut shared = self.lock();
+        let now = shared.clock.now();
+        let again = shared.gave_way.is_none_or(|last| now.since(last) >= GIVE_WAY);
+        if again {
+            shared.gave_way = Some(now);
+        }
+        again && self.pressed()
     }
 
     /// Who waits for whom.

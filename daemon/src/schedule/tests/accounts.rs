@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-fn of(account: &str, task: &str, version: &Version) -> Arc<Version> {
+pub(super) fn of(account: &str, task: &str, version: &Version) -> Arc<Version> {
     Arc::new(Version { account: account.to_owned().try_into().unwrap(), task: task.to_owned().try_into().unwrap(), ..version.clone() })
 }
 
@@ -29,7 +29,7 @@ fn queue(daemon: &Daemon, version: &Arc<Version>, input: Value) -> Arc<Live> {
     daemon.dispatcher.submit(Arc::clone(version), input.to_string().into_bytes().into()).unwrap()
 }
 
-async fn submit(daemon: &Daemon, version: &Arc<Version>, input: Value) -> Arc<Live> {
+pub(super) async fn submit(daemon: &Daemon, version: &Arc<Version>, input: Value) -> Arc<Live> {
     let live = queue(daemon, version, input);
     live.stored().await.unwrap();
     live

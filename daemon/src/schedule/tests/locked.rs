@@ -74,6 +74,27 @@ async fn another_process_that_writes_for_long_delays_and_loses_nothing() {
     assert!(daemon.dispatcher.all_live().is_empty() && daemon.dispatcher.load().running == 0);
 }
 
+#[tokio::test]
+async fn what_was_not_accepted_does_nothing_outside() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = daemon(folder.path()).await;
+    let mut other = SqliteConnection::connect(&format!("sqlite://{}", folder.path().join("torpor.db").display())).await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+    let refused = offer(&daemon, &json!({"asks": [{"ask": "spawn", "task": "t"}, {"ask": "sleep", "ms": 10}]}));
+    refused.stored().await.unwrap_err();
+    sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
+    while !daemon.dispatcher.all_live().is_empty() {
+        tokio::time::sleep(MOMENT).await;
+    }
+    assert_eq!(
+        *daemon.runner.began.lock().unwrap(),
+        [refused.id.to_string()],
+        "it began while its insertion was on its way, and started nobody"
+    );
+    let filter = crate::state::store::Filter { limit: 10, ..Default::default() };
+    assert!(daemon.store.ended(&filter).await.unwrap().is_empty());
+}
+
 /// What was accepted ends in what is kept free for that; nothing new is accepted until there is room.
 #[tokio::test]
 async fn a_full_disk_refuses_submissions_and_takes_ends() {

@@ -120,6 +120,34 @@ async fn what_is_certainly_late_is_refused_or_said() {
 }
 
 #[tokio::test]
+async fn what_a_new_version_takes_is_not_certain() {
+    let folder = tempfile::tempdir().unwrap();
+    let (daemon, old) = daemon(folder.path(), 1024, Policy::default()).await;
+    (0..20).for_each(|_| daemon.dispatcher.estimates.note(&old, Kind::Whole, Duration::from_secs(60)));
+    let new = Arc::new(Version { version: "b".repeat(64).into(), ..(*old).clone() });
+    daemon.put(&new).await;
+    let refuse = || Extras { on_late: OnLate::Refuse, ..needed(10_000) };
+    assert!(daemon.dispatcher.submit_with(Arc::clone(&old), b"{}"[..].into(), refuse()).is_err());
+    let faster = daemon.dispatcher.submit_with(new, b"{}"[..].into(), refuse()).unwrap();
+    assert!(!faster.ended().await.late);
+}
+
+#[tokio::test]
+async fn what_was_never_seen_is_not_put_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let (daemon, seen) = daemon(folder.path(), 128, Policy::default()).await;
+    let new = super::accounts::of(seen.account.as_str(), "new", &seen);
+    daemon.put(&new).await;
+    (0..20).for_each(|_| daemon.dispatcher.estimates.note(&seen, Kind::Whole, Duration::from_millis(200)));
+    let busy = submit(&daemon, &seen, &json!({"ms": 1000}), Extras::default()).await;
+    let put_off = submit(&daemon, &seen, &json!({}), needed(3_600_000)).await;
+    let unknown = submit(&daemon, &new, &json!({}), needed(3_600_000)).await;
+    let wanted = submit(&daemon, &seen, &json!({}), Extras::default()).await;
+    put_off.ended().await;
+    assert_eq!(began(&daemon), [&busy, &unknown, &wanted, &put_off].map(|live| live.id.to_string()), "it may take as long as there is");
+}
+
+#[tokio::test]
 async fn what_becomes_late_in_the_queue_is_marked_there() {
     let folder = tempfile::tempdir().unwrap();
     let (daemon, version) = daemon(folder.path(), 128, Policy::default()).await;

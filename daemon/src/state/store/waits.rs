@@ -1,12 +1,13 @@
 //! What is asked of the database for executions that wait: how others ended, what was signalled, whose machines are on disk.
 
-use super::{Store, StoreError, TIMELINES, WITHOUT_RESULT, execution, id_of, machine, uint};
+use super::{Store, StoreError, TIMELINES, WITHOUT_RESULT, account, execution, id_of, machine, uint};
 use crate::manifest::AccountName;
 use crate::state::id::ExecutionId;
 use crate::state::record::Execution;
 use crate::state::waiting::Parked;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use std::collections::HashMap;
 
 fn owned_event(row: &SqliteRow) -> Result<(ExecutionId, Option<Vec<u8>>), StoreError> {
     Ok((id_of(row, "execution")?, row.try_get("data")?))
@@ -62,9 +63,16 @@ impl Store {
     }
 
     /// The machines of all executions that are parked.
-    pub async fn machines(&self) -> Result<Vec<Parked>, StoreError> {
-        let rows =
-            sqlx::query("SELECT parked FROM executions WHERE finished_at IS NULL AND parked IS NOT NULL").fetch_all(&self.reads).await?;
-        rows.iter().map(|row| machine(&row.try_get::<String, _>("parked")?)).collect()
+    pub async fn machines(&self) -> Result<Vec<(AccountName, Parked)>, StoreError> {
+        let rows = sqlx::query("SELECT account, parked FROM executions WHERE finished_at IS NULL AND parked IS NOT NULL")
+            .fetch_all(&self.reads)
+            .await?;
+        rows.iter().map(|row| Ok((account(row)?, machine(&row.try_get::<String, _>("parked")?)?))).collect()
+    }
+
+    /// Bytes of the inputs that are kept.
+    pub async fn input_sizes(&self) -> Result<HashMap<ExecutionId, u64>, StoreError> {
+        let rows = sqlx::query("SELECT execution, length(body) AS bytes FROM inputs").fetch_all(&self.reads).await?;
+        rows.iter().map(|row| Ok((id_of(row, "execution")?, uint(row.try_get("bytes")?, "input")?))).collect()
     }
 }

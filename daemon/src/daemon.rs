@@ -299,7 +299,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
 
     let router = router(Arc::clone(&app));
     let mut serving = tokio::task::JoinSet::new();
-    for door in [Some(Door::Unix(listener)), tcp].into_iter().flatten() {
+    for door in [Some(Door::Unix(listener, app.dispatcher.accounts.clone())), tcp].into_iter().flatten() {
         serving.spawn(serve(door, router.clone(), app.stopping.clone()));
     }
     let watching = tokio::spawn(watchdog());

@@ -4,6 +4,7 @@
 //! Invariant: every request is told whom it is from by [`identify`] before anything else looks at it; what was not told has no caller, and is refused.
 
 use super::App;
+use super::places::Place;
 use super::error::{ApiError, ErrorCode};
 use crate::accounts::{Identity, Role};
 use crate::manifest::AccountName;
@@ -76,8 +77,16 @@ fn identity(app: &App, peer: Option<&Peer>, headers: &HeaderMap) -> Result<Ident
     }
 }
 
-fn caller(app: &App, peer: Option<&Peer>, headers: &HeaderMap) -> Result<Caller, ApiError> {
-    let Identity { account, role } = identity(app, peer, headers)?;
+/// One connection more of an account, unless it has as many as it may.
+fn has_place(place: Option<&Arc<Place>>, known: Identity) -> Result<Identity, ApiError> {
+    if place.is_none_or(|place| place.belongs(&known.account)) {
+        return Ok(known);
+    }
+    let why = format!("account {:?} has as many connections as it may; close some, and try again", known.account.as_str());
+    Err(ApiError::new(ErrorCode::Busy, why))
+}
+
+fn caller(app: &App, Identity { account, role }: Identity, headers: &HeaderMap) -> Result<Caller, ApiError> {
     let mut values = headers.get_all(ACCOUNT_HEADER).iter();
     let Some(value) = values.next() else { return Ok(Caller { account, role }) };
     let wanted = value.to_str().ok().filter(|_| values.next().is_none());
@@ -93,7 +102,9 @@ fn caller(app: &App, peer: Option<&Peer>, headers: &HeaderMap) -> Result<Caller,
 
 /// Finds out whom a request is from. For all paths, those that are not there too.
 pub(super) async fn identify(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    match caller(&app, request.extensions().get(), request.headers()) {
+    let known = identity(&app, request.extensions().get(), request.headers());
+    let known = known.and_then(|known| has_place(request.extensions().get(), known));
+    match known.and_then(|known| caller(&app, known, request.headers())) {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await

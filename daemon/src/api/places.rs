@@ -1,12 +1,13 @@
-//! Places for connections: none of those who come can take them all, and the host's administrator finds one when others have taken theirs.
+//! Places for connections: none of those who come can take them all, no account either, and the host's administrator finds one when others have taken theirs.
 //!
 //! Invariant: each connection has one [`Place`] as long as it lives, and only one who [`Places::admit`] let in talks.
 
+use crate::manifest::AccountName;
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::{IpAddr, Ipv6Addr};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -19,6 +20,8 @@ pub(super) const CONNECTIONS: usize = 1024;
 const KEPT: usize = 32;
 /// Most of one user id or one address.
 pub(super) const EACH: usize = 256;
+/// Most of one account, from wherever they come.
+const OF_ACCOUNT: usize = 512;
 /// A client that takes nothing of its answer for so long is gone.
 const STALLED: Duration = Duration::from_secs(30);
 
@@ -46,31 +49,74 @@ impl Comes {
     }
 }
 
+#[derive(Debug, Default)]
+struct Taken {
+    from: HashMap<Comes, usize>,
+    of: HashMap<AccountName, usize>,
+}
+
+/// One more of somebody, who may have `most`.
+fn one_more<K: Eq + std::hash::Hash>(taken: &mut HashMap<K, usize>, key: K, most: usize) -> bool {
+    let count = taken.entry(key).or_default();
+    let may = *count < most;
+    *count += usize::from(may);
+    may
+}
+
+fn one_less<K: Eq + std::hash::Hash>(taken: &mut HashMap<K, usize>, key: &K) {
+    if let Some(count) = taken.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            taken.remove(key);
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// All places of one door.
 #[derive(Debug)]
 pub(super) struct Places {
     all: Arc<Semaphore>,
     others: Arc<Semaphore>,
-    taken: Arc<Mutex<HashMap<Comes, usize>>>,
+    taken: Arc<Mutex<Taken>>,
 }
 
 /// One of them.
 #[derive(Debug)]
 pub(super) struct Place {
     from: Comes,
-    taken: Arc<Mutex<HashMap<Comes, usize>>>,
+    of: Mutex<Option<AccountName>>,
+    taken: Arc<Mutex<Taken>>,
     _other: Option<OwnedSemaphorePermit>,
     _one: OwnedSemaphorePermit,
 }
 
+impl Place {
+    /// Who came is of an account. False: that has as many places as it may.
+    pub(super) fn belongs(&self, account: &AccountName) -> bool {
+        let mut of = locked(&self.of);
+        if self.from == Comes::Host || of.as_ref() == Some(account) {
+            return true;
+        }
+        let mut taken = locked(&self.taken);
+        if let Some(before) = of.take() {
+            one_less(&mut taken.of, &before);
+        }
+        let may = one_more(&mut taken.of, account.clone(), OF_ACCOUNT);
+        *of = may.then(|| account.clone());
+        may
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = taken.get_mut(&self.from) {
-            *count -= 1;
-            if *count == 0 {
-                taken.remove(&self.from);
-            }
+        let mut taken = locked(&self.taken);
+        one_less(&mut taken.from, &self.from);
+        if let Some(account) = locked(&self.of).take() {
+            one_less(&mut taken.of, &account);
         }
     }
 }
@@ -91,15 +137,9 @@ impl Places {
             Comes::Host => None,
             _ => Some(Arc::clone(&self.others).try_acquire_owned().ok()?),
         };
-        {
-            let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = taken.entry(from).or_default();
-            if from != Comes::Host && *count >= EACH {
-                return None;
-            }
-            *count += 1;
-        }
-        Some(Place { from, taken: Arc::clone(&self.taken), _other: other, _one: one })
+        let most = if from == Comes::Host { usize::MAX } else { EACH };
+        one_more(&mut locked(&self.taken).from, from, most)
+            .then(|| Place { from, of: Mutex::default(), taken: Arc::clone(&self.taken), _other: other, _one: one })
     }
 
     /// Waits until all are free again.
@@ -187,19 +227,43 @@ mod tests {
             }
         }
         assert_eq!(held.len(), CONNECTIONS - KEPT);
-        let of = |places: &Places, from| places.taken.lock().unwrap().get(&from).copied();
+        let of = |places: &Places, from| places.taken.lock().unwrap().from.get(&from).copied();
         assert_eq!((of(&places, Comes::User(5000)), of(&places, Comes::User(5009))), (Some(EACH), None));
         for _ in 0..KEPT {
             held.push(places.admit(Comes::user(0), places.free().await.unwrap()).unwrap());
         }
         assert!(places.all.try_acquire().is_err(), "then the next waits");
         drop(held);
-        assert!(places.taken.lock().unwrap().is_empty());
+        assert!(places.taken.lock().unwrap().from.is_empty());
         places.empty().await;
         let own: Vec<_> = (0..EACH + 1)
             .map(|_| places.admit(Comes::user(nix::unistd::geteuid().as_raw()), Arc::clone(&places.all).try_acquire_owned().unwrap()))
             .collect();
         assert!(own.iter().all(Option::is_some));
+    }
+
+    #[tokio::test]
+    async fn an_account_takes_half_of_them_from_wherever_it_comes() {
+        let places = Places::new();
+        let [a, b] = ["a", "b"].map(|name| AccountName::try_from(name.to_owned()).unwrap());
+        let mut held = Vec::new();
+        let come = async |uid: u32, account: &AccountName| {
+            let place = places.admit(Comes::User(uid), places.free().await.unwrap()).unwrap();
+            place.belongs(account).then_some(place)
+        };
+        for n in 0..OF_ACCOUNT {
+            held.push(come(5000 + u32::try_from(n / EACH).unwrap(), &a).await.unwrap());
+        }
+        assert!(come(5007, &a).await.is_none(), "however many user ids it has");
+        let other = come(5008, &b).await.unwrap();
+        assert!(!other.belongs(&a) && other.belongs(&b), "one connection may speak for two");
+        assert!(held.pop().unwrap().belongs(&a), "who has a place keeps it");
+        assert!(come(5007, &a).await.is_some());
+        let host = places.admit(Comes::Host, places.free().await.unwrap()).unwrap();
+        assert!(host.belongs(&a));
+        held.clear();
+        drop(other);
+        assert!(places.taken.lock().unwrap().of.is_empty());
     }
 
     #[test]

@@ -7,9 +7,11 @@
 //! The socket appears under its name only when it listens and has its permissions; a stale one is replaced by that, a living one is not.
 
 use super::caller::Peer;
-use super::places::{Comes, Patient, Places};
+use super::places::{Comes, Patient, Place, Places};
 use super::tls::Tls;
+use crate::accounts::Accounts;
 use crate::lock::stays;
+use crate::manifest::AccountName;
 use axum::Router;
 use axum::extract::Request;
 use hyper::body::Incoming;
@@ -117,7 +119,7 @@ pub fn adopt(listener: net::UnixListener) -> io::Result<UnixListener> {
 #[derive(Debug)]
 pub enum Door {
     /// From processes of this host, other than this one.
-    Unix(UnixListener),
+    Unix(UnixListener, Accounts),
     /// From this one as well.
     #[cfg(test)]
     Within(UnixListener),
@@ -142,7 +144,7 @@ impl Door {
     /// None: one that is not let in.
     async fn accept(&self) -> io::Result<Option<(Guest, Comes)>> {
         match self {
-            Self::Unix(listener) => local(listener.accept().await?.0, Some(std::process::id())),
+            Self::Unix(listener, _) => local(listener.accept().await?.0, Some(std::process::id())),
             #[cfg(test)]
             Self::Within(listener) => local(listener.accept().await?.0, None),
             Self::Tls(listener, tls) => {
@@ -166,16 +168,30 @@ fn local(stream: UnixStream, but: Option<u32>) -> io::Result<Option<(Guest, Come
 }
 
 impl Guest {
-    async fn answer(self, from: Comes, router: Router, stop: CancellationToken) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// Whose user it is, where that is known before anything is said.
+    fn account(&self, door: &Door) -> Option<AccountName> {
+        match (self, door) {
+            (Self::Unix(_, uid), Door::Unix(_, accounts)) => Some(accounts.by_uid(*uid)?.account),
+            _ => None,
+        }
+    }
+
+    async fn answer(
+        self,
+        from: Comes,
+        place: Arc<Place>,
+        router: Router,
+        stop: CancellationToken,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         match self {
-            Self::Unix(stream, uid) => Ok(talk(Patient::new(stream, from), Peer::Local(uid), router, stop).await?),
+            Self::Unix(stream, uid) => Ok(talk(Patient::new(stream, from), (Peer::Local(uid), place), router, stop).await?),
             Self::Tls(stream, tls) => {
                 stream.set_nodelay(true)?;
                 let stream = tokio::select! {
                     stream = tokio::time::timeout(HANDSHAKE, tls.acceptor().accept(stream)) => stream??,
                     () = stop.cancelled() => return Ok(()),
                 };
-                Ok(talk(Patient::new(stream, from), Peer::Remote, router, stop).await?)
+                Ok(talk(Patient::new(stream, from), (Peer::Remote, place), router, stop).await?)
             }
         }
     }
@@ -183,12 +199,13 @@ impl Guest {
 
 async fn talk(
     stream: impl AsyncRead + AsyncWrite + Unpin,
-    peer: Peer,
+    (peer, place): (Peer, Arc<Place>),
     router: Router,
     stop: CancellationToken,
 ) -> Result<(), hyper::Error> {
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(Arc::clone(&place));
         router.clone().oneshot(request)
     });
     let mut http = http1::Builder::new();
@@ -227,16 +244,16 @@ pub async fn serve(door: impl Into<Door>, router: Router, stop: CancellationToke
                 continue;
             }
         };
-        let Some(place) = places.admit(from, place) else {
+        let place = places.admit(from, place);
+        let Some(place) = place.filter(|place| guest.account(&door).is_none_or(|account| place.belongs(&account))) else {
             tracing::debug!(?from, "refused a connection: there are too many");
             continue;
         };
         let (router, stop) = (router.clone(), stop.clone());
         tokio::spawn(async move {
-            if let Err(error) = guest.answer(from, router, stop).await {
+            if let Err(error) = guest.answer(from, Arc::new(place), router, stop).await {
                 tracing::debug!(%error, "a connection ended");
             }
-            drop(place);
         });
     }
     let _ = tokio::time::timeout(FAREWELL, places.empty()).await;

@@ -169,6 +169,12 @@ fn memory_budget(config: &Config) -> Result<u64, DaemonError> {
     if budget < Engine::vm_bytes(MIN_MEMORY_MIB) { Err(DaemonError::Budget { budget }) } else { Ok(budget) }
 }
 
+/// Bytes of the disk that a folder is on.
+fn disk_bytes(folder: &Path) -> io::Result<u64> {
+    let disk = nix::sys::statvfs::statvfs(folder)?;
+    Ok(disk.blocks().saturating_mul(disk.fragment_size()))
+}
+
 /// The administrator's caps; none where there is no file and none was asked for.
 fn host_policy(config: &Config) -> Result<HostPolicy, DaemonError> {
     let path = config.policy.clone().unwrap_or_else(|| HOST_POLICY.into());
@@ -248,6 +254,7 @@ async fn open(config: &Config, budget_bytes: u64) -> Result<Opened, DaemonError>
         caps,
         runner: runner_of,
         outside,
+        disk_bytes: disk_bytes(folder).map_err(opening())?,
         estimates,
         metrics,
     };
@@ -257,6 +264,7 @@ async fn open(config: &Config, budget_bytes: u64) -> Result<Opened, DaemonError>
             tracing::warn!(account = %task.latest.account, task = %task.latest.task, %error, "it was pushed under a larger memory budget and can't run now");
         }
     }
+    dispatcher.look_at_history().await;
     let recovered = recover(&dispatcher).await.map_err(store_error)?;
     tracing::info!(budget = budget.bytes, ?recovered, "accounted for the executions of the last run");
     let schedules = Schedules::open(store.clone(), Arc::clone(&catalog), Arc::clone(&dispatcher)).await.map_err(store_error)?;

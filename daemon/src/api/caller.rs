@@ -4,8 +4,8 @@
 //! Invariant: every request is told whom it is from by [`identify`] before anything else looks at it; what was not told has no caller, and is refused.
 
 use super::App;
-use super::places::Place;
 use super::error::{ApiError, ErrorCode};
+use super::places::Place;
 use crate::accounts::{Identity, Role};
 use crate::manifest::AccountName;
 use crate::state::time::Timestamp;

@@ -297,7 +297,7 @@ impl From<SubmitError> for ApiError {
             SubmitError::OverCapacity { .. } => ErrorCode::OverCapacity,
             SubmitError::Late { .. } => ErrorCode::Late,
             SubmitError::UnknownSecret { .. } => ErrorCode::UnknownSecret,
-            SubmitError::TooMuch { .. } => ErrorCode::TooMany,
+            SubmitError::TooMuch { .. } | SubmitError::History { .. } => ErrorCode::TooMany,
             SubmitError::Entropy(_) => ErrorCode::Internal,
         };
         Self::new(code, error.to_string())

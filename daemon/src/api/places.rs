@@ -138,8 +138,13 @@ impl Places {
             _ => Some(Arc::clone(&self.others).try_acquire_owned().ok()?),
         };
         let most = if from == Comes::Host { usize::MAX } else { EACH };
-        one_more(&mut locked(&self.taken).from, from, most)
-            .then(|| Place { from, of: Mutex::default(), taken: Arc::clone(&self.taken), _other: other, _one: one })
+        one_more(&mut locked(&self.taken).from, from, most).then(|| Place {
+            from,
+            of: Mutex::default(),
+            taken: Arc::clone(&self.taken),
+            _other: other,
+            _one: one,
+        })
     }
 
     /// Waits until all are free again.

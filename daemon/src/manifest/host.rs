@@ -13,6 +13,7 @@
 //! executions = 100000                      # that have not ended
 //! inputs = "4GiB"                          # of these
 //! parked = "20GiB"                         # their parked machines; by default all of torpord's quota, and half of it where there are other accounts
+//! history = "20GiB"                        # results and logs of those that have ended; likewise, of the disk
 //!
 //! [account.default.limits]                 # of this account, in place of those
 //! executions = 1000

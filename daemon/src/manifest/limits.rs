@@ -18,6 +18,7 @@ pub(super) struct Declared {
     executions: Option<u32>,
     inputs: Option<u64>,
     parked: Option<u64>,
+    history: Option<u64>,
 }
 
 /// What an account may have.
@@ -29,6 +30,8 @@ pub struct Limits {
     pub inputs: u64,
     /// Bytes of its parked machines; where nothing is said, what torpord's quota leaves it.
     pub parked: Option<u64>,
+    /// Bytes of what is kept of its executions that have ended; where nothing is said, what the disk leaves it.
+    pub history: Option<u64>,
 }
 
 fn size(key: &'static str) -> impl FnOnce(&str) -> Result<u64, String> {
@@ -37,11 +40,12 @@ fn size(key: &'static str) -> impl FnOnce(&str) -> Result<u64, String> {
 
 impl Declared {
     pub(super) fn read(reader: &Reader<'_>, table: &DeTable<'_>, place: &str) -> Result<Self, ManifestError> {
-        reader.known(place, table, &["executions", "inputs", "parked"])?;
+        reader.known(place, table, &["executions", "inputs", "parked", "history"])?;
         Ok(Self {
             executions: reader.whole(table, "executions", &(1..=MOST_EXECUTIONS))?.map(|said| said.value),
             inputs: reader.parsed(table, "inputs", size("inputs"))?.map(|said| said.value),
             parked: reader.parsed(table, "parked", size("parked"))?.map(|said| said.value),
+            history: reader.parsed(table, "history", size("history"))?.map(|said| said.value),
         })
     }
 
@@ -52,6 +56,7 @@ impl Declared {
             executions: usize::try_from(executions).unwrap_or(usize::MAX),
             inputs: self.inputs.or(all.inputs).unwrap_or(INPUTS),
             parked: self.parked.or(all.parked),
+            history: self.history.or(all.history),
         }
     }
 }

@@ -239,12 +239,15 @@ fn what_portions_may_not_say() {
 
 #[test]
 fn limits_of_an_account_stand_in_place_of_those_of_all() {
-    let text = "[limits]\nexecutions = 10\ninputs = \"1MiB\"\n[account.a.limits]\nexecutions = 20\nparked = \"2GiB\"\n[account.b.caps]\nretries = 1\n";
+    let text = "[limits]\nexecutions = 10\ninputs = \"1MiB\"\n[account.a.limits]\nexecutions = 20\nparked = \"2GiB\"\nhistory = \"3GiB\"\n[account.b.caps]\nretries = 1\n";
     let policy = HostPolicy::parse(text.as_bytes()).unwrap();
     let of = |name: &str| policy.limits(&AccountName::try_from(name.to_owned()).unwrap());
-    assert_eq!(of("a"), Limits { executions: 20, inputs: 1 << 20, parked: Some(2 << 30) });
-    assert_eq!(of("b"), Limits { executions: 10, inputs: 1 << 20, parked: None });
-    assert_eq!(HostPolicy::default().limits(&AccountName::default()), Limits { executions: 100_000, inputs: 4 << 30, parked: None });
+    assert_eq!(of("a"), Limits { executions: 20, inputs: 1 << 20, parked: Some(2 << 30), history: Some(3 << 30) });
+    assert_eq!(of("b"), Limits { executions: 10, inputs: 1 << 20, parked: None, history: None });
+    assert_eq!(
+        HostPolicy::default().limits(&AccountName::default()),
+        Limits { executions: 100_000, inputs: 4 << 30, parked: None, history: None }
+    );
     for (text, line, wrong) in [
         ("[limits]\nexecutions = 0\n", 2, "from 1 to"),
         ("\n[account.a.limits]\nparked = \"much\"\n", 3, "parked \"much\" is not a size"),

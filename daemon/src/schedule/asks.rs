@@ -265,7 +265,7 @@ impl Asks {
             submitted.map(Child::New).map_err(|error| {
                 let kind = match error {
                     SubmitError::Late { .. } => Refusal::Late,
-                    SubmitError::TooMuch { .. } => Refusal::TooMany,
+                    SubmitError::TooMuch { .. } | SubmitError::History { .. } => Refusal::TooMany,
                     _ => Refusal::Capacity,
                 };
                 Refused::new(kind, error.to_string())

@@ -37,9 +37,9 @@ use crate::state::record::{Execution, Happening, Version};
 use crate::state::store::{Store, StoreError};
 use kept::Shelf;
 use kin::Kin;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot, watch};
 use torpor_scheduler::{Action, Budget, Claim, Event, Scheduler, Time};
@@ -143,6 +143,8 @@ pub struct Parts {
     pub runner: Arc<dyn Runner>,
     /// Auxiliary services.
     pub outside: Arc<Outside>,
+    /// Bytes of the disk that holds all this.
+    pub disk_bytes: u64,
     /// How long executions take.
     pub estimates: Arc<Estimates>,
     /// Figures.
@@ -158,6 +160,8 @@ pub struct Dispatcher {
     alarm: watch::Sender<Option<Time>>,
     /// Rung when an execution has ended whose end is to be told.
     pub bell: Arc<Notify>,
+    /// What is kept of the executions of each account that have ended, as it was a moment ago.
+    history: RwLock<HashMap<AccountName, u64>>,
     /// Executions that wait for the time of their next attempt.
     pub(super) delayed: Arc<AtomicUsize>,
     parts: Parts,
@@ -201,6 +205,7 @@ impl Dispatcher {
             pressure,
             alarm,
             bell: Arc::default(),
+            history: RwLock::default(),
             delayed: Arc::default(),
             parts,
         });

@@ -368,6 +368,7 @@ impl Daemon {
             caps: Arc::clone(&caps),
             runner: Arc::clone(&runner) as Arc<dyn Runner>,
             outside: Outside::new(Arc::default(), Arc::new(secrets), Arc::clone(&metrics)),
+            disk_bytes: 1 << 40,
             estimates: Arc::new(super::estimates::Estimates::load(store.durations().await.unwrap())),
             metrics,
         };

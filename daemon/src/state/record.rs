@@ -336,6 +336,15 @@ impl Execution {
         [self.due, self.need_by].into_iter().flatten().min()
     }
 
+    /// Bytes of its log; 0 before its end.
+    #[must_use]
+    pub fn log_bytes(&self) -> u64 {
+        match self.timeline.last() {
+            Some(TimelineEntry { what: Happening::Finished { log_bytes, .. }, .. }) => *log_bytes,
+            _ => 0,
+        }
+    }
+
     /// When its last attempt was begun.
     #[must_use]
     pub fn begun_at(&self) -> Option<Timestamp> {

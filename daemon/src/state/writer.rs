@@ -247,7 +247,7 @@ fn update<'a>(batch: &mut Batch<'a>, execution: &'a Execution, stored: State, kn
     let parked = execution.parked.as_deref().map(serde_json::to_string).transpose().map_err(StoreError::damaged("parked machine"))?;
     batch.add(
         "UPDATE executions SET state = ?, attempts = ?, started_at = ?, finished_at = ?, error = ?, result = ?, parks = ?, parked_ms = ?, \
-         parked = ?, not_before = ? WHERE id = ? AND state = ?",
+         parked = ?, not_before = ?, log_bytes = ? WHERE id = ? AND state = ?",
         [
             execution.state.name().into(),
             i64::from(execution.attempts).into(),
@@ -259,6 +259,7 @@ fn update<'a>(batch: &mut Batch<'a>, execution: &'a Execution, stored: State, kn
             int(execution.parked_ms).into(),
             parked.into(),
             execution.not_before.map(|at| at.0).into(),
+            int(execution.log_bytes()).into(),
             execution.id.as_str().into(),
             stored.name().into(),
         ],

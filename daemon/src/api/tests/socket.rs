@@ -97,7 +97,11 @@ async fn connections_survive_nonsense_and_end_with_the_daemon() {
 async fn torpord_is_no_client_of_its_own() {
     let server = Server::start().await;
     let path = server.path().join("s.sock");
-    let serving = tokio::spawn(serve(Door::Unix(listen(&path).unwrap(), server.app.dispatcher.accounts.clone()), server.router.clone(), server.app.stopping.clone()));
+    let serving = tokio::spawn(serve(
+        Door::Unix(listen(&path).unwrap(), server.app.dispatcher.accounts.clone()),
+        server.router.clone(),
+        server.app.stopping.clone(),
+    ));
     // As an auxiliary service's connection of a guest does, from the process of torpord.
     let mut own = UnixStream::connect(&path).await.unwrap();
     let _ = own.write_all(b"GET /v1/accounts HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").await;

@@ -10,7 +10,7 @@ use crate::schedule::run;
 use crate::state::record::{Execution, Happening, Version};
 use crate::state::time::{SteadyClock, Timestamp};
 use crate::state::writer::Change;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use torpor_protocol::ask::OnLate;
 use torpor_scheduler::Action;
@@ -62,6 +62,17 @@ pub enum SubmitError {
         /// Which limit.
         key: &'static str,
     },
+    /// Too much is kept of what its account has run.
+    #[error(
+        "{} of results and logs are kept of executions of account {account} that have ended, and no more may be; they go after torpord's --keep, or the administrator raises `history` in the [limits] of the host's policy",
+        format_bytes(*kept >> 20 << 20)
+    )]
+    History {
+        /// Whose.
+        account: AccountName,
+        /// Bytes.
+        kept: u64,
+    },
     /// No ids without entropy.
     #[error("the host gives no random bytes: {0}")]
     Entropy(getrandom::Error),
@@ -95,6 +106,10 @@ impl Dispatcher {
 
     fn may_open(&self, shared: &Shared, account: &AccountName, input: u64) -> Result<(), SubmitError> {
         let (open, limits) = (shared.live.open(account), self.caps.limits(account));
+        let kept = self.history.read().unwrap_or_else(PoisonError::into_inner).get(account).copied().unwrap_or_default();
+        if kept > limits.history.unwrap_or_else(|| self.part_of(self.disk_bytes)) {
+            return Err(SubmitError::History { account: account.clone(), kept });
+        }
         let (what, key) = if open.executions >= limits.executions {
             (format!("{} executions", open.executions), "executions")
         } else if open.bytes.saturating_add(input) > limits.inputs {

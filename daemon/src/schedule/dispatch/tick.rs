@@ -4,7 +4,7 @@ use super::{Dispatcher, Event};
 use crate::state::id::ExecutionId;
 use crate::state::record::Happening;
 use crate::state::writer::Change;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 /// How often durations are written, where there are new ones; and how many at once.
@@ -52,6 +52,14 @@ impl Dispatcher {
         live.happened(Happening::Late { by_ms: end.millis_past(need_by) });
     }
 
+    /// Looks at what is kept of executions that have ended.
+    pub async fn look_at_history(&self) {
+        match self.store.history_sizes().await {
+            Ok(history) => *self.history.write().unwrap_or_else(PoisonError::into_inner) = history,
+            Err(error) => tracing::debug!(%error, "what is kept of each account is not looked at"),
+        }
+    }
+
     /// Writes what was learned of durations.
     pub async fn write_durations(&self) {
         let seen = self.estimates.take_dirty();
@@ -63,12 +71,15 @@ impl Dispatcher {
     }
 }
 
-/// Writes what is learned of durations, now and then, as long as there is a scheduler.
+/// Writes what is learned of durations, and looks at what is kept, now and then, as long as there is a scheduler.
 pub async fn keep_durations(d: Weak<Dispatcher>) {
     loop {
         tokio::time::sleep(WRITE.0).await;
         match d.upgrade() {
-            Some(d) => d.write_durations().await,
+            Some(d) => {
+                d.write_durations().await;
+                d.look_at_history().await;
+            }
             None => return,
         }
     }

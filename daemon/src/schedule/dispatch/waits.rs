@@ -31,9 +31,13 @@ impl Dispatcher {
 
     /// Takes room for a parked machine of an account.
     pub fn room_to_park(&self, account: &AccountName, bytes: u64) -> Result<(), ParkError> {
-        let quota = self.parked.quota();
-        let part = self.caps.limits(account).parked.unwrap_or(if self.accounts.one() { quota } else { quota / 2 });
+        let part = self.caps.limits(account).parked.unwrap_or_else(|| self.part_of(self.parked.quota()));
         self.parked.reserve(account, bytes, part)
+    }
+
+    /// What an account may have of something of which nothing else is said.
+    pub(super) fn part_of(&self, all: u64) -> u64 {
+        if self.accounts.one() { all } else { all / 2 }
     }
 
     /// Whether one that keeps a VM that others wait for, since it can't be parked, is to end now: one at a time, as each may be enough.

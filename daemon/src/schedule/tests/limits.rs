@@ -10,6 +10,7 @@ use crate::schedule::live::Live;
 use crate::schedule::scripted::Daemon;
 use crate::state::machine::State;
 use crate::state::record::Version;
+use crate::state::writer::Change;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -79,6 +80,31 @@ async fn inputs_that_wait_have_their_part_of_the_disk() {
     assert!(matches!(error, SubmitError::TooMuch { key: "inputs", .. }), "{error}");
     submit(&daemon, &ours, large.clone()).await;
     take(&daemon, &theirs, &json!({})).unwrap().stored().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_kept_of_ended_ones_has_its_part_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = with(Policy::default());
+    let (ours, theirs) = (of("us", "t", &plain), of("rivals", "t", &plain));
+    let daemon = daemon(folder.path(), 1024, "[limits]\nhistory = \"2KiB\"\n", &[&ours, &theirs]).await;
+    let mut ended = Vec::new();
+    for version in [&theirs, &theirs, &ours] {
+        ended.push(submit(&daemon, version, json!({})).await.ended().await);
+    }
+    let kept = |execution: &crate::state::record::Execution| {
+        let result = execution.result.as_ref().map_or(0, |result| result.get().len());
+        1024 + result as u64 + execution.log_bytes()
+    };
+    let history = daemon.store.history_sizes().await.unwrap();
+    assert_eq!(history[&theirs.account], kept(&ended[0]) + kept(&ended[1]));
+    daemon.dispatcher.look_at_history().await;
+    let error = take(&daemon, &theirs, &json!({})).unwrap_err();
+    assert!(matches!(error, SubmitError::History { .. }) && error.to_string().contains("account rivals"), "{error}");
+    submit(&daemon, &ours, json!({})).await.ended().await;
+    daemon.store.commit(Change::RemoveEnded([ended[0].id.clone()].into())).await.unwrap();
+    daemon.dispatcher.look_at_history().await;
+    submit(&daemon, &theirs, json!({})).await.ended().await;
 }
 
 #[tokio::test]

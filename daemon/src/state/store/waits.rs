@@ -70,6 +70,12 @@ impl Store {
         rows.iter().map(|row| Ok((account(row)?, machine(&row.try_get::<String, _>("parked")?)?))).collect()
     }
 
+    /// What is kept of the executions of each account that have ended, in bytes.
+    pub async fn history_sizes(&self) -> Result<HashMap<AccountName, u64>, StoreError> {
+        let rows = sqlx::query("SELECT account, bytes FROM history").fetch_all(&self.reads).await?;
+        rows.iter().map(|row| Ok((account(row)?, uint(row.try_get("bytes")?, "history")?))).collect()
+    }
+
     /// Bytes of the inputs that are kept.
     pub async fn input_sizes(&self) -> Result<HashMap<ExecutionId, u64>, StoreError> {
         let rows = sqlx::query("SELECT execution, length(body) AS bytes FROM inputs").fetch_all(&self.reads).await?;

@@ -52,6 +52,7 @@ async fn what_was_there_before_accounts_belongs_to_the_default_one() {
     let filter = Filter { limit: 10, ..Filter::default() };
     assert_eq!(store.ended(&filter).await.unwrap().len(), 2, "history outlives its task");
     assert!(store.ended(&Filter { account: AccountName::try_from("us".to_owned()).unwrap(), ..filter }).await.unwrap().is_empty());
+    assert_eq!(store.history_sizes().await.unwrap(), [(default.clone(), 2 * 1024 + 2)].into(), "what was kept before it was counted");
     let waiting = store.unfinished().await.unwrap();
     assert_eq!((waiting.len(), &waiting[0].account, waiting[0].timeline.len(), waiting[0].depth), (1, &default, 1, 1));
     assert_eq!(store.input(&waiting[0].id).await.unwrap(), b"1");

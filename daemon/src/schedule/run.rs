@@ -37,14 +37,12 @@ const RETRY_MESSAGE: usize = 512;
 /// How long to wait before a commit is tried again.
 const RETRY_COMMIT: Duration = Duration::from_secs(1);
 
-/// An error as a timeline tells it: the whole of it would be there again for each attempt.
-fn retrying(error: ExecutionError, delay: Duration) -> Happening {
-    let end = error.message.floor_char_boundary(RETRY_MESSAGE);
-    Happening::Retrying {
-        kind: error.kind,
-        message: error.message[..end].to_owned(),
-        delay_ms: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
-    }
+/// Another attempt follows. A timeline tells not all of the error: it would be there again for each attempt.
+fn retry(live: &Live, error: &ExecutionError, delay: Duration) {
+    let message = &error.message[..error.message.floor_char_boundary(RETRY_MESSAGE)];
+    tracing::info!(execution = %live.id, kind = ?error.kind, message, ?delay, "an attempt failed and another follows");
+    let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+    live.happened(Happening::Retrying { kind: error.kind, message: message.to_owned(), delay_ms });
 }
 
 /// The next attempt begins.
@@ -217,8 +215,8 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
             }
             Decision::Again(error) => {
                 d.leave_asks(live);
-                let delay = backoff::of(&policy, live.view().attempts);
-                live.happened(retrying(error, delay));
+                let delay = backoff::of(&policy, &live.view());
+                retry(live, &error, delay);
                 if !delay.is_zero() {
                     log.close();
                     return give_up(d, live, job, delay).await;
@@ -244,8 +242,8 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
             }
             Decision::Requeue(error) => {
                 d.leave_asks(live);
-                let delay = if error.kind == ErrorKind::Interrupted { Duration::ZERO } else { backoff::of(&policy, live.view().attempts) };
-                live.happened(retrying(error, delay));
+                let delay = if error.kind == ErrorKind::Interrupted { Duration::ZERO } else { backoff::of(&policy, &live.view()) };
+                retry(live, &error, delay);
                 persist(d, live, live.view()).await;
                 return d.release(job);
             }

@@ -10,6 +10,7 @@
 
 use super::dispatch::Dispatcher;
 use super::ending::Ending;
+use super::guard::guarded;
 use super::job::Job;
 use super::live::{Cause, Live};
 use super::run;
@@ -61,18 +62,22 @@ pub fn left(execution: &Execution, now: Timestamp) -> Duration {
 
 /// Waits, and has it queued; or ends it. It is recorded as it is, and holds nothing.
 pub(super) async fn wait(d: Arc<Dispatcher>, live: Arc<Live>, time: Duration) {
+    guarded(&d, &live, sleep(&d, &live, time)).await;
+}
+
+async fn sleep(d: &Arc<Dispatcher>, live: &Arc<Live>, time: Duration) {
     let counted = Counted::new(&d.delayed);
     tokio::select! {
         biased;
-        () = live.cancel.cancelled() => return stopped(&d, &live).await,
+        () = live.cancel.cancelled() => return stopped(d, live).await,
         () = tokio::time::sleep(time) => {}
     }
     let _ = fault::at("retry.due").await;
     drop(counted);
-    d.requeue(&live);
+    d.requeue(live);
     // Whoever stopped it before that saw that it does not wait in the queue, and left it to this.
     if live.cause().is_some() && d.unqueue(&Job::Execution(live.id.clone())) {
-        stopped(&d, &live).await;
+        stopped(d, live).await;
     }
 }
 

@@ -1,6 +1,6 @@
 //! Faults on demand, for tests: what becomes of an execution when torpord, its disk or its descriptors give out at a certain step.
 //!
-//! `TORPOR_TEST_FAULT=STEP:ACTION`, where ACTION is `abort` (the process is gone at once), `hold=PATH` (the file is made, and the step waits until it is
+//! `TORPOR_TEST_FAULT=STEP:ACTION`, where ACTION is `abort` (the process is gone at once), `panic` (the task is), `hold=PATH` (the file is made, and the step waits until it is
 //! removed), or the name of an error: `ENOSPC`, `EIO`, `EMFILE`. Without the variable a step costs one comparison.
 
 use nix::errno::Errno;
@@ -34,6 +34,7 @@ pub const STEPS: [&str; 18] = [
 #[derive(Debug)]
 enum Action {
     Abort,
+    Panic,
     Hold(PathBuf),
     Fail(Errno),
 }
@@ -46,6 +47,7 @@ fn parse(text: &str) -> Option<(String, Action)> {
         Some(("hold", path)) => Action::Hold(path.into()),
         _ => match action {
             "abort" => Action::Abort,
+            "panic" => Action::Panic,
             "ENOSPC" => Action::Fail(Errno::ENOSPC),
             "EIO" => Action::Fail(Errno::EIO),
             "EMFILE" => Action::Fail(Errno::EMFILE),
@@ -73,6 +75,7 @@ pub async fn at(step: &'static str) -> io::Result<()> {
     tracing::warn!(step, ?action, "a fault on demand");
     match action {
         Action::Abort => std::process::abort(),
+        Action::Panic => std::panic::resume_unwind(Box::new(step)),
         Action::Fail(errno) => Err((*errno).into()),
         Action::Hold(path) => {
             let made = std::fs::write(path, step);

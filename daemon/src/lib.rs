@@ -15,6 +15,7 @@
 //! - [`transfer`]: a parked execution on its way to another host
 //! - [`retention`]: how long executions that ended are known
 //! - [`engine`]: microVMs, their monitors and templates
+//! - `caught`: work that may have a fault
 //! - [`config`], [`lock`], [`metrics`] and [`daemon`]: the process around all that
 #![forbid(unsafe_code)]
 
@@ -22,6 +23,7 @@ pub mod accounts;
 pub mod api;
 pub mod aux;
 pub mod catalog;
+mod caught;
 pub mod code;
 pub mod config;
 pub mod cron;

@@ -7,6 +7,7 @@
 //! - [`dispatch`]: submissions, cancels, draining
 //! - [`run`]: one execution from its VM to its end, by way of [`attempt`], one VM of it, and [`parked`], the time without one
 //! - [`ending`]: what follows when a VM ended
+//! - `guard`: what follows when a task of this program has a fault
 //! - [`estimates`]: how long executions take
 //! - [`backoff`]: the time between a failed attempt and the next one
 //! - [`asks`]: what an execution waits for
@@ -27,6 +28,7 @@ pub mod dispatch;
 pub mod ending;
 pub mod estimates;
 pub mod extras;
+mod guard;
 pub mod job;
 pub mod live;
 pub mod moved;

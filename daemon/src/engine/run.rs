@@ -18,7 +18,7 @@ use super::guest::Conversation;
 use super::host::Spec;
 use super::pool::PoolError;
 use super::stats::micros;
-use super::template::Template;
+use super::template::{NoGround, Template};
 use super::types::{Begin, ErrorKind, ExecutionError, Order, Outcome, Progress, Reply, RunRequest, TaskVersion};
 use super::verdict;
 use super::vm::{Vm, VmError};
@@ -129,7 +129,7 @@ async fn begin<'a>(engine: &'a Engine, request: &mut RunRequest, progress: &'a m
         }
         Begin::Resume { file, key, base, unread, answers } => {
             let template = engine.templates.parked_on(base, &request.task).await;
-            let template = template.map_err(|error| Outcome::NotResumed { error, passing: false })?;
+            let template = template.map_err(|NoGround { error, passing }| Outcome::NotResumed { error, passing })?;
             let talk = Conversation::resumed(unread);
             resume(engine, request, &template, (file, key.as_ref()), answers, talk, progress).await
         }

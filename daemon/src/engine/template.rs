@@ -20,8 +20,9 @@ use super::host::{Host, Image, Spec};
 use super::pool::Pool;
 use super::stats::Stats;
 use super::types::{Base, ErrorKind, ExecutionError, TaskVersion, TemplateInfo, TemplateState};
+use crate::caught::caught;
 pub use moved::{TemplateDraft, TemplateFiles};
-pub(super) use parked::Ground;
+pub(super) use parked::{Ground, NoGround};
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
@@ -110,14 +111,19 @@ impl Templates {
         let (attempt, end) = table.begin(&id, spec.clone());
         let this = self.clone();
         tokio::spawn(async move {
-            let got = this.load_or_make(&id, &spec, &attempt).await;
-            let wanted = this.table().settle(&id, &attempt, &got);
-            if !wanted {
-                this.remove(&id);
-            }
-            attempt.told.send_replace(Some(got));
+            this.attempt(&id, &attempt, this.load_or_make(&id, &spec, &attempt)).await;
         });
         end
+    }
+
+    /// Does the work of an attempt and tells its end, whatever that is: who asks later waits for it too.
+    async fn attempt(&self, id: &str, attempt: &Attempt<Template>, work: impl Future<Output = Got>) {
+        let got = caught(work).await.flatten();
+        let wanted = self.table().settle(id, attempt, &got);
+        if !wanted {
+            self.remove(id);
+        }
+        attempt.told.send_replace(Some(got));
     }
 
     /// Until nobody wants what comes of an attempt. A runtime is everybody's: the next task needs it.
@@ -145,7 +151,7 @@ impl Templates {
             None => None,
         };
         let (file, hash) = code.unzip();
-        if let Some(files) = self.load(id, hash.as_deref()).await {
+        if let Some(files) = self.load(id, hash.as_deref()).await? {
             return Ok((Arc::new(self.template(spec.runtime(), files, file)?), false));
         }
         let since = Instant::now();
@@ -174,17 +180,21 @@ impl Templates {
         }
     }
 
-    /// From disk, if it is there and whole; what is not whole is removed.
-    async fn load(self: &Arc<Self>, id: &str, code: Option<&str>) -> Option<Files> {
+    /// From disk, if it is there and whole; what is not whole is removed. What can't be read now stays: one that is made anew has other content, and machines
+    /// may be parked on this one.
+    async fn load(self: &Arc<Self>, id: &str, code: Option<&str>) -> Result<Option<Files>, ExecutionError> {
         let (this, wanted, checked) = (self.clone(), id.to_owned(), self.table().is_checked(id));
-        match blocking(move || this.store.load(&wanted, checked)).await {
-            Ok(Some(files)) if files.meta.code.as_deref() == code => return Some(files),
+        let loaded = blocking(move || {
+            this.store.load(&wanted, checked).map(Ok).or_else(|error| if error.passing() { Err(error) } else { Ok(Err(error)) })
+        });
+        match loaded.await? {
+            Ok(Some(files)) if files.meta.code.as_deref() == code => return Ok(Some(files)),
             Ok(Some(_)) => tracing::error!(template = id, "template made from other code; it is made anew"),
-            Ok(None) => return None,
-            Err(error) => tracing::error!(template = id, "{}; the template is made anew", error.message),
+            Ok(None) => return Ok(None),
+            Err(error) => tracing::error!(template = id, "{error}; the template is made anew"),
         }
         self.remove(id);
-        None
+        Ok(None)
     }
 
     /// A template that is not in its place yet, and how much memory it holds. Dropped halfway, it leaves neither a VM nor files.

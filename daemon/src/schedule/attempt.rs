@@ -16,7 +16,8 @@ use super::estimates::Kind;
 use super::live::{Cause, Live, Note};
 use super::until;
 use crate::aux::broker::{Broker, Next};
-use crate::engine::{Begin, ErrorKind, ExecutionError, Order, Outcome, Parked, Progress, Reply, RunRequest};
+use crate::caught::caught;
+use crate::engine::{Begin, Order, Outcome, Parked, Progress, Reply, RunRequest};
 use crate::fault;
 use crate::hex;
 use crate::logs::LogWriter;
@@ -25,8 +26,6 @@ use crate::parked::{Draft, ParkError, mark};
 use crate::secrets::seal::Sealed;
 use crate::state::record::{Happening, Monitor, TimelineEntry};
 use crate::state::waiting;
-use futures_util::FutureExt;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -112,12 +111,9 @@ pub(super) async fn attempt(
     let standing = Standing { kept, ..Standing::default() };
     let watch = Watch { d, live, log, asks, aux, orders, starting, standing, resumed: resumed.clone(), runs: false, idle: false };
     // A fault of the engine must not keep the place in the queue for ever.
-    let running = AssertUnwindSafe(d.runner.run(request, progress, ordered, live.cancel.clone())).catch_unwind();
+    let running = caught(d.runner.run(request, progress, ordered, live.cancel.clone()));
     let (outcome, ran) = tokio::join!(running, watch.watch(happened, started));
-    let outcome = outcome.unwrap_or_else(|_| {
-        let message = "a fault in torpord ended the attempt; its log says where";
-        Outcome::Failed(ExecutionError::new(ErrorKind::Host, message))
-    });
+    let outcome = outcome.unwrap_or_else(Outcome::Failed);
     if let Some(parked) = resumed.filter(|_| !ran && !matches!(outcome, Outcome::NotResumed { passing: true, .. })) {
         d.parked.remove(&live.account, &parked.file, parked.stored_bytes);
     }

@@ -10,9 +10,11 @@
 
 use super::dispatch::Dispatcher;
 use super::ending::Ending;
+use super::guard::guarded;
 use super::job::Job;
 use super::live::{Cause, Live};
 use super::run;
+use crate::engine::ErrorKind;
 use crate::fault;
 use crate::manifest::Policy;
 use crate::state::record::{Execution, Happening};
@@ -21,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// How long the attempt after number `attempts` (from 1) waits: `first` ms, doubled for each attempt before, `most` ms at most; between half of that and all
+/// How long is waited after failure number `attempts` (from 1): `first` ms, doubled for each before, `most` ms at most; between half of that and all
 /// of it, as `random` has it, so that what failed together does not come back together.
 #[must_use]
 pub fn delay((first, most): (u64, u64), attempts: u32, random: u64) -> Duration {
@@ -39,9 +41,12 @@ pub fn fresh(first_and_most: (u64, u64), attempts: u32) -> Duration {
     delay(first_and_most, attempts, u64::from_le_bytes(random))
 }
 
-/// How long an execution waits for its next attempt.
-pub(super) fn of(policy: &Policy, attempts: u32) -> Duration {
-    fresh((policy.backoff_ms, policy.backoff_max_ms), attempts)
+/// How long an execution waits for its next attempt, now that one has failed: longer with each that failed before. One that a daemon's end cut short did not:
+/// nothing waited after it, and restarts are no reason to wait.
+pub(super) fn of(policy: &Policy, execution: &Execution) -> Duration {
+    let failed = |what: &Happening| matches!(what, Happening::Retrying { kind, .. } if *kind != ErrorKind::Interrupted);
+    let before = execution.timeline.iter().filter(|entry| failed(&entry.what)).count();
+    fresh((policy.backoff_ms, policy.backoff_max_ms), u32::try_from(before).unwrap_or(u32::MAX).saturating_add(1))
 }
 
 /// How much is left of a wait, after a restart.
@@ -57,18 +62,22 @@ pub fn left(execution: &Execution, now: Timestamp) -> Duration {
 
 /// Waits, and has it queued; or ends it. It is recorded as it is, and holds nothing.
 pub(super) async fn wait(d: Arc<Dispatcher>, live: Arc<Live>, time: Duration) {
+    guarded(&d, &live, sleep(&d, &live, time)).await;
+}
+
+async fn sleep(d: &Arc<Dispatcher>, live: &Arc<Live>, time: Duration) {
     let counted = Counted::new(&d.delayed);
     tokio::select! {
         biased;
-        () = live.cancel.cancelled() => return stopped(&d, &live).await,
+        () = live.cancel.cancelled() => return stopped(d, live).await,
         () = tokio::time::sleep(time) => {}
     }
     let _ = fault::at("retry.due").await;
     drop(counted);
-    d.requeue(&live);
+    d.requeue(live);
     // Whoever stopped it before that saw that it does not wait in the queue, and left it to this.
     if live.cause().is_some() && d.unqueue(&Job::Execution(live.id.clone())) {
-        stopped(&d, &live).await;
+        stopped(d, live).await;
     }
 }
 
@@ -97,8 +106,29 @@ async fn stopped(d: &Arc<Dispatcher>, live: &Live) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn restarts_do_not_make_it_longer() {
+        let policy = Policy { backoff_ms: 1000, backoff_max_ms: 3_600_000, ..Policy::default() };
+        let version = crate::state::tests::version("t", 'a');
+        let mut execution = Execution::new(crate::state::id::ExecutionId::first_of(Timestamp(0)), &version, Timestamp(0));
+        let mut begin_and_end = |kind: ErrorKind, attempt| {
+            execution.apply(Timestamp(0), Happening::Starting { attempt }).unwrap();
+            let waits = of(&policy, &execution).as_millis();
+            execution.apply(Timestamp(0), Happening::Retrying { kind, message: String::new(), delay_ms: 0 }).unwrap();
+            waits
+        };
+        for attempt in 1..=10 {
+            begin_and_end(ErrorKind::Interrupted, attempt);
+        }
+        assert!((500..=1000).contains(&begin_and_end(ErrorKind::Exit, 11)));
+        begin_and_end(ErrorKind::Interrupted, 12);
+        assert!((1000..=2000).contains(&begin_and_end(ErrorKind::Exit, 13)));
+        assert!((2000..=4000).contains(&begin_and_end(ErrorKind::Exit, 14)));
+    }
 
     proptest! {
         #[test]

@@ -21,6 +21,7 @@ use super::runner::Runner;
 use crate::accounts::{Account, Accounts};
 use crate::aux::Outside;
 use crate::catalog::Catalog;
+use crate::caught::caught;
 use crate::code::images::Images;
 use crate::engine::{Packing, ParkKey};
 use crate::logs::Logs;
@@ -296,7 +297,7 @@ impl Dispatcher {
 
     async fn make_template(&self, version: &Version) {
         let task = task_version(version, &self.images);
-        if let Err(error) = self.runner.prepare(&task).await {
+        if let Err(error) = caught(self.runner.prepare(&task)).await.flatten() {
             tracing::warn!(task = %version.task, version = &*version.version, %error, "no template; the next execution tries again");
         }
     }

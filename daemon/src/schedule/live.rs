@@ -1,6 +1,8 @@
 //! An execution that has not ended, as everyone in the daemon sees it.
 //!
-//! Invariant: what [`Live::view`] shows as ended is durable; until then the view may be ahead of the database, never behind it.
+//! Invariants: what [`Live::view`] shows as ended is durable; until then the view may be ahead of the database, never behind it. Its timeline begins with all
+//! that the database has. One task at a time writes an execution to the database, and only that takes it to another state; what others add meanwhile
+//! (`cancelled`, `late`) leads to none, and comes after what was being written.
 
 use crate::code::images::Images;
 use crate::engine::TaskVersion;
@@ -8,7 +10,7 @@ use crate::logs::Tail;
 use crate::manifest::AccountName;
 use crate::state::id::ExecutionId;
 use crate::state::machine::State;
-use crate::state::record::{Execution, Happening, Version};
+use crate::state::record::{Execution, Happening, TimelineEntry, Version};
 use crate::state::store::StoreError;
 use crate::state::time::SteadyClock;
 use crate::state::waiting::WaitView;
@@ -245,16 +247,11 @@ impl Live {
         Change::Update { execution: Arc::clone(execution), stored: saved.state, timeline: saved.timeline }
     }
 
-    /// The database has `execution` now; shows it.
+    /// The database has `execution` now: the view as it was, or one step further. Shows it, and after it what was added to the view meanwhile.
     pub fn saved(&self, execution: Arc<Execution>) {
-        *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Saved { state: execution.state, timeline: execution.timeline.len() };
-        self.view.send_if_modified(|view| {
-            let newer = execution.state.ended() || execution.timeline.len() >= view.timeline.len();
-            if newer {
-                *view = execution;
-            }
-            newer
-        });
+        let now = Saved { state: execution.state, timeline: execution.timeline.len() };
+        let before = std::mem::replace(&mut *self.saved.lock().unwrap_or_else(PoisonError::into_inner), now);
+        self.view.send_modify(|view| *view = with_added(execution, view, before.timeline));
     }
 
     /// What the engine needs to know of its task.
@@ -262,6 +259,23 @@ impl Live {
     pub fn task(&self, images: &Images) -> TaskVersion {
         task_version(&self.version, images)
     }
+}
+
+/// What the database has, with what only `view` has after it. They have the first `common` entries in common, and may have more. Nothing comes after an end.
+fn with_added(mut saved: Arc<Execution>, view: &Execution, common: usize) -> Arc<Execution> {
+    let same = view.timeline.iter().zip(&saved.timeline).skip(common).take_while(|(ours, theirs)| ours == theirs).count();
+    let added = view.timeline.get(common + same..).unwrap_or_default();
+    if saved.state.ended() || added.is_empty() {
+        return saved;
+    }
+    let execution = Arc::make_mut(&mut saved);
+    for TimelineEntry { at, what } in added {
+        let at = execution.timeline.last().map_or(*at, |last| last.at.max(*at));
+        if let Err(error) = execution.apply(at, what.clone()) {
+            tracing::error!(execution = %execution.id, ?what, %error, "refused");
+        }
+    }
+    saved
 }
 
 /// What the engine needs to know of a version.
@@ -279,5 +293,102 @@ pub fn task_version(version: &Version, images: &Images) -> TaskVersion {
         // A VM has one processor: all of it is no limit.
         cpu_permille: Some(version.policy.vcpus_permille).filter(|permille| *permille < 1000),
         code: images.path(&version.code),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::engine::Base;
+    use crate::state::time::Timestamp;
+    use crate::state::waiting::Parked;
+
+    const CANCELLED: Happening = Happening::Cancelled;
+
+    fn running() -> Live {
+        let version = crate::state::tests::version("t", 'a');
+        let mut execution = Execution::new(ExecutionId::first_of(Timestamp(0)), &version, Timestamp(0));
+        execution.apply(Timestamp(1), Happening::Starting { attempt: 1 }).unwrap();
+        execution.apply(Timestamp(2), Happening::Running { micros: 1 }).unwrap();
+        Live::known(execution, version, 1)
+    }
+
+    /// What is written when it is parked.
+    fn parked(live: &Live) -> Arc<Execution> {
+        let mut execution = (*live.view()).clone();
+        let happening = Happening::Parked { waiting: Vec::new(), changed_bytes: 1, stored_bytes: 1, micros: 1 };
+        execution.apply(live.clock.now(), happening).unwrap();
+        execution.parked = Some(Arc::new(Parked {
+            file: "f".into(),
+            mark: String::new(),
+            key: None,
+            base: Base { template: "t".into(), content: "c".into() },
+            stored_bytes: 1,
+            unread: String::new(),
+            since: Timestamp(3),
+            ran_micros: 0,
+            children: 0,
+            calls: None,
+            asks: Vec::new(),
+            aux: Vec::new(),
+        }));
+        Arc::new(execution)
+    }
+
+    fn last_two(execution: &Execution) -> [&Happening; 2] {
+        let [.., before, last] = execution.timeline.as_slice() else { unreachable!("it was started") };
+        assert!(before.at <= last.at);
+        [&before.what, &last.what]
+    }
+
+    #[test]
+    fn what_is_added_while_it_is_parked_comes_after() {
+        let live = running();
+        let execution = parked(&live);
+        live.happened(CANCELLED);
+        live.saved(Arc::clone(&execution));
+        let view = live.view();
+        assert!(view.state == State::Parked && view.parked.is_some());
+        assert!(matches!(last_two(&view), [Happening::Parked { .. }, Happening::Cancelled]));
+        // And the next change brings it to the database.
+        let Change::Update { stored, timeline, .. } = live.change(&view) else { unreachable!("it is known") };
+        assert_eq!((stored, timeline), (State::Parked, execution.timeline.len()));
+    }
+
+    #[test]
+    fn so_it_does_where_parks_are_not_told_any_more() {
+        let live = running();
+        live.view.send_modify(|execution| Arc::make_mut(execution).parks = 1000);
+        let execution = parked(&live);
+        assert_eq!(execution.timeline.len(), live.view().timeline.len());
+        live.happened(CANCELLED);
+        live.happened(Happening::Late { by_ms: 1 });
+        live.saved(execution);
+        let view = live.view();
+        assert!(view.state == State::Parked && view.parked.is_some() && view.late);
+        assert!(matches!(last_two(&view), [Happening::Cancelled, Happening::Late { .. }]));
+    }
+
+    #[test]
+    fn a_view_that_is_written_as_it_is_keeps_what_is_added() {
+        let live = running();
+        live.happened(Happening::NotParked { reason: "r".into() });
+        let execution = live.view();
+        live.happened(Happening::Late { by_ms: 1 });
+        live.saved(Arc::clone(&execution));
+        assert!(matches!(last_two(&live.view()), [Happening::NotParked { .. }, Happening::Late { .. }]));
+        assert_eq!((live.durable(), live.view().timeline.len()), (execution.timeline.len(), execution.timeline.len() + 1));
+        assert!(live.view().late);
+    }
+
+    #[test]
+    fn nothing_comes_after_an_end() {
+        let live = running();
+        let mut execution = (*live.view()).clone();
+        execution.apply(Timestamp(3), Happening::Finished { state: State::Succeeded, log_bytes: 0, log_dropped_bytes: 0 }).unwrap();
+        live.happened(CANCELLED);
+        live.saved(Arc::new(execution));
+        assert!(matches!(last_two(&live.view()), [Happening::Running { .. }, Happening::Finished { .. }]));
     }
 }

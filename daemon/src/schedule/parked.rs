@@ -42,7 +42,7 @@ pub(super) enum Woken {
     End(Ending),
     /// It goes on on another host. Its machine is removed once that is durable.
     Moved,
-    /// The database does not take anything more: the next start goes on.
+    /// The daemon stops, or the database does not take anything more: the next start goes on.
     Lost,
 }
 
@@ -144,6 +144,7 @@ pub(super) async fn wait(d: &Arc<Dispatcher>, live: &Arc<Live>, (asks, aux): (&m
     live.happened(Happening::Resuming);
     if !persist(d, live, live.view()).await {
         d.release(job);
+        d.forget(&live.id);
         return Woken::Lost;
     }
     let _ = fault::at("resume.recorded").await;
@@ -196,11 +197,13 @@ pub(super) async fn again(d: &Arc<Dispatcher>, live: &Live, parked: &Arc<Parked>
         return Err(fail(d, live, parked, error));
     }
     let mut execution = (*live.view()).clone();
-    if execution.apply(live.clock.now(), Happening::NotResumed { reason: error.message }).is_err() {
-        return Err(Woken::Lost);
+    if let Err(refused) = execution.apply(live.clock.now(), Happening::NotResumed { reason: error.message }) {
+        tracing::error!(execution = %live.id, error = %refused, "its machine was not brought back, and that is refused");
+        return Err(fail(d, parked, ExecutionError::new(ErrorKind::Host, format!("a fault in torpord: {refused}"))));
     }
     execution.parked = Some(Arc::clone(parked));
     if !persist(d, live, Arc::new(execution)).await {
+        d.forget(&live.id);
         return Err(Woken::Lost);
     }
     tokio::select! {

@@ -14,6 +14,7 @@ use super::backoff;
 use super::dispatch::Dispatcher;
 use super::ending::{Decision, Ending, decide};
 use super::estimates::Kind;
+use super::guard::guarded;
 use super::job::Job;
 use super::live::{Cause, Live};
 use super::parked::{self, Woken};
@@ -37,14 +38,12 @@ const RETRY_MESSAGE: usize = 512;
 /// How long to wait before a commit is tried again.
 const RETRY_COMMIT: Duration = Duration::from_secs(1);
 
-/// An error as a timeline tells it: the whole of it would be there again for each attempt.
-fn retrying(error: ExecutionError, delay: Duration) -> Happening {
-    let end = error.message.floor_char_boundary(RETRY_MESSAGE);
-    Happening::Retrying {
-        kind: error.kind,
-        message: error.message[..end].to_owned(),
-        delay_ms: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
-    }
+/// Another attempt follows. A timeline tells not all of the error: it would be there again for each attempt.
+fn retry(live: &Live, error: &ExecutionError, delay: Duration) {
+    let message = &error.message[..error.message.floor_char_boundary(RETRY_MESSAGE)];
+    tracing::info!(execution = %live.id, kind = ?error.kind, message, ?delay, "an attempt failed and another follows");
+    let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+    live.happened(Happening::Retrying { kind: error.kind, message: message.to_owned(), delay_ms });
 }
 
 /// The next attempt begins.
@@ -87,34 +86,37 @@ enum Stage {
     Parked(Arc<Parked>, u32),
 }
 
+impl Stage {
+    /// At the beginning. Its program is given what it needs when its VM is.
+    fn fresh(job: Job) -> Self {
+        Self::Vm { job, begin: Begin::Start { input: Vec::new(), secrets: Vec::new() }, resumed: None, tries: 0 }
+    }
+}
+
 /// Runs an execution that holds a VM's place. With its input: it was submitted as starting, and its insertion may still be on its way.
 pub(super) async fn run(d: Arc<Dispatcher>, live: Arc<Live>, input: Option<Arc<[u8]>>) {
+    guarded(&d, &live, begin(&d, &live, input)).await;
+}
+
+async fn begin(d: &Arc<Dispatcher>, live: &Arc<Live>, input: Option<Arc<[u8]>>) {
     let job = Job::Execution(live.id.clone());
-    let input = match input {
-        Some(input) => input,
-        None => {
-            live.happened(Happening::Starting { attempt: live.view().attempts + 1 });
-            if live.stored().await.is_err() || !persist(&d, &live, live.view()).await {
-                return drop_it(&d, &live, job);
-            }
-            match d.store.input(&live.id).await {
-                Ok(input) => input.into(),
-                Err(error) => {
-                    d.release(job);
-                    return finish(&d, &live, Ending::host(format!("its input can't be read: {error}"))).await;
-                }
-            }
+    if input.is_none() {
+        live.happened(Happening::Starting { attempt: live.view().attempts + 1 });
+        if live.stored().await.is_err() || !persist(d, live, live.view()).await {
+            return drop_it(d, live, job);
         }
-    };
-    let stage = Stage::Vm { job, begin: Begin::Start { input: input.to_vec(), secrets: Vec::new() }, resumed: None, tries: 0 };
-    let asks = Asks::begin(&d, &live).await;
-    stages(&d, &live, stage, asks, Some(input)).await;
+    }
+    let asks = Asks::begin(d, live).await;
+    stages(d, live, Stage::fresh(job), asks, input).await;
 }
 
 /// Goes on with an execution that is parked.
 pub(super) async fn go_on(d: Arc<Dispatcher>, live: Arc<Live>, parked: Arc<Parked>) {
-    let asks = Asks::restore(&d, &live, &parked).await;
-    stages(&d, &live, Stage::Parked(parked, 0), asks, None).await;
+    let work = async {
+        let asks = Asks::restore(&d, &live, &parked).await;
+        stages(&d, &live, Stage::Parked(Arc::clone(&parked), 0), asks, None).await;
+    };
+    guarded(&d, &live, work).await;
 }
 
 fn drop_it(d: &Arc<Dispatcher>, live: &Live, job: Job) {
@@ -171,9 +173,9 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
             reuse,
         };
         let since = Instant::now();
-        let outcome = match give(d, live, &mut request.begin) {
+        let outcome = match give(d, live, &mut request.begin, &mut input).await {
             Ok(()) => attempt(d, live, request, resumed.clone(), (&mut asks, &mut aux), &mut log).await,
-            Err(error) => Outcome::Failed(not_given(&error)),
+            Err(error) => Outcome::Failed(error),
         };
         if live.stored().await.is_err() {
             return drop_unstored(d, live, job);
@@ -217,8 +219,8 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
             }
             Decision::Again(error) => {
                 d.leave_asks(live);
-                let delay = backoff::of(&policy, live.view().attempts);
-                live.happened(retrying(error, delay));
+                let delay = backoff::of(&policy, &live.view());
+                retry(live, &error, delay);
                 if !delay.is_zero() {
                     log.close();
                     return give_up(d, live, job, delay).await;
@@ -228,24 +230,12 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
                     return drop_it(d, live, job);
                 }
                 (asks, aux) = (Asks::begin(d, live).await, broker());
-                let again = match input.take() {
-                    Some(input) => Ok(input),
-                    None => d.store.input(&live.id).await.map(Arc::from),
-                };
-                let again: Arc<[u8]> = match again {
-                    Ok(again) => again,
-                    Err(error) => {
-                        d.release(job);
-                        return end(d, live, Ending::host(format!("its input can't be read: {error}")), log).await;
-                    }
-                };
-                stage = Stage::Vm { job, begin: Begin::Start { input: again.to_vec(), secrets: Vec::new() }, resumed: None, tries: 0 };
-                input = Some(again);
+                stage = Stage::fresh(job);
             }
             Decision::Requeue(error) => {
                 d.leave_asks(live);
-                let delay = if error.kind == ErrorKind::Interrupted { Duration::ZERO } else { backoff::of(&policy, live.view().attempts) };
-                live.happened(retrying(error, delay));
+                let delay = if error.kind == ErrorKind::Interrupted { Duration::ZERO } else { backoff::of(&policy, &live.view()) };
+                retry(live, &error, delay);
                 persist(d, live, live.view()).await;
                 return d.release(job);
             }
@@ -265,12 +255,21 @@ async fn give_up(d: &Arc<Dispatcher>, live: &Arc<Live>, job: Job, delay: Duratio
     tokio::spawn(backoff::wait(Arc::clone(d), Arc::clone(live), delay.saturating_sub(since.elapsed())));
 }
 
-/// A program gets its secrets with its input, each time that it begins: they are never kept with it.
-fn give(d: &Dispatcher, live: &Live, begin: &mut Begin) -> Result<(), SecretError> {
-    if let Begin::Start { secrets, .. } = begin {
-        *secrets = d.secrets.given(&live.version)?;
-    }
+/// A program gets its input and its secrets each time that it begins. `known` is its input where that was read before; secrets are never kept with it.
+async fn give(d: &Dispatcher, live: &Live, begin: &mut Begin, known: &mut Option<Arc<[u8]>>) -> Result<(), ExecutionError> {
+    let Begin::Start { input, secrets } = begin else { return Ok(()) };
+    let read = match known.take() {
+        Some(read) => read,
+        None => d.store.input(&live.id).await.map_err(|error| unread(&error))?.into(),
+    };
+    *input = read.to_vec();
+    *known = Some(read);
+    *secrets = d.secrets.given(&live.version).map_err(|error| not_given(&error))?;
     Ok(())
+}
+
+fn unread(error: &StoreError) -> ExecutionError {
+    ExecutionError::new(ErrorKind::Host, format!("its input can't be read: {error}"))
 }
 
 fn not_given(error: &SecretError) -> ExecutionError {

@@ -27,7 +27,7 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -79,6 +79,8 @@ pub(crate) struct Scripted {
     pub(crate) peak: AtomicU64,
     now: AtomicU64,
     pub(crate) prepared: AtomicUsize,
+    /// Making a template is a fault.
+    pub(crate) unpreparable: AtomicBool,
     pub(crate) forgotten: AtomicUsize,
     /// Times that a machine was written down.
     pub(crate) parks: AtomicUsize,
@@ -301,7 +303,10 @@ impl Runner for Scripted {
 
     fn prepare<'a>(&'a self, _: &'a TaskVersion) -> BoxFuture<'a, Result<(), ExecutionError>> {
         self.prepared.fetch_add(1, Ordering::SeqCst);
-        Box::pin(async { Ok(()) })
+        Box::pin(async {
+            assert!(!self.unpreparable.load(Ordering::SeqCst), "as scripted");
+            Ok(())
+        })
     }
 
     fn template_state(&self, _: &TaskVersion) -> TemplateState {

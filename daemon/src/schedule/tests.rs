@@ -4,6 +4,7 @@
 mod accounts;
 mod backoff;
 pub(crate) mod crash;
+mod faults;
 mod life;
 mod limits;
 mod locked;

@@ -3,10 +3,12 @@
 //! Invariant: a machine is resumed only on the very bytes that it was parked on, under the very disks that it had: content, root disk and code are
 //! compared before anything is mapped.
 
-use super::{Template, Templates, blocking, store};
+use super::store::{self, Files, Store, StoreError};
+use super::{Template, Templates, blocking};
 use crate::engine::host::Host;
 use crate::engine::template::table::Found;
 use crate::engine::types::{Base, ErrorKind, ExecutionError, TaskVersion};
+use std::fs::File;
 use std::sync::Arc;
 use torpor_protocol::agent::Runtime;
 use torpor_snapshot::parked::Origin;
@@ -21,6 +23,31 @@ pub(in crate::engine) struct Ground {
     pub(in crate::engine) base: Base,
     /// What such a machine needs of a host: an encoded [`Origin`].
     pub(in crate::engine) origin: Vec<u8>,
+}
+
+/// Why a parked machine has no template.
+#[derive(Debug)]
+pub(in crate::engine) struct NoGround {
+    /// For who waits for the machine.
+    pub(in crate::engine) error: ExecutionError,
+    /// It may have one the next time.
+    pub(in crate::engine) passing: bool,
+}
+
+impl NoGround {
+    fn for_good(message: impl Into<String>) -> Self {
+        Self { error: ExecutionError::new(ErrorKind::Host, message), passing: false }
+    }
+
+    fn passing(error: ExecutionError) -> Self {
+        Self { error, passing: true }
+    }
+}
+
+impl From<NoGround> for ExecutionError {
+    fn from(none: NoGround) -> Self {
+        none.error
+    }
 }
 
 #[cfg(test)]
@@ -46,6 +73,19 @@ pub(super) fn origin(host: &Host, runtime: Runtime, memory_mib: u32, base: &Base
     }
 }
 
+/// The template of that name, if it is whole and has that content.
+fn with_content(store: &Store, name: &str, checked: bool, wanted: &str) -> Result<Option<Files>, StoreError> {
+    let files = match store.load(name, checked) {
+        Err(error) if !error.passing() => {
+            tracing::error!(template = name, "{error}; a parked machine needs it");
+            return Ok(None);
+        }
+        loaded => loaded?,
+    };
+    let Some(files) = files else { return Ok(None) };
+    Ok((store::content(&files)? == wanted).then_some(files))
+}
+
 impl Templates {
     /// Why a machine of that origin can't run on this host; nothing if it can. The guest's kernel is in its memory, and templates travel: neither matters.
     pub(in crate::engine) fn differences(&self, theirs: &Origin, runtime: Runtime) -> Vec<String> {
@@ -55,7 +95,7 @@ impl Templates {
     }
 
     /// The template of a parked machine.
-    pub(in crate::engine) async fn parked_on(self: &Arc<Self>, base: &Base, task: &TaskVersion) -> Result<Arc<Template>, ExecutionError> {
+    pub(in crate::engine) async fn parked_on(self: &Arc<Self>, base: &Base, task: &TaskVersion) -> Result<Arc<Template>, NoGround> {
         if let Found::Ready(template) = self.table().find(&base.template)
             && template.ground.base.content == base.content
         {
@@ -64,34 +104,35 @@ impl Templates {
         if let Some(template) = self.parked().get(&base.content) {
             return Ok(Arc::clone(template));
         }
-        let gone = || {
+        let (files, (code, code_hash)) = self.with_code(base, task).await?.ok_or_else(|| {
             let short = base.content.get(..12).unwrap_or(&base.content);
-            ExecutionError::new(ErrorKind::Host, format!("the template that it was parked on ({short}) is not there any more, or damaged"))
-        };
-        let (this, path, names) = (Arc::clone(self), task.code.clone(), [base.template.clone(), base.content.clone()]);
-        let checked = names.clone().map(|name| self.table().is_checked(&name));
-        let wanted = base.content.clone();
-        let found = blocking(move || {
-            let code = store::open_code(&path)?;
-            for (name, checked) in names.iter().zip(checked) {
-                if let Some(files) = this.store.load(name, checked)?
-                    && store::content(&files)? == wanted
-                {
-                    return Ok(Some((files, code)));
-                }
-            }
-            Ok(None)
-        });
-        let (files, (code, code_hash)) = found.await?.ok_or_else(gone)?;
+            NoGround::for_good(format!("the template that it was parked on ({short}) is not there any more, or damaged"))
+        })?;
         if files.meta.code.as_deref() != Some(&code_hash) {
-            return Err(ExecutionError::new(ErrorKind::Host, "the code that it was parked with is not that of its task's version"));
+            return Err(NoGround::for_good("the code that it was parked with is not that of its task's version"));
         }
-        let template = Arc::new(self.template(task.runtime, files, Some(code))?);
+        let template = Arc::new(self.template(task.runtime, files, Some(code)).map_err(NoGround::passing)?);
         let mut parked = self.parked();
         if parked.len() >= MAX_OPEN {
             parked.clear();
         }
         parked.insert(base.content.clone(), Arc::clone(&template));
         Ok(template)
+    }
+
+    /// The files of that content and its task's code, with its hash; `None` where none are whole.
+    async fn with_code(self: &Arc<Self>, base: &Base, task: &TaskVersion) -> Result<Option<(Files, (File, String))>, NoGround> {
+        let (this, path, names) = (Arc::clone(self), task.code.clone(), [base.template.clone(), base.content.clone()]);
+        let checked = names.clone().map(|name| self.table().is_checked(&name));
+        let wanted = base.content.clone();
+        let found = blocking(move || {
+            let code = match store::open_code(&path) {
+                Err(error) if !error.passing() => return Ok(Err(NoGround::for_good(error.to_string()))),
+                opened => opened?,
+            };
+            let found = names.iter().zip(checked).find_map(|(name, checked)| with_content(&this.store, name, checked, &wanted).transpose());
+            Ok(Ok(found.transpose()?.map(|files| (files, code))))
+        });
+        found.await.map_err(NoGround::passing)?
     }
 }

@@ -83,6 +83,15 @@ pub(super) enum StoreError {
     Meta(PathBuf),
 }
 
+impl StoreError {
+    /// The system could not do it now, and may next time: it says nothing of what is on disk.
+    pub(super) fn passing(&self) -> bool {
+        let (Self::Io { source, .. } | Self::Snapshot(SnapshotError::Io { source, .. })) = self else { return false };
+        let damage = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory, io::ErrorKind::IsADirectory, io::ErrorKind::UnexpectedEof];
+        !damage.contains(&source.kind())
+    }
+}
+
 fn io<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StoreError + 'a {
     move |source| StoreError::Io { what, path: path.to_owned(), source }
 }
@@ -273,4 +282,4 @@ pub(super) fn open_code(path: &Path) -> Result<(File, String), StoreError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

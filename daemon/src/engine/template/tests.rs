@@ -1,8 +1,9 @@
-//! When the making of a task's template stops: monitors here are processes that never answer.
-#![allow(clippy::unwrap_used)]
+//! When the making of a task's template stops, and what becomes of one that can't be read: monitors here are processes that never answer.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use super::*;
 use crate::engine::monitor::Launcher;
+use std::path::PathBuf;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use torpor_protocol::agent::Runtime;
@@ -60,6 +61,16 @@ impl Fixture {
         tokio::spawn(async move { templates.get(&spec).await })
     }
 
+    /// Puts the task's template on disk; its folder, and what a machine parked on it has of it.
+    fn on_disk(&self) -> (PathBuf, Base) {
+        let (store, spec) = (&self.templates.store, Spec::Task(self.task.clone()));
+        let id = self.templates.host.id(&spec);
+        let (_, code) = store::open_code(&self.task.code).unwrap();
+        let meta = Meta::of(&spec, id.clone(), "base".into(), Some(code));
+        let files = store.commit(store::tests::written_for(store, &id), &meta).unwrap();
+        (self.dir.path().join("templates").join(&id), Base { template: id, content: store::content(&files).unwrap() })
+    }
+
     async fn monitors(&self, wanted: usize) {
         let since = Instant::now();
         while self.stats.snapshot().monitors != wanted {
@@ -105,6 +116,61 @@ async fn a_load_stops_when_its_task_is_removed() {
     f.templates.forget(&f.task);
     let error = waits.await.unwrap().unwrap_err();
     assert!(error.message.contains("removed"), "{error}");
+    f.left_nothing().await;
+}
+
+#[tokio::test]
+async fn a_fault_while_it_is_made_is_told_to_all_who_wait() {
+    let f = Fixture::new();
+    let spec = Spec::Task(f.task.clone());
+    let id = f.templates.host.id(&spec);
+    let (attempt, mut end) = f.templates.table().begin(&id, spec);
+    f.templates.attempt(&id, &attempt, async { panic!("as scripted") }).await;
+    let got = end.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+    assert_eq!(got.unwrap_err().kind, ErrorKind::Host);
+    assert_eq!(f.templates.state(&f.task), TemplateState::Failed);
+    // Who asks now does not wait for that.
+    let next = f.asks();
+    f.monitors(1).await;
+    next.abort();
+    f.left_nothing().await;
+}
+
+/// What a file can't be opened for, and is whole all the same: to root, permissions are none.
+fn unreadable(file: &Path) -> PathBuf {
+    let aside = file.with_extension("aside");
+    std::fs::rename(file, &aside).unwrap();
+    std::os::unix::fs::symlink(file, file).unwrap();
+    aside
+}
+
+#[tokio::test]
+async fn one_that_can_not_be_read_now_stays() {
+    let f = Fixture::new();
+    let (folder, base) = f.on_disk();
+    let state = folder.join("state");
+    let aside = unreadable(&state);
+    let error = f.asks().await.unwrap().unwrap_err();
+    assert!(error.kind == ErrorKind::Host && error.message.contains("opening"), "{error}");
+    let none = f.templates.parked_on(&base, &f.task).await.unwrap_err();
+    assert!(none.passing, "{none:?}");
+    std::fs::rename(&aside, &state).unwrap();
+    let (template, made) = f.asks().await.unwrap().unwrap();
+    assert!(!made && template.ground.base == base);
+    assert_eq!(f.templates.parked_on(&base, &f.task).await.unwrap().ground.base, base);
+}
+
+#[tokio::test]
+async fn one_that_is_damaged_is_made_anew_and_what_was_parked_on_it_fails() {
+    let f = Fixture::new();
+    let (folder, base) = f.on_disk();
+    std::fs::remove_file(folder.join("memory")).unwrap();
+    let none = f.templates.parked_on(&base, &f.task).await.unwrap_err();
+    assert!(!none.passing && none.error.message.contains("damaged"), "{none:?}");
+    let waits = f.asks();
+    f.monitors(1).await;
+    assert!(!folder.exists());
+    waits.abort();
     f.left_nothing().await;
 }
 

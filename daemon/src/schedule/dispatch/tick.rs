@@ -35,10 +35,10 @@ pub(super) fn begin(d: &Arc<Dispatcher>) {
 impl Dispatcher {
     /// Tells whether anybody waits for memory, and when the queue's alarm is due.
     pub(super) fn tell(&self) {
-        let (pressed, alarm) = {
-            let core = &self.lock().core;
-            (core.short_of_memory() || core.draining(), core.alarm())
-        };
+        // Held to the end: of two who tell at once, the later would otherwise tell first, and its alarm be lost.
+        let shared = self.lock();
+        let core = &shared.core;
+        let (pressed, alarm) = (core.short_of_memory() || core.draining(), core.alarm());
         self.pressure.send_if_modified(|now| std::mem::replace(now, pressed) != pressed);
         self.alarm.send_if_modified(|now| std::mem::replace(now, alarm) != alarm);
     }

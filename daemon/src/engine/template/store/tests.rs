@@ -18,7 +18,12 @@ fn meta() -> Meta {
 
 /// A draft with a snapshot as a monitor writes it.
 fn written(store: &Store) -> Draft {
-    let draft = store.begin(ID).unwrap();
+    written_for(store, ID)
+}
+
+/// The same for a template of another id.
+pub(in crate::engine::template) fn written_for(store: &Store, id: &str) -> Draft {
+    let draft = store.begin(id).unwrap();
     let index = Index::write(&draft.memory, 128 << 10, |offset, block| {
         block[0] = u8::from(offset == 0);
         Ok(())
@@ -95,6 +100,7 @@ fn damage_is_noticed() {
         store.commit(draft, &meta()).unwrap();
         assert!(store.load(ID, false).is_ok());
         damage(&dir.path().join(ID));
-        assert!(store.load(ID, false).is_err(), "{what} is not noticed");
+        let error = store.load(ID, false).expect_err(what);
+        assert!(!error.passing(), "{what}: {error}");
     }
 }

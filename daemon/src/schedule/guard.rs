@@ -34,6 +34,6 @@ async fn over(d: &Arc<Dispatcher>, live: &Arc<Live>, error: ExecutionError) {
     }
     run::finish(d, live, Ending::failed(error)).await;
     if let Some(parked) = left.parked.as_ref().filter(|_| live.view().state.ended()) {
-        d.parked.remove(&parked.file, parked.stored_bytes);
+        d.parked.remove(&live.account, &parked.file, parked.stored_bytes);
     }
 }

@@ -311,7 +311,7 @@ mod tests {
         let mut execution = Execution::new(ExecutionId::first_of(Timestamp(0)), &version, Timestamp(0));
         execution.apply(Timestamp(1), Happening::Starting { attempt: 1 }).unwrap();
         execution.apply(Timestamp(2), Happening::Running { micros: 1 }).unwrap();
-        Live::known(execution, version, 1)
+        Live::known(execution, version, (1, 1))
     }
 
     /// What is written when it is parked.

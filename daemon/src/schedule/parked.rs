@@ -199,7 +199,7 @@ pub(super) async fn again(d: &Arc<Dispatcher>, live: &Live, parked: &Arc<Parked>
     let mut execution = (*live.view()).clone();
     if let Err(refused) = execution.apply(live.clock.now(), Happening::NotResumed { reason: error.message }) {
         tracing::error!(execution = %live.id, error = %refused, "its machine was not brought back, and that is refused");
-        return Err(fail(d, parked, ExecutionError::new(ErrorKind::Host, format!("a fault in torpord: {refused}"))));
+        return Err(fail(d, live, parked, ExecutionError::new(ErrorKind::Host, format!("a fault in torpord: {refused}"))));
     }
     execution.parked = Some(Arc::clone(parked));
     if !persist(d, live, Arc::new(execution)).await {

@@ -93,6 +93,7 @@ impl<K: Key> Scheduler<K> {
         let mut actions = Vec::new();
         match event {
             Event::Submit(key, claim) => actions.extend(self.submit(key, claim)),
+            Event::SubmitAll(all) => all.into_iter().for_each(|(key, claim)| actions.extend(self.submit(key, claim))),
             Event::Known(key, claim) => self.known(&key, &claim),
             Event::Withdraw(key) => self.withdraw(&key),
             Event::Release(key) => {
@@ -136,7 +137,9 @@ impl<K: Key> Scheduler<K> {
         let before = self.keys.get(&key).copied().and_then(|number| self.take(number));
         self.numbers += 1;
         let (number, since) = before.as_ref().map_or((self.numbers, self.now), |old| (old.place.number, old.place.since));
-        let changed = self.graph.set(&key, Urgency::own(&claim, number));
+        // Who was here before, and was parked or failed meanwhile, has come when it came first.
+        let arrival = self.graph.arrival(&key).unwrap_or(number);
+        let changed = self.graph.set(&key, Urgency::own(&claim, arrival));
         let blocked = claim.group.as_ref().is_some_and(|group| self.holding.full(group));
         let place = Place { number, since, rank: None, aim: None, lapses: None };
         self.put(Wanting { key, claim, place, blocked });

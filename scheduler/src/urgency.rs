@@ -86,6 +86,11 @@ impl<K: Key> Graph<K> {
         self.nodes.get(key).map(|node| node.counts)
     }
 
+    /// When a job that is known came, by its number.
+    pub(crate) fn arrival(&self, key: &K) -> Option<u64> {
+        self.nodes.get(key)?.own.map(|own| own.arrival)
+    }
+
     /// A job's own urgency is this; returns whose changed by it.
     pub(crate) fn set(&mut self, key: &K, own: Urgency) -> Vec<K> {
         self.nodes.entry(key.clone()).or_default().own = Some(own);

@@ -331,3 +331,29 @@ proptest! {
         prop_assert_eq!(order(s), expected);
     }
 }
+
+#[test]
+fn who_was_parked_meanwhile_has_come_when_it_came_first() {
+    let mut s = slots(1);
+    assert_eq!(step(&mut s, Event::Submit(1, claim(1))), [Action::Start(1)]);
+    submit(&mut s, 2, claim(1));
+    submit(&mut s, 3, claim(1));
+    assert_eq!(step(&mut s, Event::Release(1)), [Action::Start(2)]);
+    // Parked, resumed, and the last that came; what it waits for goes before what came after its first start.
+    submit(&mut s, 1, Claim { kind: Kind::Resume, ..claim(1) });
+    assert_eq!(step(&mut s, Event::Release(2)), [Action::Start(1)]);
+    submit(&mut s, 4, due(LATER));
+    wait(&mut s, 1, 4);
+    assert_eq!(step(&mut s, Event::Release(1)), [Action::Start(4)]);
+    assert_eq!(step(&mut s, Event::Release(4)), [Action::Start(3)]);
+}
+
+#[test]
+fn of_several_none_starts_before_all_are_there() {
+    let mut s = slots(1);
+    step(&mut s, Event::Known(1, claim(1)));
+    let wanted = (2..5).map(|key| (key, if key == 4 { due(LATER) } else { claim(1) })).collect();
+    wait(&mut s, 1, 4);
+    assert_eq!(step(&mut s, Event::SubmitAll(wanted)), [Action::Start(4)]);
+    assert_eq!(step(&mut s, Event::Release(4)), [Action::Start(2)]);
+}

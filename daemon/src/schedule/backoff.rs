@@ -74,7 +74,7 @@ async fn sleep(d: &Arc<Dispatcher>, live: &Arc<Live>, time: Duration) {
     }
     let _ = fault::at("retry.due").await;
     drop(counted);
-    d.requeue(live);
+    d.requeue(std::slice::from_ref(live));
     // Whoever stopped it before that saw that it does not wait in the queue, and left it to this.
     if live.cause().is_some() && d.unqueue(&Job::Execution(live.id.clone())) {
         stopped(d, live).await;

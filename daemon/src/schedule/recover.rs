@@ -65,6 +65,7 @@ pub async fn recover(d: &Arc<Dispatcher>) -> Result<Recovered, StoreError> {
         for ask in machine.asks.iter().filter(|ask| !ask.targets().is_empty()) {
             // As before, so there is no cycle.
             let _ = d.graph().add(&live.id, ask.seq, ask.targets());
+            d.lift(&live.id, ask.targets());
         }
     }
     let left = left(d, &retried).await?;
@@ -72,16 +73,14 @@ pub async fn recover(d: &Arc<Dispatcher>) -> Result<Recovered, StoreError> {
         d.watch_deadline(&live);
         tokio::spawn(run::go_on(Arc::clone(d), live, machine));
     }
-    for live in waiting {
+    let (queued, delayed): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|live| backoff::left(&live.view(), live.clock.now()).is_zero());
+    d.requeue(&queued);
+    for live in &delayed {
         let left = backoff::left(&live.view(), live.clock.now());
-        if left.is_zero() {
-            d.requeue(&live);
-        } else {
-            tokio::spawn(backoff::wait(Arc::clone(d), Arc::clone(&live), left));
-        }
-        // In this order: a deadline that has passed finds it in the queue.
-        d.watch_deadline(&live);
+        tokio::spawn(backoff::wait(Arc::clone(d), Arc::clone(live), left));
     }
+    // Only now: a deadline that has passed finds it in the queue.
+    queued.iter().chain(&delayed).for_each(|live| d.watch_deadline(live));
     left.iter().for_each(|id| d.abandon(id, Cause::Parent));
     join_all(over.into_iter().map(|(live, ending)| async move { run::finish(d, &live, ending).await })).await;
     Ok(recovered)

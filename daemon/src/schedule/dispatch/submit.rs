@@ -242,12 +242,13 @@ impl Dispatcher {
         self.act(follows);
     }
 
-    /// An execution that is queued waits in the queue again: of an earlier daemon, or for its next attempt.
-    pub(in crate::schedule) fn requeue(self: &Arc<Self>, live: &Live) {
-        let expected = self.estimates.of(&live.version);
+    /// Executions that are queued wait in the queue again: of an earlier daemon, or for the next attempt. None starts before all are there.
+    pub(in crate::schedule) fn requeue(self: &Arc<Self>, all: &[Arc<Live>]) {
+        let expected: Vec<_> = all.iter().map(|live| self.estimates.of(&live.version)).collect();
         let mut shared = self.lock();
-        let claim = shared.claim(live, expected);
-        let follows = shared.step(Event::Submit(Job::Execution(live.id.clone()), claim));
+        let claims = all.iter().zip(expected).map(|(live, expected)| (Job::Execution(live.id.clone()), shared.claim(live, expected)));
+        let claims = claims.collect();
+        let follows = shared.step(Event::SubmitAll(claims));
         drop(shared);
         self.act(follows);
     }

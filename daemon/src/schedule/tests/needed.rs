@@ -71,28 +71,61 @@ async fn what_has_to_begin_goes_before_what_is_only_wanted() {
     assert_eq!(began(&daemon), [&busy, &pressing, &wanted].map(|live| live.id.to_string()));
 }
 
+/// One that puts a child off by an hour, and then waits for it: `levels` calls down.
+fn chain(levels: usize, child: &Value) -> Value {
+    let asks = json!([
+        {"ask": "sleep", "ms": 100},
+        {"ask": "spawn", "task": "t", "need_by": {"in_ms": 3_600_000}},
+        {"ask": "wait", "executions": []},
+    ]);
+    let last = json!({"asks": asks, "payload": child});
+    (0..levels).fold(last, |below, _| json!({"asks": [{"ask": "call", "task": "t"}], "payload": below}))
+}
+
+/// Who waits came before the others, so what it waits for goes before them.
 #[tokio::test]
 async fn who_waits_lifts_what_it_waits_for_through_all_levels() {
-    let folder = tempfile::tempdir().unwrap();
-    let (daemon, version) = daemon(folder.path(), 128, Policy { park: Park::Always, ..Policy::default() }).await;
-    // The parent puts its child off by an hour and then waits for it: the child is as urgent as the parent, which came before the others.
-    let parent = json!({"asks": [
-        {"ask": "spawn", "task": "t", "need_by": {"in_ms": 3_600_000}},
-        {"ask": "sleep", "ms": 100},
-        {"ask": "wait", "executions": []},
-    ]});
-    let parent = submit(&daemon, &version, &parent, Extras::default()).await;
-    let others: Vec<_> = {
+    for levels in 0..3 {
+        let folder = tempfile::tempdir().unwrap();
+        let (daemon, version) = daemon(folder.path(), 128, Policy { park: Park::Always, ..Policy::default() }).await;
+        (0..20).for_each(|_| daemon.dispatcher.estimates.note(&version, Kind::Whole, Duration::from_millis(100)));
+        let first = submit(&daemon, &version, &chain(levels, &json!({})), Extras::default()).await;
         let mut others = Vec::new();
-        for _ in 0..4 {
+        for _ in 0..6 {
             others.push(submit(&daemon, &version, &json!({"ms": 150}), Extras::default()).await);
         }
-        others
+        let ended = first.ended().await;
+        assert_eq!(ended.state, State::Succeeded, "{ended:?}");
+        let last = others.last().unwrap().ended().await;
+        assert!(ended.finished_at < last.finished_at, "{levels} levels: it did not wait for all that came after it");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waited_before_a_kill_still_lifts_what_it_waits_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (killed, version) = daemon(folder.path(), 128, Policy { park: Park::Always, retries: 3, ..Policy::default() }).await;
+    let first = submit(&killed, &version, &chain(1, &json!({"ms": 600_000})), Extras::default()).await;
+    first.watch().wait_for(|execution| execution.state == State::Parked).await.unwrap();
+    for _ in 0..4 {
+        submit(&killed, &version, &json!({"ms": 100}), Extras::default()).await;
+    }
+    // It has come to run before those that were there before it.
+    let child = loop {
+        let last = killed.dispatcher.all_live().into_iter().max_by_key(|live| live.id.clone()).unwrap();
+        if last.parent.is_some() && last.depth == 2 && last.view().state == State::Running {
+            break last.id.to_string();
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
     };
-    let ended = parent.ended().await;
-    assert_eq!(ended.state, State::Succeeded, "{ended:?}");
-    let last = others.last().unwrap().ended().await;
-    assert!(ended.finished_at < last.finished_at, "it did not wait for all that came after it");
+    assert!(killed.dispatcher.load().queued > 0, "some of the others wait");
+    std::mem::forget(killed);
+    let daemon = Daemon::start(folder.path(), 128).await;
+    assert_eq!((daemon.recovered.parked, daemon.recovered.retried), (2, 1));
+    while began(&daemon).is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(began(&daemon)[0], child, "and not one of those that came before it");
 }
 
 #[tokio::test]

@@ -106,6 +106,25 @@ async fn one_that_can_not_be_parked_again_ends() {
     daemon.dispatcher.cancel(&live.id).await.unwrap().unwrap();
 }
 
+#[tokio::test]
+async fn a_machine_whose_file_can_not_be_opened_now_is_brought_back_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let (daemon, version) = start(folder.path()).await;
+    let live = submit(&daemon, &version, r#"{"asks":[{"ask":"sleep","ms":100}]}"#);
+    let view = live.watch().wait_for(|execution| execution.state == State::Parked).await.unwrap().clone();
+    let file = folder.path().join("parked").join(&view.parked.as_ref().unwrap().file);
+    // What root can't open either.
+    let aside = file.with_extension("aside");
+    std::fs::rename(&file, &aside).unwrap();
+    std::os::unix::fs::symlink(&file, &file).unwrap();
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    assert_eq!(live.view().state, State::Parked);
+    std::fs::rename(&aside, &file).unwrap();
+    let end = ended(&live).await;
+    assert_eq!(end.state, State::Succeeded, "{:?}", end.error);
+    left_nothing(&daemon).await;
+}
+
 async fn move_inputs(folder: &Path, (from, to): (&str, &str), id: &ExecutionId) {
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.join("torpor.db"));
     let mut db = SqliteConnection::connect_with(&options).await.unwrap();

@@ -32,7 +32,8 @@ fn submit(daemon: &Daemon, version: &Arc<Version>, script: &str) -> Arc<Live> {
 }
 
 async fn ended(live: &Live) -> Arc<Execution> {
-    tokio::time::timeout(Duration::from_secs(20), live.ended()).await.expect("it is left without an owner")
+    let ended = tokio::time::timeout(Duration::from_secs(20), live.ended()).await;
+    ended.unwrap_or_else(|_| panic!("it is left without an owner: {:?}", live.view()))
 }
 
 async fn left_nothing(daemon: &Daemon) {

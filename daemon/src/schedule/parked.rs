@@ -179,11 +179,18 @@ struct Unready {
 
 impl Unready {
     fn new(why: impl Display) -> Self {
-        Self { error: ExecutionError::new(ErrorKind::Host, format!("its parked machine can't be used: {why}")), passing: false }
+        Self::told(format!("its parked machine can't be used: {why}"))
+    }
+
+    fn told(message: String) -> Self {
+        Self { error: ExecutionError::new(ErrorKind::Host, message), passing: false }
     }
 
     fn io(why: impl Display, source: &io::Error) -> Self {
-        Self { passing: source.kind() != io::ErrorKind::NotFound, ..Self::new(why) }
+        match source.kind() {
+            io::ErrorKind::NotFound => Self::told(format!("its parked machine is gone: {why}")),
+            _ => Self { passing: true, ..Self::new(why) },
+        }
     }
 }
 
@@ -201,7 +208,7 @@ impl From<SnapshotError> for Unready {
 
 async fn begin(d: &Arc<Dispatcher>, live: &Live, asks: &mut Asks, parked: &Parked) -> Result<Begin, Unready> {
     let key = parked.key.as_ref().map(|sealed| d.secrets.park_key(&live.account, &live.id, sealed)).transpose();
-    let key = key.map_err(Unready::new)?;
+    let key = key.map_err(|error| Unready::told(error.to_string()))?;
     let file = d.parked.marked(&parked.file, &parked.mark)?;
     if live.inherited {
         differs(d, live, &file, key.clone()).await?;

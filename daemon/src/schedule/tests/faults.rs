@@ -126,6 +126,19 @@ async fn a_machine_whose_file_can_not_be_opened_now_is_brought_back_later() {
     left_nothing(&daemon).await;
 }
 
+#[tokio::test]
+async fn a_machine_whose_file_is_gone_fails_at_once_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let (daemon, version) = start(folder.path()).await;
+    let live = submit(&daemon, &version, r#"{"asks":[{"ask":"sleep","ms":100}]}"#);
+    let view = live.watch().wait_for(|execution| execution.state == State::Parked).await.unwrap().clone();
+    std::fs::remove_file(folder.path().join("parked").join(&view.parked.as_ref().unwrap().file)).unwrap();
+    let end = ended(&live).await;
+    assert_eq!((end.state, end.attempts), (State::Failed, 1));
+    assert!(end.error.as_ref().unwrap().message.contains("is gone"), "{:?}", end.error);
+    left_nothing(&daemon).await;
+}
+
 async fn move_inputs(folder: &Path, (from, to): (&str, &str), id: &ExecutionId) {
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.join("torpor.db"));
     let mut db = SqliteConnection::connect_with(&options).await.unwrap();

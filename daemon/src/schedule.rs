@@ -16,9 +16,9 @@
 //!
 //! # Retries
 //!
-//! `retries` of a policy is how often an execution that failed is run again, after a wait that grows with each attempt: for every kind of
-//! error but those that [`ending::retriable`] names: the same code fails the same way, and an end that was asked for is one. A daemon that went away counts as a failure (`interrupted`), after
-//! which nothing waits. With `backoff = "0s"` the next attempt begins at once, in the VM's place that the last one held.
+//! `retries` of a policy is how often an execution that failed is run again, after a wait that grows with each failure: for every kind of
+//! error but those that [`ending::retriable`] names: the same code fails the same way, and an end that was asked for is one. A daemon that went away counts as a failure (`interrupted`), but
+//! nothing waits after it, and it makes no later wait longer. With `backoff = "0s"` the next attempt begins at once, in the VM's place that the last one held.
 //! A log goes on over attempts.
 
 pub mod asks;

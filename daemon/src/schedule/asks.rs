@@ -8,6 +8,8 @@
 //! ```
 //! - [`graph`]: who waits for whom
 //! - [`decide`]: whether parking pays
+//! - `start`: an ask that starts an execution
+//! - `expect`: when the first of them can be answered
 //! - [`answer`]: from what happened to the message
 //!
 //! Invariants: whatever an open ask waits for is registered before its state is looked at, so nothing that happens in between is missed; an ask is
@@ -15,29 +17,26 @@
 
 pub mod answer;
 pub mod decide;
+mod expect;
 pub mod graph;
+mod start;
 
-use super::dispatch::{Dispatcher, SubmitError, Ties};
-use super::extras::Extras;
+use super::dispatch::Dispatcher;
 use super::live::{Cause, Live, Note};
 use crate::engine;
+use crate::manifest::Replay;
 use crate::manifest::flow::{self, By};
-use crate::manifest::{PortionName, Replay};
 use crate::state::id::ExecutionId;
-use crate::state::record::{Execution, Happening, Version};
-use crate::state::time::Timestamp;
+use crate::state::record::{Execution, Happening};
 use crate::state::waiting::{CallKey, Parked, WaitView, Waiting, WaitsFor};
 use answer::Refused;
-use serde_json::value::RawValue;
+use start::Start;
+pub use start::{MAX_CHILDREN, MAX_DEPTH};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use torpor_protocol::ask::{Ask, MAX_ASKS, MAX_TARGETS, MAX_WAIT_MS, NeedBy, OnLate, Refusal, Reply, What};
+use torpor_protocol::ask::{Ask, MAX_ASKS, MAX_TARGETS, MAX_WAIT_MS, OnLate, Refusal, Reply, What};
 
-/// Deepest nesting of calls.
-pub const MAX_DEPTH: u32 = 128;
-/// Most executions that one execution starts.
-pub const MAX_CHILDREN: u32 = 10_000;
 /// Most events of one execution.
 const MAX_EVENTS: u64 = 1000;
 
@@ -102,39 +101,6 @@ pub struct Asks {
     done: HashMap<CallKey, ExecutionId>,
 }
 
-/// A wish to start an execution.
-struct Start<'a> {
-    seq: u64,
-    /// `NAME`, `NAME@HASH`, `portion:NAME`.
-    task: &'a str,
-    /// Waits for its end: until when.
-    call: Option<Option<Duration>>,
-    need_by: Option<NeedBy>,
-    on_late: OnLate,
-}
-
-/// What a wish to start an execution leads to.
-enum Child {
-    /// It is being stored.
-    New(Arc<Live>),
-    /// An earlier attempt had started it.
-    Done(ExecutionId),
-}
-
-/// When a result is needed, as a moment.
-fn needed(need_by: Option<NeedBy>, now: Timestamp) -> Result<Option<Timestamp>, Refused> {
-    let latest = now.later(MAX_WAIT_MS);
-    let moment = need_by.map(|need_by| match need_by {
-        NeedBy::InMs(ms) => now.later(ms),
-        // That is by the host's clock.
-        NeedBy::AtMs(ms) => Timestamp(now.0.saturating_add(Timestamp(0).later(ms).0.saturating_sub(Timestamp::now().0))),
-    });
-    match moment {
-        Some(moment) if moment > latest => Err(Refused::new(Refusal::Invalid, "need_by is more than a year from now")),
-        moment => Ok(moment),
-    }
-}
-
 /// What follows an ask at once.
 #[derive(Debug)]
 pub enum Taken {
@@ -151,14 +117,6 @@ fn within(ms: Option<u64>) -> Result<Option<Duration>, Refused> {
         Some(ms) if ms > MAX_WAIT_MS => Err(Refused::new(Refusal::Invalid, format!("{ms} ms is longer than the longest wait, a year"))),
         ms => Ok(ms.map(Duration::from_millis)),
     }
-}
-
-/// A portion of the caller's own version.
-fn portion(d: &Dispatcher, live: &Live, name: &str) -> Result<Arc<Version>, Refused> {
-    let own = &live.version;
-    let found =
-        PortionName::try_from(name.to_owned()).ok().and_then(|name| d.catalog.portion(&own.account, &own.task, &own.version, &name));
-    found.ok_or_else(|| Refused::new(Refusal::UnknownTask, format!("task {:?} has no portion {name:?}", own.task.as_str())))
 }
 
 /// Executions that all outstanding waits of one execution may name together.
@@ -234,66 +192,6 @@ impl Asks {
             What::EventWait { token, timeout_ms } => self.event_wait(d, live, seq, token, timeout_ms).await,
         };
         taken.unwrap_or_else(|refused| Taken::Answer(refused.into()))
-    }
-
-    async fn start(&mut self, d: &Arc<Dispatcher>, live: &Arc<Live>, start: Start<'_>, input: Vec<u8>) -> Result<Taken, Refused> {
-        let Start { seq, task, call, need_by, on_late } = start;
-        if self.children >= MAX_CHILDREN {
-            return Err(Refused::new(Refusal::TooMany, format!("one execution may start at most {MAX_CHILDREN} others")));
-        }
-        if live.depth >= MAX_DEPTH {
-            return Err(Refused::new(
-                Refusal::TooDeep,
-                format!("calls are nested {MAX_DEPTH} deep already; does this task call itself without end?"),
-            ));
-        }
-        serde_json::from_slice::<&RawValue>(&input)
-            .map_err(|error| Refused::new(Refusal::Invalid, format!("the input of a call of {task:?} is not JSON: {error}")))?;
-        d.store.check_room().map_err(|error| Refused::new(Refusal::Host, error.to_string()))?;
-        let ties = if call.is_some() { Ties::Call } else { Ties::Spawn };
-        let need_by = needed(need_by, live.clock.now())?;
-        let submit = |version: Arc<Version>| {
-            flow::allowed(By::Portion(live.version.end()), version.end()).map_err(|denied| Refused::denied(&denied))?;
-            let key = CallKey::after(self.calls.as_ref(), &version, &input);
-            let done = self.done.remove(&key);
-            self.calls = Some(key.clone());
-            if let Some(done) = done {
-                return Ok(Child::Done(done));
-            }
-            let extras = Extras { need_by, on_late, call_key: Some(key), ..Extras::default() };
-            let submitted = d.submit_child(version, input.into(), live, ties, extras);
-            submitted.map(Child::New).map_err(|error| {
-                let kind = match error {
-                    SubmitError::Late { .. } => Refusal::Late,
-                    SubmitError::TooMuch { .. } | SubmitError::History { .. } => Refusal::TooMany,
-                    _ => Refusal::Capacity,
-                };
-                Refused::new(kind, error.to_string())
-            })
-        };
-        let child = match task.strip_prefix("portion:") {
-            Some(name) => submit(portion(d, live, name)?),
-            None => {
-                // What the newest version closes is closed in the older ones too.
-                if let Some((name, _)) = task.split_once('@')
-                    && let Ok(newest) = d.catalog.version(&live.account, name)
-                {
-                    flow::allowed(By::Portion(live.version.end()), newest.end()).map_err(|denied| Refused::denied(&denied))?;
-                }
-                d.catalog
-                    .with_version(&live.account, task, submit)
-                    .map_err(|error| Refused::new(Refusal::UnknownTask, error.to_string()))?
-            }
-        }?;
-        self.children += 1;
-        self.starting.insert(seq);
-        match child {
-            Child::New(child) => Ok(Taken::Starting(child, call)),
-            Child::Done(child) => {
-                let answer = self.started(d, live, Started { seq, child: Ok(child), call }).await;
-                Ok(answer.map_or(Taken::Open, |(_, reply)| Taken::Answer(reply)))
-            }
-        }
     }
 
     /// A child is durable, or is not.
@@ -473,25 +371,6 @@ impl Asks {
         self.open.values().filter_map(|open| open.due).min()
     }
 
-    /// When to bring it back so that its machine runs when the first of what it waits for is there, as far as that is known: a moment, or the end of
-    /// executions that always take about as long. Whether that is certain. Nothing where it would have to be now or was.
-    #[must_use]
-    pub fn ahead(&self, d: &Dispatcher, resume: Duration) -> Option<(Instant, bool)> {
-        let now = Instant::now();
-        let end = |open: &Open| match &open.waiting.what {
-            WaitsFor::Timer => open.due.map(|due| (due, true)),
-            WaitsFor::Executions { any, .. } => {
-                let ends = open.pending.iter().map(|id| d.steady_end(id));
-                let end =
-                    if *any { ends.flatten().min() } else { ends.collect::<Option<Vec<_>>>().and_then(|ends| ends.into_iter().max()) };
-                end.map(|end| (end, false))
-            }
-            WaitsFor::Event { .. } => None,
-        };
-        let (first, certain) = self.open.values().filter_map(end).min()?;
-        first.checked_sub(resume).filter(|ahead| *ahead > now).map(|ahead| (ahead, certain))
-    }
-
     /// Nothing is on its way: it may be parked.
     #[must_use]
     pub fn settled(&self) -> bool {
@@ -514,29 +393,6 @@ impl Asks {
     #[must_use]
     pub fn views(&self) -> Vec<WaitView> {
         self.open.values().map(|open| open.waiting.view()).collect()
-    }
-
-    /// How long until the first of them can be answered, as far as that is known.
-    #[must_use]
-    pub fn expected(&self, d: &Dispatcher) -> Option<Duration> {
-        let now = Instant::now();
-        let one = |open: &Open| {
-            let due = open.due.map(|due| due.saturating_duration_since(now));
-            let ends = match &open.waiting.what {
-                WaitsFor::Executions { any, .. } => {
-                    let ends = open.pending.iter().map(|id| d.expected_end(id));
-                    if *any { ends.flatten().min() } else { ends.collect::<Option<Vec<_>>>().and_then(|ends| ends.into_iter().max()) }
-                }
-                WaitsFor::Timer => None,
-                WaitsFor::Event { .. } => None,
-            };
-            match (&open.waiting.what, ends, due) {
-                (_, Some(ends), Some(due)) => Some(ends.min(due)),
-                (WaitsFor::Timer, _, due) => due,
-                (_, ends, _) => ends,
-            }
-        };
-        self.open.values().map(one).collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().min())
     }
 }
 

@@ -8,24 +8,24 @@
 //! Invariants: the commit of `parked` is the one point at which the execution is parked; before it every failure leaves the VM as it was, after it nothing
 //! is told to the VM any more. Whatever is ready is looked at again after each change of this state, so it does not matter when it came.
 
+mod park;
+
 use super::asks::answer::single;
 use super::asks::decide::{Facts, decide};
 use super::asks::{Asks, Started, Taken};
 use super::dispatch::Dispatcher;
 use super::estimates::Kind;
-use super::live::{Cause, Live, Note};
+use super::live::{Live, Note};
 use super::until;
 use crate::aux::broker::{Broker, Next};
 use crate::caught::caught;
-use crate::engine::{Begin, Order, Outcome, Parked, Progress, Reply, RunRequest};
+use crate::engine::{Begin, Order, Outcome, Progress, Reply, RunRequest};
 use crate::fault;
-use crate::hex;
 use crate::logs::LogWriter;
 use crate::manifest::Park;
-use crate::parked::{Draft, ParkError, mark};
-use crate::secrets::seal::Sealed;
-use crate::state::record::{Happening, Monitor, TimelineEntry};
+use crate::state::record::{Happening, Monitor};
 use crate::state::waiting;
+use park::Parking;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -33,19 +33,6 @@ use torpor_protocol::agent::Stream;
 
 /// Pieces of progress between engine and here. Each is at most 64 KiB of output, so this bounds memory; when it is full the guest waits.
 const PROGRESS: usize = 16;
-/// After a failure to park.
-const PARK_AGAIN: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 10_000 });
-
-/// How long one may keep a VM that others wait for where there is no room to park it.
-const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 60_000 });
-
-/// A machine that is being written down.
-struct Parking {
-    draft: Draft,
-    /// Of the draft, where it is encrypted.
-    key: Option<Sealed>,
-    since: Instant,
-}
 
 /// Who wants to know how an attempt to park ended.
 type Wish = oneshot::Sender<Result<(), String>>;
@@ -328,158 +315,4 @@ impl Watch<'_> {
         self.standing.park_at = decide(facts).map(|after| Instant::now() + after);
         self.standing.waits_longer = park == Park::Auto && !pressed;
     }
-
-    fn not_parked(&mut self, reason: String) {
-        self.standing.parking = None;
-        self.standing.park_at = self.standing.stands.then(|| Instant::now() + PARK_AGAIN);
-        self.granted(&Err(reason.clone()));
-        // One entry for all tries that fail alike: they may go on for days.
-        let told = matches!(self.live.view().timeline.last(), Some(TimelineEntry { what: Happening::NotParked { reason: last }, .. }) if *last == reason);
-        if !told {
-            self.live.happened(Happening::NotParked { reason });
-        }
-    }
-
-    /// Has the machine written down.
-    async fn park(&mut self) {
-        self.standing.park_at = None;
-        self.standing.waits_longer = false;
-        if !self.standing.stands || !self.asks.settled() || self.asks.any_ready() || self.aux.calls() {
-            return self.look().await;
-        }
-        if let Some(why) = self.aux.refuses() {
-            return self.granted(&Err(why));
-        }
-        let since = Instant::now();
-        let begun = async {
-            step("park.decided").await?;
-            self.d.room_to_park(&self.live.account, 0)?;
-            let files = self.d.parked.clone();
-            let draft = blocking(move || files.begin()).await?;
-            step("park.file").await?;
-            let file = draft.file.try_clone().map_err(|source| ParkError::Io { what: "using the file", source })?;
-            let key = self.d.park_key(self.live)?;
-            Ok::<_, ParkError>((draft, file, key))
-        };
-        match begun.await {
-            Ok((draft, file, key)) => {
-                let (key, sealed) = key.unzip();
-                self.standing.parking = Some(Parking { draft, key: sealed, since });
-                let _ = self.orders.send(Order::Park { file, packing: self.d.packing, key });
-            }
-            Err(error) => self.no_room(&error),
-        }
-    }
-
-    /// It can't be parked. Where that is for want of room, and stays so while others wait for its VM, it ends: those that it waits for may be among them.
-    fn no_room(&mut self, error: &ParkError) {
-        self.not_parked(error.to_string());
-        if !error.is_full() {
-            return;
-        }
-        let since = *self.standing.no_room.get_or_insert_with(Instant::now);
-        if since.elapsed() >= PATIENCE && self.d.pressed() && self.d.gives_way() {
-            tracing::warn!(execution = %self.live.id, %error, "it waits, can't be parked, and others wait for its VM; it ends");
-            self.live.stop(Cause::Unparked);
-        }
-    }
-
-    /// The machine is written down: name it, record it, end it; or let it go on.
-    async fn written(&mut self, parked: Parked) {
-        let Some(Parking { draft, key, since }) = self.standing.parking.take() else { return };
-        self.notes();
-        if self.asks.any_ready() || self.aux.calls() {
-            drop(draft);
-            return self.look().await;
-        }
-        if let Some(why) = self.aux.refuses() {
-            drop(draft);
-            return self.not_parked(why);
-        }
-        match self.commit((draft, key), &parked, since).await {
-            Ok(()) => {
-                let _ = fault::at("park.committed").await;
-                let _ = self.orders.send(Order::End);
-                self.aux.parked();
-                self.aux_lines();
-                self.d.estimates.note(&self.live.version, Kind::Park, since.elapsed());
-                self.standing.stands = false;
-                self.standing.over = true;
-                self.granted(&Ok(()));
-            }
-            Err(error) => {
-                self.no_room(&error);
-                self.look().await;
-            }
-        }
-    }
-
-    async fn commit(&mut self, (draft, key): (Draft, Option<Sealed>), parked: &Parked, since: Instant) -> Result<(), ParkError> {
-        step("park.written").await?;
-        draft.holds(parked.stored_bytes)?;
-        let mark = mark(&draft.file)?;
-        let (files, id, bytes) = (self.d.parked.clone(), self.live.id.clone(), parked.stored_bytes);
-        self.d.room_to_park(&self.live.account, bytes)?;
-        let naming = files.clone();
-        let file = match blocking(move || naming.commit(draft, &id)).await {
-            Ok(file) => file,
-            Err(error) => {
-                files.unreserve(&self.live.account, bytes);
-                return Err(error);
-            }
-        };
-        let recorded = match step("park.renamed").await {
-            Ok(()) => self.record((&file, mark, key), parked, since).await,
-            Err(error) => Err(error),
-        };
-        recorded.inspect_err(|_| files.remove(&self.live.account, &file, bytes))
-    }
-
-    /// The commit point.
-    async fn record(
-        &mut self,
-        (file, mark, key): (&str, String, Option<Sealed>),
-        parked: &Parked,
-        since: Instant,
-    ) -> Result<(), ParkError> {
-        let failed = |error: &dyn std::fmt::Display| ParkError::Record(error.to_string());
-        let (now, views) = (self.live.clock.now(), self.asks.views());
-        let mut execution = (*self.live.view()).clone();
-        let happening = Happening::Parked {
-            waiting: views.clone(),
-            changed_bytes: parked.changed_bytes,
-            stored_bytes: parked.stored_bytes,
-            micros: u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX),
-        };
-        execution.apply(now, happening).map_err(|error| failed(&error))?;
-        execution.waiting = views;
-        let before = self.resumed.as_ref().map_or(0, |resumed| resumed.ran_micros);
-        execution.parked = Some(Arc::new(waiting::Parked {
-            file: file.to_owned(),
-            mark,
-            key,
-            base: parked.base.clone(),
-            stored_bytes: parked.stored_bytes,
-            unread: hex::encode(&parked.unread),
-            since: now,
-            ran_micros: before.saturating_add(u64::try_from(parked.ran.as_micros()).unwrap_or(u64::MAX)),
-            children: self.asks.children,
-            calls: self.asks.calls.clone(),
-            asks: self.asks.saved(),
-            aux: self.aux.held(),
-        }));
-        let execution = Arc::new(execution);
-        self.d.store.commit_accepted(|| self.live.change(&execution)).await.map_err(|error| failed(&error))?;
-        self.live.saved(execution);
-        Ok(())
-    }
-}
-
-async fn step(step: &'static str) -> Result<(), ParkError> {
-    fault::at(step).await.map_err(|source| ParkError::Io { what: "a step on the way", source })
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, ParkError> + Send + 'static) -> Result<T, ParkError> {
-    let broken = |error: tokio::task::JoinError| ParkError::Io { what: "work on the file", source: std::io::Error::other(error) };
-    tokio::task::spawn_blocking(work).await.map_err(broken)?
 }

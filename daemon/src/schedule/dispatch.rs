@@ -5,8 +5,10 @@
 //!
 //! Invariant: an execution that has not ended is in `live`; it waits in the queue, or a task of [`super::run`] or of [`super::backoff`] owns it.
 
+mod drain;
 mod kept;
 mod kin;
+mod load;
 mod submit;
 mod tick;
 mod waits;
@@ -39,60 +41,19 @@ use crate::state::store::{Store, StoreError};
 use kept::Shelf;
 use kin::Kin;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot, watch};
 use torpor_scheduler::{Action, Budget, Claim, Event, Scheduler, Time};
 
+pub use load::{Load, OwnLoad};
 pub use submit::SubmitError;
 pub(super) use submit::Ties;
 pub use tick::keep_durations;
 
 /// How long a cancel waits for the VM to be gone before it answers with what is known.
 const CANCEL_WAIT: Duration = Duration::from_secs(15);
-/// How long stopped VMs may take to be gone and recorded when the daemon stops.
-const STOP_WAIT: Duration = Duration::from_secs(10);
-
-/// What the scheduler does, in figures.
-#[derive(Debug, Clone, Copy)]
-pub struct Load {
-    /// Executions that wait.
-    pub queued: usize,
-    /// Executions that hold a VM.
-    pub running: usize,
-    /// Executions that are parked.
-    pub parked: usize,
-    /// Bytes that VMs are charged.
-    pub used: u64,
-    /// Thousandths of processors that those take who compute.
-    pub used_cpu: u64,
-    /// What there is.
-    pub budget: Budget,
-    /// No new work is taken.
-    pub draining: bool,
-}
-
-/// What the scheduler does for one account, in figures.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct OwnLoad {
-    /// Executions that wait.
-    pub queued: usize,
-    /// Executions that hold a VM.
-    pub running: usize,
-    /// Executions that are parked.
-    pub parked: usize,
-    /// Disk that those take.
-    pub parked_bytes: u64,
-}
-
-impl OwnLoad {
-    /// Executions that have not ended.
-    #[must_use]
-    pub const fn all(&self) -> usize {
-        self.queued + self.running + self.parked
-    }
-}
 
 struct Shared {
     core: Scheduler<Job>,
@@ -361,46 +322,9 @@ impl Dispatcher {
         self.lock().core.draining()
     }
 
-    /// What each account has that has something in the queue, and how long the one waits that has waited longest.
-    #[must_use]
-    pub fn account_loads(&self) -> Vec<(torpor_scheduler::AccountLoad, Option<Duration>)> {
-        let shared = self.lock();
-        let waits = |load: torpor_scheduler::AccountLoad| {
-            let oldest = load.oldest.map(|since| shared.clock.since(since));
-            (load, oldest)
-        };
-        shared.core.accounts().into_iter().map(waits).collect()
-    }
-
-    /// Figures.
-    #[must_use]
-    pub fn load(&self) -> Load {
-        let shared = self.lock();
-        let core = &shared.core;
-        let (queued, running) = (core.waiting().executions + self.delayed.load(Ordering::Relaxed), core.holding().executions);
-        let parked = shared.live.values().filter(|live| live.view().state == State::Parked).count();
-        Load { queued, running, parked, used: core.used(), used_cpu: core.used_cpu(), budget: core.budget(), draining: core.draining() }
-    }
-
     /// An account has this share from now on.
     pub fn weigh(self: &Arc<Self>, account: &Account) {
         self.step(Event::Weight(account.name.as_str().into(), account.weight));
-    }
-
-    /// Figures of one account.
-    #[must_use]
-    pub fn load_of(&self, account: &AccountName) -> OwnLoad {
-        let mut load = OwnLoad::default();
-        for live in self.lock().live.values().filter(|live| live.account == *account) {
-            let view = live.view();
-            match view.state {
-                State::Queued => load.queued += 1,
-                State::Parked => load.parked += 1,
-                _ => load.running += 1,
-            }
-            load.parked_bytes += view.parked.as_ref().map_or(0, |parked| parked.stored_bytes);
-        }
-        load
     }
 
     /// Cancels an execution that has not ended; `None` if there is none. Answers when it has ended, or with how far it is after
@@ -442,38 +366,4 @@ impl Dispatcher {
         self.act(follows);
         waited
     }
-
-    async fn until(&self, wait: Duration, done: impl Fn(&Shared) -> bool) -> bool {
-        let mut changed = self.changed.subscribe();
-        let waited = tokio::time::timeout(wait, async {
-            while !done(&self.lock()) {
-                if changed.changed().await.is_err() {
-                    break;
-                }
-            }
-        });
-        waited.await.is_ok()
-    }
-
-    /// Takes no new work, waits for what runs, then stops it. What waits stays queued in the database.
-    pub async fn drain(self: &Arc<Self>, wait: Duration) {
-        self.step(Event::Drain);
-        self.drop_all_kept();
-        if !self.until(wait, |shared| shared.core.holding().executions == 0).await {
-            let running: Vec<_> = self.all_live().into_iter().filter(|live| !rests(live)).collect();
-            tracing::warn!(running = running.len(), "the drain timeout passed; what still runs is interrupted");
-            for live in running {
-                live.stop(Cause::Daemon);
-            }
-        }
-        let settled = |shared: &Shared| shared.core.holding().executions == 0 && shared.live.values().all(|live| rests(live));
-        if !self.until(STOP_WAIT, settled).await {
-            tracing::error!("some executions could not be stopped or recorded; the next start accounts for them");
-        }
-    }
-}
-
-/// It is in the database as it is, and needs nothing.
-fn rests(live: &Live) -> bool {
-    matches!(live.view().state, State::Queued | State::Parked)
 }

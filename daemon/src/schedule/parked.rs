@@ -22,9 +22,12 @@ use crate::engine::{Begin, ErrorKind, ExecutionError, ParkKey};
 use crate::fault;
 use crate::hex;
 use crate::manifest::Park;
+use crate::parked::ParkError;
 use crate::state::record::Happening;
 use crate::state::waiting::Parked;
+use std::fmt::Display;
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -121,29 +124,14 @@ pub(super) async fn wait(d: &Arc<Dispatcher>, live: &Arc<Live>, (asks, aux): (&m
     if let Err(error) = fault::at("resume.ready").await {
         tracing::error!(execution = %live.id, %error, "on the way to a resume");
     }
-    let job = Job::Execution(live.id.clone());
-    tokio::select! {
-        biased;
-        () = live.cancel.cancelled() => {
-            d.withdraw(&job);
-            return stopped(d, live, parked);
-        }
-        () = d.admitted(live) => {}
-    }
-    told(live, asks, &mut holders);
-    refuse(&mut holders);
-    let begin = begin(d, live, asks, parked).await;
-    let begin = match begin {
+    let begin = match admission(d, live, asks, parked).await {
         Ok(begin) => begin,
-        Err(error) => {
-            d.release(job);
-            return fail(d, live, parked, error);
-        }
+        Err(woken) => return woken,
     };
     let _ = fault::at("resume.admitted").await;
     live.happened(Happening::Resuming);
     if !persist(d, live, live.view()).await {
-        d.release(job);
+        d.release(Job::Execution(live.id.clone()));
         d.forget(&live.id);
         return Woken::Lost;
     }
@@ -151,31 +139,98 @@ pub(super) async fn wait(d: &Arc<Dispatcher>, live: &Arc<Live>, (asks, aux): (&m
     Woken::Resume(begin)
 }
 
-async fn begin(d: &Arc<Dispatcher>, live: &Live, asks: &mut Asks, parked: &Parked) -> Result<Begin, ExecutionError> {
-    let answers = asks.reply(d, live).await;
-    let host = |message: String| ExecutionError::new(ErrorKind::Host, message);
+/// With a place, and what it is brought back from.
+async fn admission(d: &Arc<Dispatcher>, live: &Arc<Live>, asks: &mut Asks, parked: &Arc<Parked>) -> Result<Begin, Woken> {
+    let (job, mut holders, mut tries) = (Job::Execution(live.id.clone()), Vec::new(), 0);
+    loop {
+        tokio::select! {
+            biased;
+            () = live.cancel.cancelled() => {
+                d.withdraw(&job);
+                return Err(stopped(d, live, parked));
+            }
+            () = d.admitted(live) => {}
+        }
+        told(live, asks, &mut holders);
+        refuse(&mut holders);
+        let Unready { error, passing } = match begin(d, live, asks, parked).await {
+            Ok(begin) => return Ok(begin),
+            Err(unready) => unready,
+        };
+        d.release(job.clone());
+        if !passing || tries >= AGAIN.1 {
+            return Err(fail(d, live, parked, error));
+        }
+        tries += 1;
+        tracing::warn!(execution = %live.id, %error, "not brought back; it is tried again");
+        tokio::select! {
+            () = live.cancel.cancelled() => return Err(stopped(d, live, parked)),
+            () = tokio::time::sleep(AGAIN.0) => {}
+        }
+    }
+}
+
+/// Why a machine can't be brought back.
+struct Unready {
+    error: ExecutionError,
+    /// The system could not do it now, and may next time.
+    passing: bool,
+}
+
+impl Unready {
+    fn new(why: impl Display) -> Self {
+        Self::told(format!("its parked machine can't be used: {why}"))
+    }
+
+    fn told(message: String) -> Self {
+        Self { error: ExecutionError::new(ErrorKind::Host, message), passing: false }
+    }
+
+    fn io(why: impl Display, source: &io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::NotFound => Self::told(format!("its parked machine is gone: {why}")),
+            _ => Self { passing: true, ..Self::new(why) },
+        }
+    }
+}
+
+impl From<ParkError> for Unready {
+    fn from(error: ParkError) -> Self {
+        if let ParkError::Io { source, .. } = &error { Self::io(&error, source) } else { Self::new(error) }
+    }
+}
+
+impl From<SnapshotError> for Unready {
+    fn from(error: SnapshotError) -> Self {
+        if let SnapshotError::Io { source, .. } = &error { Self::io(&error, source) } else { Self::new(error) }
+    }
+}
+
+async fn begin(d: &Arc<Dispatcher>, live: &Live, asks: &mut Asks, parked: &Parked) -> Result<Begin, Unready> {
     let key = parked.key.as_ref().map(|sealed| d.secrets.park_key(&live.account, &live.id, sealed)).transpose();
-    let key = key.map_err(|error| host(error.to_string()))?;
-    let file = d.parked.marked(&parked.file, &parked.mark).map_err(|error| host(format!("its parked machine is gone: {error}")))?;
+    let key = key.map_err(|error| Unready::told(error.to_string()))?;
+    let file = d.parked.marked(&parked.file, &parked.mark)?;
     if live.inherited {
         differs(d, live, &file, key.clone()).await?;
     }
-    let unread = hex::decode(&parked.unread).ok_or_else(|| host("its record in the database is damaged".into()))?;
-    Ok(Begin::Resume { file, key, base: parked.base.clone(), unread, answers: Box::new(answers) })
+    let unread = hex::decode(&parked.unread).ok_or_else(|| Unready::new("its record in the database is damaged"))?;
+    // Last: what was taken is not there for another try.
+    let answers = Box::new(asks.reply(d, live).await);
+    Ok(Begin::Resume { file, key, base: parked.base.clone(), unread, answers })
 }
 
 /// An earlier daemon may have had other disks.
-async fn differs(d: &Arc<Dispatcher>, live: &Live, file: &File, key: Option<ParkKey>) -> Result<(), ExecutionError> {
-    let host = |error: &dyn std::fmt::Display| ExecutionError::new(ErrorKind::Host, format!("its parked machine can't be used: {error}"));
-    let (this, runtime, file) = (Arc::clone(d), live.version.entry.runtime(), file.try_clone().map_err(|error| host(&error))?);
+async fn differs(d: &Arc<Dispatcher>, live: &Live, file: &File, key: Option<ParkKey>) -> Result<(), Unready> {
+    let (this, runtime) = (Arc::clone(d), live.version.entry.runtime());
+    let file = file.try_clone().map_err(|error| Unready::io(&error, &error))?;
     let found = tokio::task::spawn_blocking(move || {
         let Some(engine) = this.runner().engine() else { return Ok(Vec::new()) };
         let key = key.map(|key| SealKey::new(key.bytes()));
         let origin = Machine::open(&file, key.as_ref())?.origin()?;
         Ok::<_, SnapshotError>(engine.differences(&origin, runtime))
     });
-    let found = found.await.map_err(|error| host(&error))?.map_err(|error| host(&error))?;
-    if found.is_empty() { Ok(()) } else { Err(host(&format!("this host is not as it was; {}", found.join("; ")))) }
+    let found = found.await.map_err(Unready::new)??;
+    if found.is_empty() { Ok(()) } else { Err(Unready::new(format!("this host is not as it was; {}", found.join("; ")))) }
 }
 
 fn stopped(d: &Dispatcher, live: &Live, parked: &Parked) -> Woken {

@@ -6,12 +6,14 @@ use super::ending::{Ending, interrupted};
 use super::live::{Cause, Live};
 use super::run;
 use crate::manifest::Replay;
+use crate::parked::ParkError;
 use crate::state::id::ExecutionId;
 use crate::state::machine::State;
 use crate::state::record::{Execution, Happening, Version};
 use crate::state::store::StoreError;
 use futures_util::future::{join_all, try_join_all};
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::Arc;
 
 /// What a restart did.
@@ -127,7 +129,10 @@ fn revive(d: &Dispatcher, execution: Execution, input: u64) -> (Arc<Live>, Optio
     };
     let (policy, bytes) = (version.policy, d.runner.vm_bytes(version.policy.memory_mib));
     if let Some(parked) = &execution.parked {
-        let gone = d.parked.file(&parked.file).err().map(|error| Ending::host(format!("its parked machine is gone: {error}")));
+        // What can't be opened for another reason is tried when it is brought back.
+        let gone = |error: &ParkError| matches!(error, ParkError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound);
+        let gone = d.parked.file(&parked.file).err().filter(gone);
+        let gone = gone.map(|error| Ending::host(format!("its parked machine is gone: {error}")));
         let too_large = || d.check_capacity(&version).err().map(|error| Ending::host(error.to_string()));
         let ending = gone.or_else(too_large);
         return (make(version, bytes), ending);

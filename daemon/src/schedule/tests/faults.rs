@@ -32,7 +32,8 @@ fn submit(daemon: &Daemon, version: &Arc<Version>, script: &str) -> Arc<Live> {
 }
 
 async fn ended(live: &Live) -> Arc<Execution> {
-    tokio::time::timeout(Duration::from_secs(20), live.ended()).await.expect("it is left without an owner")
+    let ended = tokio::time::timeout(Duration::from_secs(20), live.ended()).await;
+    ended.unwrap_or_else(|_| panic!("it is left without an owner: {:?}", live.view()))
 }
 
 async fn left_nothing(daemon: &Daemon) {
@@ -104,6 +105,38 @@ async fn one_that_can_not_be_parked_again_ends() {
     };
     assert_eq!((ending.state, ending.error.unwrap().kind), (State::Failed, ErrorKind::Host));
     daemon.dispatcher.cancel(&live.id).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_machine_whose_file_can_not_be_opened_now_is_brought_back_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let (daemon, version) = start(folder.path()).await;
+    let live = submit(&daemon, &version, r#"{"asks":[{"ask":"sleep","ms":100}]}"#);
+    let view = live.watch().wait_for(|execution| execution.state == State::Parked).await.unwrap().clone();
+    let file = folder.path().join("parked").join(&view.parked.as_ref().unwrap().file);
+    // What root can't open either.
+    let aside = file.with_extension("aside");
+    std::fs::rename(&file, &aside).unwrap();
+    std::os::unix::fs::symlink(&file, &file).unwrap();
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    assert_eq!(live.view().state, State::Parked);
+    std::fs::rename(&aside, &file).unwrap();
+    let end = ended(&live).await;
+    assert_eq!(end.state, State::Succeeded, "{:?}", end.error);
+    left_nothing(&daemon).await;
+}
+
+#[tokio::test]
+async fn a_machine_whose_file_is_gone_fails_at_once_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let (daemon, version) = start(folder.path()).await;
+    let live = submit(&daemon, &version, r#"{"asks":[{"ask":"sleep","ms":100}]}"#);
+    let view = live.watch().wait_for(|execution| execution.state == State::Parked).await.unwrap().clone();
+    std::fs::remove_file(folder.path().join("parked").join(&view.parked.as_ref().unwrap().file)).unwrap();
+    let end = ended(&live).await;
+    assert_eq!((end.state, end.attempts), (State::Failed, 1));
+    assert!(end.error.as_ref().unwrap().message.contains("is gone"), "{:?}", end.error);
+    left_nothing(&daemon).await;
 }
 
 async fn move_inputs(folder: &Path, (from, to): (&str, &str), id: &ExecutionId) {

@@ -100,7 +100,7 @@ fn damage_is_noticed() {
         store.commit(draft, &meta()).unwrap();
         assert!(store.load(ID, false).is_ok());
         damage(&dir.path().join(ID));
-        let error = store.load(ID, false).expect_err(what);
-        assert!(!error.passing(), "{what}: {error}");
+        let noticed = store.load(ID, false).is_err_and(|error| !error.passing());
+        assert!(noticed, "{what} is not noticed");
     }
 }

@@ -10,7 +10,7 @@ use crate::schedule::tests::crash;
 use crate::state::machine::State;
 use crate::state::record::Execution;
 use crate::state::store::Filter;
-use crate::state::tests::version;
+use crate::state::tests::{change, version};
 use proptest::prelude::*;
 use std::path::Path;
 use std::time::Duration;
@@ -293,6 +293,26 @@ async fn a_pause_misses_nothing_and_a_resume_repeats_nothing() {
     schedules.fire(Timestamp(last.0 + MINUTE)).await;
     assert_eq!(fired(&daemon).await, [last.0, last.0 + MINUTE]);
     assert!(schedules.pause(&AccountName::default(), "nobody", true).await.unwrap().is_none());
+}
+
+/// As a library that knows fewer zones would find it.
+#[tokio::test]
+async fn a_schedule_that_can_not_be_read_holds_up_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let (daemon, schedules) = start(folder.path()).await;
+    let from = at("2026-05-01T00:00:00Z");
+    for name in ["gone", "good"] {
+        schedules.add(schedule(name, "* * * * *", from), b"{}"[..].into()).await.unwrap();
+    }
+    change(folder.path(), "UPDATE schedules SET timezone = 'Mars/Olympus' WHERE name = 'gone'").await;
+    let schedules = daemon.schedules().await;
+    schedules.fire(Timestamp(from.0 + MINUTE)).await;
+    assert_eq!(fired(&daemon).await, [from.0 + MINUTE]);
+    let add = || schedules.add(schedule("gone", "* * * * *", from), b"{}"[..].into());
+    assert!(matches!(add().await, Err(ScheduleError::Known(_))));
+    assert!(schedules.remove(&AccountName::default(), "gone").await.unwrap());
+    assert!(!schedules.remove(&AccountName::default(), "gone").await.unwrap());
+    add().await.unwrap();
 }
 
 /// The process that dies.

@@ -14,7 +14,7 @@ use crate::schedule::tests::crash;
 use crate::state::id::ExecutionId;
 use crate::state::machine::State;
 use crate::state::record::Execution;
-use crate::state::tests::version;
+use crate::state::tests::{change, version};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -281,6 +281,17 @@ async fn a_clock_that_was_set_back_holds_up_nothing() {
     assert_eq!(round(&outbox, ahead).await, 1);
     assert_eq!(round(&outbox, Timestamp::now()).await, 1);
     assert_eq!(known(&daemon, &id).await.notify.unwrap().state, Told::Delivered);
+}
+
+#[tokio::test]
+async fn a_row_that_can_not_be_read_does_not_keep_the_daemon_from_starting() {
+    let folder = tempfile::tempdir().unwrap();
+    let (daemon, _outbox) = start(folder.path(), "http://127.0.0.1:9").await;
+    let id = submit(&daemon, r#"{"ms":60000}"#, notify("http://127.0.0.1:9/")).await.id.clone();
+    drop((daemon, _outbox));
+    change(folder.path(), "UPDATE deliveries SET url = 'nowhere'").await;
+    let (daemon, _outbox) = start(folder.path(), "http://127.0.0.1:9").await;
+    assert_eq!(known(&daemon, &id).await.notify, None);
 }
 
 #[test]

@@ -12,6 +12,8 @@ mod schedules;
 mod secrets;
 mod waits;
 
+pub use schedules::Unreadable;
+
 use super::id::ExecutionId;
 use super::machine::State;
 use super::record::{Execution, Happening, TimelineEntry, Version};

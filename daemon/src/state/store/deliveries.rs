@@ -31,19 +31,27 @@ fn delivery(row: &SqliteRow) -> Result<Delivery, StoreError> {
     })
 }
 
+/// One that can't be read holds up nothing else.
+fn readable(row: &SqliteRow) -> Option<Delivery> {
+    let execution = || row.try_get::<String, _>("execution").unwrap_or_default();
+    delivery(row)
+        .inspect_err(|error| tracing::warn!(execution = execution(), %error, "where this execution's end is told can't be read"))
+        .ok()
+}
+
 impl Store {
     /// Adds to an execution where its end is told.
     pub(super) async fn add_delivery(&self, execution: &mut Execution) -> Result<(), StoreError> {
         let query = sqlx::query("SELECT * FROM deliveries WHERE execution = $1").bind(execution.id.as_str().to_owned());
-        execution.notify = query.fetch_optional(&self.reads).await?.as_ref().map(delivery).transpose()?;
+        execution.notify = query.fetch_optional(&self.reads).await?.as_ref().and_then(readable);
         Ok(())
     }
 
     /// The same for all that have not ended.
     pub(super) async fn add_deliveries(&self, executions: &mut [Execution]) -> Result<(), StoreError> {
         let rows = sqlx::query("SELECT * FROM deliveries WHERE state = 'waiting'").fetch_all(&self.reads).await?;
-        let found = rows.iter().map(|row| Ok((row.try_get("execution")?, delivery(row)?)));
-        let mut found = found.collect::<Result<HashMap<String, Delivery>, StoreError>>()?;
+        let found = rows.iter().filter_map(|row| Some((row.try_get("execution").ok()?, readable(row)?)));
+        let mut found: HashMap<String, Delivery> = found.collect();
         for execution in executions {
             execution.notify = found.remove(execution.id.as_str());
         }

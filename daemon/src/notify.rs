@@ -9,6 +9,8 @@
 //! answer and its commit tells it again, under the same id. Nothing is called that the host's policy does not allow, neither when it is given nor when it is called;
 //! redirections are not followed.
 
+mod age;
+pub mod fair;
 pub mod outbox;
 pub mod send;
 

@@ -65,6 +65,15 @@ pub enum Change {
         /// The delivery as it is now.
         delivery: Arc<Delivery>,
     },
+    /// Ends that will not be told.
+    GiveUp {
+        /// Whose ends.
+        executions: Arc<[String]>,
+        /// Why, for people; it is added to what the last attempt said.
+        why: Arc<str>,
+        /// When that was decided.
+        at: Timestamp,
+    },
     /// A new schedule.
     PutSchedule {
         /// The schedule.
@@ -390,6 +399,7 @@ fn add<'a>(batch: &mut Batch<'a>, change: &'a Change) -> Result<(), StoreError> 
             key.as_ref().map_or(Ok(()), |key| durable::put_key(batch, key, &execution.id))
         }
         Change::MarkDelivery { execution, delivery } => durable::mark_delivery(batch, execution, delivery),
+        Change::GiveUp { executions, why, at } => durable::give_up(batch, executions, why, *at),
         Change::PutSchedule { schedule, input } => durable::put_schedule(batch, schedule, input),
         Change::MarkSchedule(schedule) => durable::mark_schedule(batch, schedule),
         Change::RemoveSchedule(id) => batch.add("DELETE FROM schedules WHERE id = ?", [(&**id).into()]),

@@ -116,3 +116,15 @@ pub(super) fn mark_delivery<'a>(batch: &mut Batch<'a>, execution: &'a ExecutionI
         ],
     )
 }
+
+pub(super) fn give_up<'a>(batch: &mut Batch<'a>, executions: &'a [String], why: &'a str, at: Timestamp) -> Result<(), StoreError> {
+    let marks = vec!["?"; executions.len()].join(", ");
+    let values = [at.0.into(), why.into()].into_iter().chain(executions.iter().map(|id| id.as_str().into()));
+    batch.add_all(
+        &format!(
+            "UPDATE deliveries SET state = 'failed', next_at = NULL, settled_at = ?, last = coalesce(last || '; ', '') || ? \
+             WHERE execution IN ({marks}) AND state = 'pending'"
+        ),
+        values,
+    )
+}

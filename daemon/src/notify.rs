@@ -34,6 +34,14 @@ pub struct Notify {
     pub secret: Option<SecretName>,
 }
 
+impl Notify {
+    /// For who may not see names of secrets: without one, and without what may be a secret itself.
+    pub fn hide(&mut self) {
+        self.secret = None;
+        self.url.query.clear();
+    }
+}
+
 /// How far a delivery is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]

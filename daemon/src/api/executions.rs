@@ -149,8 +149,8 @@ async fn seen(app: &App, caller: &Caller, id: &ExecutionId, time: Option<Duratio
     stored(app, caller, id).await.map(Arc::new)
 }
 
-/// Takes out what not everybody sees who may run a task: who may not see its code does not see lines of it either, and may not signal in the name of
-/// whom its program gave an event to.
+/// Takes out what not everybody sees who may run a task: who may not see its code does not see lines of it either, may not signal in the name of
+/// whom its program gave an event to, and sees no name of a secret.
 pub(super) fn hide(caller: &Caller, execution: &mut Arc<Execution>) {
     if caller.role >= Role::Owner {
         return;
@@ -158,6 +158,7 @@ pub(super) fn hide(caller: &Caller, execution: &mut Arc<Execution>) {
     let execution = Arc::make_mut(execution);
     execution.error.iter_mut().for_each(|error| error.traceback = None);
     execution.waiting.iter_mut().for_each(|wait| wait.token = None);
+    execution.notify.iter_mut().for_each(|delivery| delivery.notify.hide());
     for entry in &mut execution.timeline {
         if let Happening::Parked { waiting, .. } = &mut entry.what {
             waiting.iter_mut().for_each(|wait| wait.token = None);
@@ -191,7 +192,7 @@ pub(super) async fn stored(app: &App, caller: &Caller, id: &ExecutionId) -> Resu
         (status = 200, description = "It was there already, by its key", body = Execution),
         (
             status = "4XX", body = ErrorBody,
-            description = "unknown_task, unknown_version, not_allowed, invalid_input, input_too_large, over_capacity, late, key_reused, too_many",
+            description = "unknown_task, unknown_version, not_allowed, forbidden, invalid_input, input_too_large, over_capacity, late, key_reused, too_many",
         ),
         (status = "5XX", description = "draining, busy, disk_full", body = ErrorBody),
     )
@@ -206,7 +207,7 @@ pub(super) async fn submit(
 ) -> Result<(StatusCode, Json<Arc<Execution>>), ApiError> {
     let (time, key) = (params.duration()?, key(&headers)?);
     let extras = Extras { need_by: params.need_by()?, on_late: params.on_late, ..Extras::default() };
-    let notify = || notify::wanted(&app, &caller.account, params.notify.as_deref(), params.notify_secret.as_deref());
+    let notify = || notify::wanted(&app, &caller, params.notify.as_deref(), params.notify_secret.as_deref());
     // Before the body, so that a client does not send it in vain.
     if let Err(refused) = check(&app, &caller.account, &name).and_then(|()| notify().map(drop)) {
         // What it ran may be gone since then.

@@ -1,9 +1,10 @@
 //! Schedules: add, list, inspect, pause, resume, remove.
 
-use super::caller::{Invoker, Owner};
+use super::caller::{Caller, Invoker, Owner};
 use super::error::{ApiError, ErrorBody, ErrorCode};
 use super::executions::check;
 use super::{App, BODY_TIMEOUT, notify, whole};
+use crate::accounts::Role;
 use crate::cron::rule::Rule;
 use crate::cron::timer::fits;
 use crate::cron::{self, MAX_INPUT, Missed, Overlap, Schedule, Skipped};
@@ -72,7 +73,7 @@ pub(super) struct ScheduleBody {
     missed: Missed,
     /// What becomes of times at which the execution before has not ended.
     overlap: Overlap,
-    /// Where the ends of its executions are told, and with which secret that is signed.
+    /// Where the ends of its executions are told, and with which secret that is signed; of that and of the URL's query an invoker sees nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     notify: Option<Notify>,
@@ -86,7 +87,7 @@ pub(super) struct ScheduleBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     last: Option<ExecutionId>,
-    /// What it did not run lately, and why.
+    /// What it did not run lately, and why; for owners.
     #[serde(skip_serializing_if = "Option::is_none")]
     skipped: Option<Skipped>,
 }
@@ -99,6 +100,16 @@ pub(super) struct ScheduleList {
 }
 
 impl ScheduleBody {
+    /// Names of secrets, which are in what it did not run too, are for those who may set them.
+    fn seen(caller: &Caller, schedule: &Schedule, ahead: usize) -> Self {
+        let mut body = Self::new(schedule, ahead);
+        if caller.role < Role::Owner {
+            body.notify.iter_mut().for_each(Notify::hide);
+            body.skipped = None;
+        }
+        body
+    }
+
     fn new(schedule: &Schedule, ahead: usize) -> Self {
         let next = std::iter::successors(schedule.next(), |time| schedule.rule.next(*time)).take(ahead).collect();
         Self {
@@ -191,7 +202,7 @@ pub(super) async fn add(
     body: Body,
 ) -> Result<(StatusCode, Json<ScheduleBody>), ApiError> {
     let wanted = wanted(body).await?;
-    let notify = notify::wanted(&app, &caller.account, wanted.notify.as_deref(), wanted.notify_secret.as_deref())?;
+    let notify = notify::wanted(&app, &caller, wanted.notify.as_deref(), wanted.notify_secret.as_deref())?;
     let schedule = wanted.schedule(caller.account, notify)?;
     app.store.check_room()?;
     let schedule = whole(async move {
@@ -211,7 +222,7 @@ pub(super) async fn add(
 #[utoipa::path(get, path = "/v1/schedules", tag = "schedules", responses((status = 200, body = ScheduleList)))]
 pub(super) async fn list(State(app): State<Arc<App>>, Invoker(caller): Invoker) -> Json<ScheduleList> {
     let schedules = app.schedules.list(&caller.account).await;
-    Json(ScheduleList { schedules: schedules.iter().map(|schedule| ScheduleBody::new(schedule, 1)).collect() })
+    Json(ScheduleList { schedules: schedules.iter().map(|schedule| ScheduleBody::seen(&caller, schedule, 1)).collect() })
 }
 
 /// One schedule, by its name or its id.
@@ -225,7 +236,7 @@ pub(super) async fn inspect(
     Path(name): Path<String>,
 ) -> Result<Json<ScheduleBody>, ApiError> {
     let schedule = app.schedules.get(&caller.account, &name).await.ok_or_else(|| unknown(&name))?;
-    Ok(Json(ScheduleBody::new(&schedule, AHEAD)))
+    Ok(Json(ScheduleBody::seen(&caller, &schedule, AHEAD)))
 }
 
 /// Remove a schedule. Its executions stay.

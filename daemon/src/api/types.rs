@@ -58,7 +58,7 @@ pub struct SubmitParams {
     pub on_late: OnLate,
     /// Where its end is told, with a POST: a URL that the host's policy allows.
     pub notify: Option<String>,
-    /// The secret that what is told is signed with.
+    /// The secret that what is told is signed with; for owners.
     pub notify_secret: Option<String>,
 }
 

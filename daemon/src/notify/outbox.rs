@@ -9,7 +9,7 @@ use crate::fault;
 use crate::manifest::AccountName;
 use crate::manifest::host::HostPolicy;
 use crate::schedule::backoff;
-use crate::secrets::Secrets;
+use crate::secrets::{SecretError, Secrets};
 use crate::state::id::ExecutionId;
 use crate::state::store::{Store, StoreError};
 use crate::state::time::Timestamp;
@@ -176,7 +176,11 @@ impl Outbox {
         let told = self.store.told(&due.execution, MAX_RESULT).await.map_err(|error| error.to_string())?;
         let (execution, bytes) = told.ok_or_else(|| "its execution is gone".to_owned())?;
         let secret = notify.secret.as_ref().map(|name| self.secrets.get(&due.account, name));
-        let secret = secret.transpose().map_err(|error| error.to_string())?;
+        let secret = secret.transpose().map_err(|error| match error {
+            // Its name is not for everybody who sees what this says.
+            SecretError::Unknown(_) => "the secret that it is to be signed with is not set".to_owned(),
+            _ => "the secret that it is to be signed with can't be decrypted; an owner of the account sets it again".to_owned(),
+        })?;
         let body = send::body(id, &execution, bytes).map_err(|error| error.to_string())?;
         send::send(&self.tls, notify, id, body, secret.as_ref().map(|secret| secret.as_str()), now).await
     }

@@ -62,6 +62,8 @@ struct Ended<'a> {
 
 /// The body of a call. `result_bytes`: the size of a result that the execution is here without.
 pub fn body(delivery: &str, execution: &Execution, result_bytes: Option<u64>) -> serde_json::Result<Vec<u8>> {
+    // Whoever runs the other side may be nobody who may see the code, of which it has lines.
+    let error = execution.error.clone().map(|error| ExecutionError { traceback: None, ..error });
     let ended = Ended {
         id: &execution.id,
         task: execution.task.as_str(),
@@ -74,7 +76,7 @@ pub fn body(delivery: &str, execution: &Execution, result_bytes: Option<u64>) ->
         schedule: execution.schedule.as_ref(),
         result: execution.result.as_deref(),
         result_bytes: result_bytes.filter(|_| execution.result.is_none()),
-        error: execution.error.as_ref(),
+        error: error.as_ref(),
     };
     serde_json::to_vec(&Said { kind: "execution.ended", delivery, execution: ended })
 }

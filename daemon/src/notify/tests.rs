@@ -251,6 +251,15 @@ async fn a_server_with_tls_is_called_where_its_certificate_is_good() {
     assert_eq!(known(&daemon, &id).await.notify.unwrap().state, Told::Delivered);
 }
 
+#[test]
+fn lines_of_code_are_not_told() {
+    let mut execution = Execution::new(ExecutionId::first_of(Timestamp(0)), &version("t", 'a'), Timestamp(0));
+    let error = json!({"kind": "exception", "message": "no", "exception": "ValueError", "traceback": "secret_code()"});
+    execution.error = Some(serde_json::from_value(error).unwrap());
+    let said: Value = serde_json::from_slice(&body("dl_1", &execution, None).unwrap()).unwrap();
+    assert_eq!(said["execution"]["error"], json!({"kind": "exception", "message": "no", "exception": "ValueError"}));
+}
+
 #[tokio::test]
 async fn a_large_result_is_left_out() {
     let folder = tempfile::tempdir().unwrap();

@@ -12,6 +12,7 @@ mod schedules;
 mod secrets;
 mod waits;
 
+pub use accounts::Belongings;
 pub use schedules::Unreadable;
 
 use super::id::ExecutionId;
@@ -205,6 +206,19 @@ fn result(row: &SqliteRow) -> Result<Option<Arc<RawValue>>, StoreError> {
     Ok(Some(raw.into()))
 }
 
+/// The first of these, with ids and sizes of results: as many as may be removed at once.
+fn removable(rows: &[SqliteRow]) -> Result<Vec<ExecutionId>, StoreError> {
+    let (mut ids, mut bytes) = (Vec::with_capacity(rows.len()), 0);
+    for row in rows {
+        bytes += uint(row.try_get("bytes")?, "result")?;
+        if bytes > REMOVED_AT_ONCE.1 && !ids.is_empty() {
+            break;
+        }
+        ids.push(id_of(row, "id")?);
+    }
+    Ok(ids)
+}
+
 fn machine(text: &str) -> Result<Parked, StoreError> {
     serde_json::from_str(text).map_err(StoreError::damaged("parked machine"))
 }
@@ -393,7 +407,6 @@ impl Store {
     /// Some executions that ended at or before this moment, that no idempotency key names, that need not be told any more, and whose parent has ended; none if there are none. What has an id that is ahead of the clock (which went back)
     /// waits until the clock is there.
     pub async fn ended_by(&self, moment: Timestamp) -> Result<Vec<ExecutionId>, StoreError> {
-        let (most, most_bytes) = REMOVED_AT_ONCE;
         // What ended by then was accepted by then: the ids bound what is looked at, without an index that every end would have to write.
         let rows = sqlx::query(
             "SELECT id, coalesce(length(result), 0) AS bytes FROM executions WHERE id < $1 AND finished_at <= $2 \
@@ -403,18 +416,10 @@ impl Store {
         )
         .bind(ExecutionId::first_of(Timestamp(moment.0.saturating_add(1000))).as_str().to_owned())
         .bind(moment.0)
-        .bind(i64::from(most))
+        .bind(i64::from(REMOVED_AT_ONCE.0))
         .fetch_all(&self.reads)
         .await?;
-        let (mut ids, mut bytes) = (Vec::with_capacity(rows.len()), 0);
-        for row in rows {
-            bytes += uint(row.try_get("bytes")?, "result")?;
-            if bytes > most_bytes && !ids.is_empty() {
-                break;
-            }
-            ids.push(id_of(&row, "id")?);
-        }
-        Ok(ids)
+        removable(&rows)
     }
 
     /// Those of `ids` (a few hundred at most) that no execution has.

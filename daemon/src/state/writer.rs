@@ -110,7 +110,7 @@ pub enum Change {
     },
     /// A parked execution that came from another host.
     Import(Arc<Import>),
-    /// Executions that ended, with all that is stored of them. Others are left as they are.
+    /// Executions that ended, with all that is stored of them and the keys that name them. Others are left as they are.
     RemoveEnded(Arc<[ExecutionId]>),
     /// How long things took.
     PutDurations(Arc<[Seen]>),
@@ -408,7 +408,7 @@ fn add<'a>(batch: &mut Batch<'a>, change: &'a Change) -> Result<(), StoreError> 
         Change::PutEvent { token, execution } => put_event(batch, token, execution),
         Change::Signal { token, data } => signal(batch, token, data),
         Change::Import(import) => take_in(batch, import),
-        Change::RemoveEnded(ids) => remove_ended(batch, ids),
+        Change::RemoveEnded(ids) => durable::remove_keys_of(batch, ids).and_then(|()| remove_ended(batch, ids)),
         Change::PutSecret(secret) => put_secret(batch, secret),
         Change::PutAccount(account) => accounts::put(batch, account),
         Change::RemoveAccount(name) => accounts::remove(batch, name),

@@ -58,6 +58,17 @@ async fn another_request_with_the_same_key_is_refused() {
     assert_eq!(executions(&server).await, 1);
 }
 
+#[tokio::test]
+async fn a_key_goes_with_its_execution() {
+    let server = Server::start().await;
+    server.push("t", "").await;
+    let (_, first) = submit(&server, "a", "?wait=20", "{}").await;
+    let id = crate::state::id::ExecutionId::parse(first["id"].as_str().unwrap()).unwrap();
+    server.app.store.commit(crate::state::writer::Change::RemoveEnded([id].into())).await.unwrap();
+    let (status, again) = submit(&server, "a", "?wait=20", "{}").await;
+    assert!(status == 201 && again["id"] != first["id"], "{again}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn duplicates_at_once_are_one_execution() {
     let server = Server::start().await;

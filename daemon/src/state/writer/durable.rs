@@ -21,6 +21,14 @@ pub(super) fn remove_keys(batch: &mut Batch<'_>, moment: Timestamp, most: u32) -
     )
 }
 
+/// Those that name executions that have ended and are removed: they would stand for nothing.
+pub(super) fn remove_keys_of<'a>(batch: &mut Batch<'a>, ids: &'a [ExecutionId]) -> Result<(), StoreError> {
+    let marks = vec!["?"; ids.len()].join(", ");
+    let sql =
+        format!("DELETE FROM idempotency WHERE execution IN (SELECT id FROM executions WHERE id IN ({marks}) AND finished_at IS NOT NULL)");
+    batch.add_all(&sql, ids.iter().map(|id| id.as_str().into()))
+}
+
 pub(super) fn put_schedule<'a>(batch: &mut Batch<'a>, schedule: &'a Schedule, input: &'a [u8]) -> Result<(), StoreError> {
     let notify = schedule.notify.as_ref().map(serde_json::to_string).transpose().map_err(StoreError::damaged("schedule"))?;
     batch.add(

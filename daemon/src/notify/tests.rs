@@ -190,13 +190,13 @@ async fn a_failure_is_tried_again_later_with_the_same_id() {
     // The next daemon goes on.
     drop((daemon, outbox));
     let (daemon, outbox) = start(folder.path(), &other.url("")).await;
-    assert_eq!(daemon.store.ended_by(Timestamp(now.0 + HOUR)).await.unwrap(), [], "it is kept until that is told");
+    assert_eq!(daemon.store.ended_by(Timestamp(now.0 + HOUR), (None, None)).await.unwrap(), [], "it is kept until that is told");
     assert_eq!(round(&outbox, now).await, 1);
     assert_eq!(known(&daemon, &id).await.notify.unwrap().state, Told::Delivered);
     let ids: std::collections::BTreeSet<_> =
         other.came().iter().map(|(_, headers, _)| headers["torpor-delivery"].clone().to_str().unwrap().to_owned()).collect();
     assert_eq!((other.came().len(), ids.len()), (3, 1));
-    assert_eq!(daemon.store.ended_by(Timestamp(now.0 + HOUR)).await.unwrap(), [id]);
+    assert_eq!(daemon.store.ended_by(Timestamp(now.0 + HOUR), (None, None)).await.unwrap(), [id]);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 mod accounts;
 mod deliveries;
 mod durations;
+mod ended;
 mod keys;
 mod moving;
 mod schedules;
@@ -13,6 +14,7 @@ mod secrets;
 mod waits;
 
 pub use accounts::Belongings;
+pub use ended::Filter;
 pub use schedules::Unreadable;
 
 use super::id::ExecutionId;
@@ -41,9 +43,6 @@ const TIMELINES: usize = 500;
 
 /// What is read of executions whose results, which may be large, are not wanted.
 const WITHOUT_RESULT: &str = "id, account, task, version, portion, state, attempts, created_at, started_at, finished_at, error, parent, depth, due, need_by, not_before, schedule, fire_at, parks, parked_ms";
-
-/// Most executions, and bytes of their results, that are removed at once: while they are, other commits wait.
-const REMOVED_AT_ONCE: (u32, u64) = (64, 16 << 20);
 
 /// How long another process that writes is waited for.
 const BUSY: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 5000 });
@@ -109,19 +108,6 @@ impl From<sqlx::Error> for StoreError {
 
 async fn regain(reserve: Arc<Reserve>) {
     reserve.regain().await;
-}
-
-/// Which executions to list, newest first.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// Of this account.
-    pub account: AccountName,
-    /// Of this task only.
-    pub task: Option<String>,
-    /// In this state only.
-    pub state: Option<State>,
-    /// At most so many.
-    pub limit: u32,
 }
 
 /// The database.
@@ -204,19 +190,6 @@ fn result(row: &SqliteRow) -> Result<Option<Arc<RawValue>>, StoreError> {
     let text = String::from_utf8(body).map_err(StoreError::damaged("result"))?;
     let raw = RawValue::from_string(text).map_err(StoreError::damaged("result"))?;
     Ok(Some(raw.into()))
-}
-
-/// The first of these, with ids and sizes of results: as many as may be removed at once.
-fn removable(rows: &[SqliteRow]) -> Result<Vec<ExecutionId>, StoreError> {
-    let (mut ids, mut bytes) = (Vec::with_capacity(rows.len()), 0);
-    for row in rows {
-        bytes += uint(row.try_get("bytes")?, "result")?;
-        if bytes > REMOVED_AT_ONCE.1 && !ids.is_empty() {
-            break;
-        }
-        ids.push(id_of(row, "id")?);
-    }
-    Ok(ids)
 }
 
 fn machine(text: &str) -> Result<Parked, StoreError> {
@@ -384,42 +357,6 @@ impl Store {
             }
         }
         Ok(())
-    }
-
-    /// Executions of an account that ended, newest first, without their results.
-    pub async fn ended(&self, filter: &Filter) -> Result<Vec<Execution>, StoreError> {
-        let rows = sqlx::query(&format!(
-            "SELECT {WITHOUT_RESULT} FROM executions \
-             WHERE account = $4 AND finished_at IS NOT NULL AND ($1 IS NULL OR task = $1) AND ($2 IS NULL OR state = $2) \
-             ORDER BY id DESC LIMIT $3"
-        ))
-        .bind(filter.task.as_deref())
-        .bind(filter.state.map(State::name))
-        .bind(i64::from(filter.limit))
-        .bind(filter.account.as_str())
-        .fetch_all(&self.reads)
-        .await?;
-        let mut executions = rows.iter().map(execution).collect::<Result<Vec<_>, _>>()?;
-        self.add_timelines(&mut executions).await?;
-        Ok(executions)
-    }
-
-    /// Some executions that ended at or before this moment, that no idempotency key names, that need not be told any more, and whose parent has ended; none if there are none. What has an id that is ahead of the clock (which went back)
-    /// waits until the clock is there.
-    pub async fn ended_by(&self, moment: Timestamp) -> Result<Vec<ExecutionId>, StoreError> {
-        // What ended by then was accepted by then: the ids bound what is looked at, without an index that every end would have to write.
-        let rows = sqlx::query(
-            "SELECT id, coalesce(length(result), 0) AS bytes FROM executions WHERE id < $1 AND finished_at <= $2 \
-             AND NOT EXISTS (SELECT 1 FROM idempotency WHERE execution = executions.id) \
-             AND NOT EXISTS (SELECT 1 FROM executions AS parents WHERE parents.id = executions.parent AND parents.finished_at IS NULL) \
-             AND NOT EXISTS (SELECT 1 FROM deliveries WHERE execution = executions.id AND state = 'pending') ORDER BY id LIMIT $3",
-        )
-        .bind(ExecutionId::first_of(Timestamp(moment.0.saturating_add(1000))).as_str().to_owned())
-        .bind(moment.0)
-        .bind(i64::from(REMOVED_AT_ONCE.0))
-        .fetch_all(&self.reads)
-        .await?;
-        removable(&rows)
     }
 
     /// Those of `ids` (a few hundred at most) that no execution has.

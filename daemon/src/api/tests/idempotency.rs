@@ -129,10 +129,10 @@ async fn a_key_lasts_a_day_and_its_execution_as_long() {
     assert!(store.key(ACCOUNT, &key, later(-60)).await.unwrap().is_some());
     assert!(store.key(ACCOUNT, &key, later(60)).await.unwrap().is_none(), "it is too old, swept or not");
     assert!(store.key("other", &key, now).await.unwrap().is_none());
-    assert!(store.ended_by(later(0)).await.unwrap().is_empty(), "an execution is kept as long as its key");
+    assert!(store.ended_by(later(0), (None, None)).await.unwrap().is_empty(), "an execution is kept as long as its key");
     assert_eq!(keys.sweep(store, later(-60).before(KEPT)).await.unwrap(), 0);
     assert_eq!(keys.sweep(store, later(60).before(KEPT)).await.unwrap(), 1);
-    assert_eq!(store.ended_by(later(0)).await.unwrap().len(), 1);
+    assert_eq!(store.ended_by(later(0), (None, None)).await.unwrap().len(), 1);
     let (status, anew) = submit(&server, "a", "?wait=20", "{}").await;
     assert!(status == 201 && anew["id"] != first["id"]);
 }

@@ -1,6 +1,7 @@
 //! Accounts, and who has one.
 
-use super::{REMOVED_AT_ONCE, Store, StoreError, account, removable, small, uint};
+use super::ended::{REMOVED_AT_ONCE, removable};
+use super::{Store, StoreError, account, small, uint};
 use crate::accounts::token::{Token, TokenId};
 use crate::accounts::{Account, Known, Role, Uid};
 use crate::manifest::AccountName;

@@ -8,6 +8,7 @@ use super::{App, BODY_TIMEOUT, notify, whole};
 use crate::accounts::Role;
 use crate::idempotency::{self, Key, NewKey};
 use crate::manifest::{AccountName, format_bytes};
+use crate::notify::Told;
 use crate::schedule::dispatch::SubmitError;
 use crate::schedule::extras::Extras;
 use crate::schedule::live::Live;
@@ -265,13 +266,16 @@ pub(super) async fn list(
         execution.account == caller.account
             && params.task.as_deref().is_none_or(|task| task == execution.task.as_str())
             && params.state.is_none_or(|state| state == execution.state)
+            && params.notify.is_none_or(|told| execution.notify.as_ref().is_some_and(|delivery| delivery.state == told))
     };
     let cap = usize::try_from(limit).unwrap_or(usize::MAX);
     // The live ones first: one that ends meanwhile is then found twice, not missed.
     let mut executions: Vec<Arc<Execution>> =
         app.dispatcher.all_live().iter().map(|live| live.view()).filter(|view| wanted(view)).take(cap).collect();
-    if params.all || params.state.is_some_and(crate::state::machine::State::ended) {
-        let filter = Filter { account: caller.account.clone(), task: params.task.clone(), state: params.state, limit };
+    let ended = params.state.is_some_and(crate::state::machine::State::ended) || params.notify.is_some_and(|told| told != Told::Waiting);
+    if params.all || ended {
+        let filter =
+            Filter { account: caller.account.clone(), task: params.task.clone(), state: params.state, notify: params.notify, limit };
         executions.extend(app.store.ended(&filter).await?.into_iter().map(Arc::new));
         executions.sort_by(|a, b| b.id.cmp(&a.id).then(b.state.ended().cmp(&a.state.ended())));
         executions.dedup_by(|later, first| later.id == first.id);

@@ -11,6 +11,7 @@ use crate::cron::{self, MAX_INPUT, Missed, Overlap, Schedule, Skipped};
 use crate::manifest::{AccountName, TaskName, format_bytes};
 use crate::notify::Notify;
 use crate::state::id::ExecutionId;
+use crate::state::store::StoreError;
 use crate::state::time::Timestamp;
 use axum::Json;
 use axum::body::Body;
@@ -77,6 +78,10 @@ pub(super) struct ScheduleBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     notify: Option<Notify>,
+    /// Input of its executions; for owners, where one schedule is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    input: Option<Box<RawValue>>,
     /// It runs nothing until it is resumed.
     paused: bool,
     /// When it was made.
@@ -121,6 +126,7 @@ impl ScheduleBody {
             missed: schedule.missed,
             overlap: schedule.overlap,
             notify: schedule.notify.clone(),
+            input: None,
             paused: schedule.paused,
             created_at: schedule.created_at,
             next,
@@ -225,6 +231,11 @@ pub(super) async fn list(State(app): State<Arc<App>>, Invoker(caller): Invoker) 
     Json(ScheduleList { schedules: schedules.iter().map(|schedule| ScheduleBody::seen(&caller, schedule, 1)).collect() })
 }
 
+async fn input(app: &App, schedule: &Schedule) -> Result<Box<RawValue>, ApiError> {
+    let input = app.store.schedule_input(&schedule.id).await?;
+    serde_json::from_slice(&input).map_err(|error| ApiError::from(StoreError::damaged("schedule")(error)))
+}
+
 /// One schedule, by its name or its id.
 #[utoipa::path(
     get, path = "/v1/schedules/{name}", tag = "schedules", params(("name" = String, Path)),
@@ -236,7 +247,11 @@ pub(super) async fn inspect(
     Path(name): Path<String>,
 ) -> Result<Json<ScheduleBody>, ApiError> {
     let schedule = app.schedules.get(&caller.account, &name).await.ok_or_else(|| unknown(&name))?;
-    Ok(Json(ScheduleBody::seen(&caller, &schedule, AHEAD)))
+    let mut body = ScheduleBody::seen(&caller, &schedule, AHEAD);
+    if caller.role >= Role::Owner {
+        body.input = Some(input(&app, &schedule).await?);
+    }
+    Ok(Json(body))
 }
 
 /// Remove a schedule. Its executions stay.

@@ -223,8 +223,11 @@ impl Schedules {
         let Some(entry) = all.get_mut(key).filter(|entry| entry.next.is_some_and(|next| next <= now)) else { return false };
         let schedule = &entry.schedule;
         let plan = plan(&schedule.rule, schedule.fired_to, now, schedule.missed);
-        let skip =
-            |time: Timestamp, message: String| Schedule { fired_to: time, skipped: Some(Skipped { at: now, message }), ..schedule.clone() };
+        // What was missed before is not forgotten over what became of this time.
+        let skip = |time: Timestamp, messages: [Option<String>; 2]| {
+            let message = messages.into_iter().flatten().collect::<Vec<_>>().join("; ");
+            Schedule { fired_to: time, skipped: Some(Skipped { at: now, message }), ..schedule.clone() }
+        };
         let after = match (plan.run.first(), plan.decided) {
             (Some(time), _) => match self.run_one(schedule, *time).await {
                 Ok(Ran::New(id)) => {
@@ -244,20 +247,22 @@ impl Schedules {
                     *entry = Entry::new(Schedule { fired_to: *time, ..schedule.clone() });
                     return true;
                 }
-                Ok(Ran::Overlaps) => skip(*time, format!("the time {time} was left out: the execution before it had not ended")),
+                Ok(Ran::Overlaps) => {
+                    skip(*time, [plan.skipped, Some(format!("the time {time} was left out: the execution before it had not ended"))])
+                }
                 Err(error) if error.passes() => {
                     tracing::warn!(schedule = %schedule.name, %error, "a schedule's time can't be run now; trying again");
                     return false;
                 }
                 Err(error) => {
                     tracing::warn!(schedule = %schedule.name, %error, "a schedule's time was not run");
-                    skip(*time, format!("the time {time} was not run: {error}"))
+                    skip(*time, [plan.skipped, Some(format!("the time {time} was not run: {error}"))])
                 }
             },
             (None, Some(decided)) => {
                 let message = plan.skipped.unwrap_or_default();
                 tracing::warn!(schedule = %schedule.name, message, "a schedule has missed some of its times");
-                skip(decided, message)
+                skip(decided, [Some(message), None])
             }
             // The clock was set back meanwhile.
             (None, None) => return false,

@@ -8,6 +8,7 @@ use crate::aux::http::tls::Tls;
 use crate::fault;
 use crate::manifest::AccountName;
 use crate::manifest::host::HostPolicy;
+use crate::metrics::Metrics;
 use crate::schedule::backoff;
 use crate::secrets::{SecretError, Secrets};
 use crate::state::id::ExecutionId;
@@ -47,6 +48,7 @@ pub struct Outbox {
     store: Store,
     caps: Arc<HostPolicy>,
     secrets: Secrets,
+    metrics: Arc<Metrics>,
     tls: Tls,
     bell: Arc<Bell>,
     on_the_way: Mutex<HashMap<String, Server>>,
@@ -84,8 +86,17 @@ pub(super) fn after(mut delivery: Delivery, how: Result<(), NotTold>, old: bool,
 impl Outbox {
     /// Tells nothing yet. `bell` is rung when an execution has ended whose end is to be told.
     #[must_use]
-    pub fn new(store: Store, caps: Arc<HostPolicy>, secrets: Secrets, bell: Arc<Bell>) -> Self {
-        Self { store, caps, secrets, tls: Tls::default(), bell, on_the_way: Mutex::default(), age: Mutex::new(Age::new(Timestamp::now())) }
+    pub fn new(store: Store, caps: Arc<HostPolicy>, secrets: Secrets, metrics: Arc<Metrics>, bell: Arc<Bell>) -> Self {
+        Self {
+            store,
+            caps,
+            secrets,
+            metrics,
+            tls: Tls::default(),
+            bell,
+            on_the_way: Mutex::default(),
+            age: Mutex::new(Age::new(Timestamp::now())),
+        }
     }
 
     /// The same for servers with this certificate.
@@ -149,7 +160,9 @@ impl Outbox {
             return Ok(());
         }
         let (executions, why): (Arc<[String]>, Arc<str>) = (executions.into(), why.into());
-        self.store.commit_accepted(|| Change::GiveUp { executions: Arc::clone(&executions), why: Arc::clone(&why), at }).await
+        self.store.commit_accepted(|| Change::GiveUp { executions: Arc::clone(&executions), why: Arc::clone(&why), at }).await?;
+        self.metrics.webhooks(Told::Failed.name(), executions.len());
+        Ok(())
     }
 
     /// Those whose turn did not come in time; what is on the way is given up when it comes back.
@@ -205,6 +218,7 @@ impl Outbox {
             tracing::warn!(execution = %due.execution, %error, "can't record that an end was told; it is told again");
             tokio::time::sleep(LOOK).await;
         }
+        self.metrics.webhooks(delivery.state.name(), 1);
         let _ = fault::at("notify.recorded").await;
         self.on_the_way().remove(due.execution.as_str());
         self.bell.notify_one();

@@ -85,7 +85,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    pub(super) fn damaged<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> Self {
+    pub(crate) fn damaged<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> Self {
         move |error| Self::Damaged { what, why: error.to_string() }
     }
 }

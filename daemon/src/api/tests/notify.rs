@@ -53,6 +53,13 @@ async fn where_an_end_is_told_is_kept_and_shown() {
     assert_eq!(server.ok("GET", &format!("/v1/executions/{id}"), Body::empty()).await, ended);
     assert_eq!(server.ok("GET", "/v1/schedules/t", Body::empty()).await["notify"], added["notify"]);
     server.refused("POST", &submit, "{}", 403, "not_allowed").await;
+    // The list has it as well, and is asked for what is not told; figures count that.
+    let list = async |query: &str| server.ok("GET", &format!("/v1/executions?{query}"), Body::empty()).await["executions"].clone();
+    assert_eq!(list("all=true").await[0]["notify"], ended["notify"]);
+    assert_eq!((list("notify=pending").await[0]["id"].clone(), list("notify=failed").await), (json!(id), json!([])));
+    server.refused("GET", "/v1/executions?notify=told", "", 400, "invalid_request").await;
+    let pending = async || server.ok("GET", "/metrics", Body::empty()).await.as_str().unwrap().contains("\ntorpor_webhooks_pending 1\n");
+    assert!(pending().await);
 }
 
 #[tokio::test]

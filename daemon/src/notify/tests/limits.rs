@@ -43,6 +43,8 @@ async fn what_grew_old_while_it_waited_is_given_up() {
     assert_eq!((failed.state, failed.attempts, failed.settled_at), (Told::Failed, 0, Some(later)));
     assert_eq!(failed.last.as_deref(), Some("given up after 24 h"));
     assert_eq!(known(&daemon, &under_way[0].execution).await.notify.unwrap().state, Told::Pending);
+    let counted = daemon.parts.metrics.render(&daemon.dispatcher.load(), &Default::default()).unwrap();
+    assert!(counted.contains("torpor_webhooks_total{how=\"failed\"} 16"), "{counted}");
     for due in under_way {
         let id = due.execution.clone();
         outbox.deliver(due, || later).await;

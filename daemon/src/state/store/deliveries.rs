@@ -1,6 +1,6 @@
 //! Deliveries of ends.
 
-use super::{Store, StoreError, WITHOUT_RESULT, account, execution, id_of, result, small, uint};
+use super::{Store, StoreError, TIMELINES, WITHOUT_RESULT, account, execution, id_of, result, small, uint};
 use crate::manifest::SecretName;
 use crate::manifest::notify::Destination;
 use crate::notify::fair::{Candidate, Server};
@@ -84,6 +84,29 @@ impl Store {
             execution.notify = found.remove(execution.id.as_str());
         }
         Ok(())
+    }
+
+    /// The same for some that have ended, as many as there are.
+    pub(super) async fn add_deliveries_to(&self, executions: &mut [Execution]) -> Result<(), StoreError> {
+        for some in executions.chunks_mut(TIMELINES) {
+            let sql = format!("SELECT * FROM deliveries WHERE execution IN ({})", vec!["?"; some.len()].join(", "));
+            let query = some.iter().fold(sqlx::query(&sql), |query, execution| query.bind(execution.id.as_str().to_owned()));
+            let rows = query.persistent(false).fetch_all(&self.reads).await?;
+            let mut found: HashMap<String, &SqliteRow> = HashMap::with_capacity(rows.len());
+            for row in &rows {
+                found.insert(row.try_get("execution")?, row);
+            }
+            for execution in some {
+                execution.notify = found.remove(execution.id.as_str()).and_then(readable);
+            }
+        }
+        Ok(())
+    }
+
+    /// How many ends are to be told.
+    pub async fn pending_count(&self) -> Result<u64, StoreError> {
+        let row = sqlx::query("SELECT count(*) AS n FROM deliveries WHERE state = 'pending'").fetch_one(&self.reads).await?;
+        uint(row.try_get("n")?, WHAT)
     }
 
     /// Deliveries that are due now, or only after `far`: of each account and server the first ones, `each` of both kinds.

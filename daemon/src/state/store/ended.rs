@@ -2,6 +2,7 @@
 
 use super::{Store, StoreError, WITHOUT_RESULT, execution, id_of, uint};
 use crate::manifest::AccountName;
+use crate::notify::Told;
 use crate::state::id::ExecutionId;
 use crate::state::machine::State;
 use crate::state::record::Execution;
@@ -21,6 +22,8 @@ pub struct Filter {
     pub task: Option<String>,
     /// In this state only.
     pub state: Option<State>,
+    /// Whose end is told so far only.
+    pub notify: Option<Told>,
     /// At most so many.
     pub limit: u32,
 }
@@ -44,16 +47,19 @@ impl Store {
         let rows = sqlx::query(&format!(
             "SELECT {WITHOUT_RESULT} FROM executions \
              WHERE account = $4 AND finished_at IS NOT NULL AND ($1 IS NULL OR task = $1) AND ($2 IS NULL OR state = $2) \
+             AND ($5 IS NULL OR EXISTS (SELECT 1 FROM deliveries WHERE execution = executions.id AND deliveries.state = $5)) \
              ORDER BY id DESC LIMIT $3"
         ))
         .bind(filter.task.as_deref())
         .bind(filter.state.map(State::name))
         .bind(i64::from(filter.limit))
         .bind(filter.account.as_str())
+        .bind(filter.notify.map(Told::name))
         .fetch_all(&self.reads)
         .await?;
         let mut executions = rows.iter().map(execution).collect::<Result<Vec<_>, _>>()?;
         self.add_timelines(&mut executions).await?;
+        self.add_deliveries_to(&mut executions).await?;
         Ok(executions)
     }
 

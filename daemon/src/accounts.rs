@@ -15,7 +15,7 @@ mod tests;
 pub mod token;
 
 use crate::manifest::{AccountName, DEFAULT_ACCOUNT};
-use crate::state::store::{Store, StoreError};
+use crate::state::store::{Belongings, Store, StoreError};
 use crate::state::time::Timestamp;
 use crate::state::writer::Change;
 pub use identify::{Identity, Unmapped};
@@ -220,6 +220,15 @@ impl Accounts {
         self.0.store.commit(Change::PutAccount(account.clone())).await?;
         self.write().accounts.insert(account.name.clone(), account.clone());
         Ok((account, new))
+    }
+
+    /// Refuses where more belongs to an account than executions that ended.
+    pub async fn check_history_only(&self, name: &AccountName) -> Result<(), AccountError> {
+        if name.as_str() == DEFAULT_ACCOUNT {
+            return Err(AccountError::Default);
+        }
+        let other = Belongings { ended: 0, ..self.0.store.belongs_to(name).await? };
+        other.said().map_or(Ok(()), |what| Err(AccountError::Busy { account: name.to_string(), what }))
     }
 
     /// Removes an account that nothing belongs to, with its tokens and user ids.

@@ -12,6 +12,7 @@
 //! database makes sure of: it takes no second one of a schedule and a time, and none whose time is not after `fired_to`. What a crash leaves undecided is decided by the
 //! next start, as missed where it is late. The clock that counts is the host's; when it is set back, nothing is run until it is there again.
 
+mod clock;
 pub mod plan;
 pub mod rule;
 pub mod timer;

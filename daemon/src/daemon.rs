@@ -316,7 +316,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     chores.spawn(keep_durations(Arc::downgrade(&app.dispatcher)));
     chores.spawn({
         let (secrets, bell) = (app.dispatcher.secrets.clone(), Arc::clone(&app.dispatcher.bell));
-        Arc::new(Outbox::new(store.clone(), Arc::clone(&app.dispatcher.caps), secrets, bell)).run()
+        Arc::new(Outbox::new(store.clone(), Arc::clone(&app.dispatcher.caps), secrets, Arc::clone(&app.metrics), bell)).run()
     });
     chores.spawn({
         let schedules = Arc::clone(&app.schedules);

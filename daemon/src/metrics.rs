@@ -50,6 +50,8 @@ pub struct Metrics {
     aux_ended: Family<How, Counter>,
     aux_requests: Family<How, Counter>,
     aux_bytes: Counter,
+    webhooks: Family<How, Counter>,
+    webhooks_pending: Gauge,
 }
 
 impl Default for Metrics {
@@ -70,6 +72,8 @@ impl Default for Metrics {
             aux_ended: Family::default(),
             aux_requests: Family::default(),
             aux_bytes: Counter::default(),
+            webhooks: Family::default(),
+            webhooks_pending: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register("executions_submitted", "Executions accepted", this.submitted.clone());
@@ -85,6 +89,12 @@ impl Default for Metrics {
         registry.register("aux_connections_ended", "Connections that ended or were refused, by how", this.aux_ended.clone());
         registry.register("aux_requests", "Requests to auxiliary services over HTTP, by how they ended", this.aux_requests.clone());
         registry.register("aux_bytes", "Bytes exchanged with auxiliary services, both ways", this.aux_bytes.clone());
+        registry.register(
+            "webhooks",
+            "Ends of executions that were told, are told again later, or are given up, by how",
+            this.webhooks.clone(),
+        );
+        registry.register("webhooks_pending", "Ends of executions that are to be told", this.webhooks_pending.clone());
         Self { registry, ..this }
     }
 }
@@ -145,6 +155,16 @@ impl Metrics {
     /// So many bytes were exchanged.
     pub fn aux_bytes(&self, bytes: usize) {
         self.aux_bytes.inc_by(bytes as u64);
+    }
+
+    /// An end was told (`delivered`), is told again later (`pending`), or is given up (`failed`).
+    pub fn webhooks(&self, how: &'static str, count: usize) {
+        self.webhooks.get_or_create(&How { how: Word(how) }).inc_by(count as u64);
+    }
+
+    /// So many ends are to be told now.
+    pub fn webhooks_pending(&self, count: u64) {
+        self.webhooks_pending.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// All of it in Prometheus' text format.

@@ -9,6 +9,8 @@
 //! answer and its commit tells it again, under the same id. Nothing is called that the host's policy does not allow, neither when it is given nor when it is called;
 //! redirections are not followed.
 
+mod age;
+pub mod fair;
 pub mod outbox;
 pub mod send;
 
@@ -30,6 +32,14 @@ pub struct Notify {
     /// The account's secret that what is sent is signed with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<SecretName>,
+}
+
+impl Notify {
+    /// For who may not see names of secrets: without one, and without what may be a secret itself.
+    pub fn hide(&mut self) {
+        self.secret = None;
+        self.url.query.clear();
+    }
 }
 
 /// How far a delivery is.

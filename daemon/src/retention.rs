@@ -130,12 +130,14 @@ impl Retention {
     /// Removes all executions that ended at or before this moment; how many.
     async fn remove_ended(&self, moment: Timestamp) -> Result<usize, RetentionError> {
         let mut removed = 0;
+        let until = self.store.ids_until(moment, Timestamp::now()).await?;
+        // What was passed over is not looked at again.
+        let mut after = None;
         loop {
             let begin = Instant::now();
-            let ids: Arc<[ExecutionId]> = self.store.ended_by(moment).await?.into();
-            if ids.is_empty() {
-                return Ok(removed);
-            }
+            let ids: Arc<[ExecutionId]> = self.store.ended_by(moment, (after.as_ref(), until.as_ref())).await?.into();
+            let Some(last) = ids.last().cloned() else { return Ok(removed) };
+            after = Some(last);
             self.store.commit(Change::RemoveEnded(Arc::clone(&ids))).await?;
             removed += ids.len();
             self.metrics.removed(ids.len());

@@ -16,11 +16,8 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use utoipa::ToSchema;
-
-/// Executions that are removed at once.
-const AT_ONCE: u32 = 64;
 
 /// What an account is to be.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -203,6 +200,25 @@ pub(super) async fn put(
     Ok((if new { StatusCode::CREATED } else { StatusCode::OK }, Json(account_body(&app.dispatcher.accounts.known(), &account))))
 }
 
+/// A little at a time, and only where nothing else is left of the account. What comes meanwhile keeps the account, not its history.
+async fn remove_history(app: &App, account: &AccountName) -> Result<(), ApiError> {
+    app.dispatcher.accounts.check_history_only(account).await?;
+    while app.catalog.of(account).is_empty() && app.dispatcher.load_of(account).all() == 0 {
+        let begin = Instant::now();
+        let ended: Arc<[ExecutionId]> = app.store.history(account).await?.into();
+        if ended.is_empty() {
+            break;
+        }
+        app.store.commit(Change::RemoveEnded(Arc::clone(&ended))).await?;
+        if let Err(error) = remove_logs(&app.logs, ended).await {
+            tracing::warn!(%account, %error, "logs could not be removed; the next start does");
+        }
+        // Half of the time at most is ours.
+        tokio::time::sleep(begin.elapsed()).await;
+    }
+    Ok(())
+}
+
 /// Remove an account that nothing belongs to: no task, no secret, no schedule, no execution. Its tokens and user ids go with it.
 #[utoipa::path(
     delete, path = "/v1/accounts/{name}", tag = "accounts", params(("name" = String, Path), HistoryParams),
@@ -220,20 +236,11 @@ pub(super) async fn remove(
 ) -> Result<StatusCode, ApiError> {
     let account = app.dispatcher.accounts.account(&name)?;
     whole(async move {
+        if params.history {
+            remove_history(&app, &account.name).await?;
+        }
         // No push and no import meanwhile.
         let _one = app.tasks.lock().await;
-        let empty = app.catalog.of(&account.name).is_empty() && app.dispatcher.load_of(&account.name).all() == 0;
-        while params.history && empty && account.name != AccountName::default() {
-            let ended: Arc<[ExecutionId]> = app.store.history(&account.name, AT_ONCE).await?.into();
-            if ended.is_empty() {
-                break;
-            }
-            // Their idempotency keys stand for nothing then, and go with the account.
-            app.store.commit(Change::RemoveEnded(Arc::clone(&ended))).await?;
-            if let Err(error) = remove_logs(&app.logs, ended).await {
-                tracing::warn!(account = %account.name, %error, "logs could not be removed; the next start does");
-            }
-        }
         app.dispatcher.accounts.remove(&account.name).await?;
         app.dispatcher.weigh(&Account { weight: 1, ..account.clone() });
         app.dispatcher.estimates.forget_account(account.name.as_str());

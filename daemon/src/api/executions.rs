@@ -8,6 +8,7 @@ use super::{App, BODY_TIMEOUT, notify, whole};
 use crate::accounts::Role;
 use crate::idempotency::{self, Key, NewKey};
 use crate::manifest::{AccountName, format_bytes};
+use crate::notify::Told;
 use crate::schedule::dispatch::SubmitError;
 use crate::schedule::extras::Extras;
 use crate::schedule::live::Live;
@@ -149,8 +150,8 @@ async fn seen(app: &App, caller: &Caller, id: &ExecutionId, time: Option<Duratio
     stored(app, caller, id).await.map(Arc::new)
 }
 
-/// Takes out what not everybody sees who may run a task: who may not see its code does not see lines of it either, and may not signal in the name of
-/// whom its program gave an event to.
+/// Takes out what not everybody sees who may run a task: who may not see its code does not see lines of it either, may not signal in the name of
+/// whom its program gave an event to, and sees no name of a secret.
 pub(super) fn hide(caller: &Caller, execution: &mut Arc<Execution>) {
     if caller.role >= Role::Owner {
         return;
@@ -158,6 +159,7 @@ pub(super) fn hide(caller: &Caller, execution: &mut Arc<Execution>) {
     let execution = Arc::make_mut(execution);
     execution.error.iter_mut().for_each(|error| error.traceback = None);
     execution.waiting.iter_mut().for_each(|wait| wait.token = None);
+    execution.notify.iter_mut().for_each(|delivery| delivery.notify.hide());
     for entry in &mut execution.timeline {
         if let Happening::Parked { waiting, .. } = &mut entry.what {
             waiting.iter_mut().for_each(|wait| wait.token = None);
@@ -191,7 +193,7 @@ pub(super) async fn stored(app: &App, caller: &Caller, id: &ExecutionId) -> Resu
         (status = 200, description = "It was there already, by its key", body = Execution),
         (
             status = "4XX", body = ErrorBody,
-            description = "unknown_task, unknown_version, not_allowed, invalid_input, input_too_large, over_capacity, late, key_reused, too_many",
+            description = "unknown_task, unknown_version, not_allowed, forbidden, invalid_input, input_too_large, over_capacity, late, key_reused, too_many",
         ),
         (status = "5XX", description = "draining, busy, disk_full", body = ErrorBody),
     )
@@ -206,7 +208,7 @@ pub(super) async fn submit(
 ) -> Result<(StatusCode, Json<Arc<Execution>>), ApiError> {
     let (time, key) = (params.duration()?, key(&headers)?);
     let extras = Extras { need_by: params.need_by()?, on_late: params.on_late, ..Extras::default() };
-    let notify = || notify::wanted(&app, &caller.account, params.notify.as_deref(), params.notify_secret.as_deref());
+    let notify = || notify::wanted(&app, &caller, params.notify.as_deref(), params.notify_secret.as_deref());
     // Before the body, so that a client does not send it in vain.
     if let Err(refused) = check(&app, &caller.account, &name).and_then(|()| notify().map(drop)) {
         // What it ran may be gone since then.
@@ -264,13 +266,16 @@ pub(super) async fn list(
         execution.account == caller.account
             && params.task.as_deref().is_none_or(|task| task == execution.task.as_str())
             && params.state.is_none_or(|state| state == execution.state)
+            && params.notify.is_none_or(|told| execution.notify.as_ref().is_some_and(|delivery| delivery.state == told))
     };
     let cap = usize::try_from(limit).unwrap_or(usize::MAX);
     // The live ones first: one that ends meanwhile is then found twice, not missed.
     let mut executions: Vec<Arc<Execution>> =
         app.dispatcher.all_live().iter().map(|live| live.view()).filter(|view| wanted(view)).take(cap).collect();
-    if params.all || params.state.is_some_and(crate::state::machine::State::ended) {
-        let filter = Filter { account: caller.account.clone(), task: params.task.clone(), state: params.state, limit };
+    let ended = params.state.is_some_and(crate::state::machine::State::ended) || params.notify.is_some_and(|told| told != Told::Waiting);
+    if params.all || ended {
+        let filter =
+            Filter { account: caller.account.clone(), task: params.task.clone(), state: params.state, notify: params.notify, limit };
         executions.extend(app.store.ended(&filter).await?.into_iter().map(Arc::new));
         executions.sort_by(|a, b| b.id.cmp(&a.id).then(b.state.ended().cmp(&a.state.ended())));
         executions.dedup_by(|later, first| later.id == first.id);

@@ -176,6 +176,7 @@ fn layer(layer: &Layer) -> LayerBody {
 /// Figures of the whole host in Prometheus' text format; for administrators.
 #[utoipa::path(get, path = "/metrics", tag = "host", responses((status = 200, body = String, content_type = "text/plain")))]
 pub(super) async fn metrics(State(app): State<Arc<App>>, Admin(_caller): Admin) -> Result<Response, ApiError> {
+    app.metrics.webhooks_pending(app.store.pending_count().await?);
     let text = app.metrics.render(&app.dispatcher.load(), &app.runner().stats());
     let text = text.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
     Ok(([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response())

@@ -1,15 +1,17 @@
 //! Schedules: add, list, inspect, pause, resume, remove.
 
-use super::caller::{Invoker, Owner};
+use super::caller::{Caller, Invoker, Owner};
 use super::error::{ApiError, ErrorBody, ErrorCode};
 use super::executions::check;
 use super::{App, BODY_TIMEOUT, notify, whole};
+use crate::accounts::Role;
 use crate::cron::rule::Rule;
 use crate::cron::timer::fits;
 use crate::cron::{self, MAX_INPUT, Missed, Overlap, Schedule, Skipped};
 use crate::manifest::{AccountName, TaskName, format_bytes};
 use crate::notify::Notify;
 use crate::state::id::ExecutionId;
+use crate::state::store::StoreError;
 use crate::state::time::Timestamp;
 use axum::Json;
 use axum::body::Body;
@@ -72,10 +74,14 @@ pub(super) struct ScheduleBody {
     missed: Missed,
     /// What becomes of times at which the execution before has not ended.
     overlap: Overlap,
-    /// Where the ends of its executions are told, and with which secret that is signed.
+    /// Where the ends of its executions are told, and with which secret that is signed; of that and of the URL's query an invoker sees nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     notify: Option<Notify>,
+    /// Input of its executions; for owners, where one schedule is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    input: Option<Box<RawValue>>,
     /// It runs nothing until it is resumed.
     paused: bool,
     /// When it was made.
@@ -86,7 +92,7 @@ pub(super) struct ScheduleBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     last: Option<ExecutionId>,
-    /// What it did not run lately, and why.
+    /// What it did not run lately, and why; for owners.
     #[serde(skip_serializing_if = "Option::is_none")]
     skipped: Option<Skipped>,
 }
@@ -99,6 +105,16 @@ pub(super) struct ScheduleList {
 }
 
 impl ScheduleBody {
+    /// Names of secrets, which are in what it did not run too, are for those who may set them.
+    fn seen(caller: &Caller, schedule: &Schedule, ahead: usize) -> Self {
+        let mut body = Self::new(schedule, ahead);
+        if caller.role < Role::Owner {
+            body.notify.iter_mut().for_each(Notify::hide);
+            body.skipped = None;
+        }
+        body
+    }
+
     fn new(schedule: &Schedule, ahead: usize) -> Self {
         let next = std::iter::successors(schedule.next(), |time| schedule.rule.next(*time)).take(ahead).collect();
         Self {
@@ -110,6 +126,7 @@ impl ScheduleBody {
             missed: schedule.missed,
             overlap: schedule.overlap,
             notify: schedule.notify.clone(),
+            input: None,
             paused: schedule.paused,
             created_at: schedule.created_at,
             next,
@@ -191,7 +208,7 @@ pub(super) async fn add(
     body: Body,
 ) -> Result<(StatusCode, Json<ScheduleBody>), ApiError> {
     let wanted = wanted(body).await?;
-    let notify = notify::wanted(&app, &caller.account, wanted.notify.as_deref(), wanted.notify_secret.as_deref())?;
+    let notify = notify::wanted(&app, &caller, wanted.notify.as_deref(), wanted.notify_secret.as_deref())?;
     let schedule = wanted.schedule(caller.account, notify)?;
     app.store.check_room()?;
     let schedule = whole(async move {
@@ -211,7 +228,12 @@ pub(super) async fn add(
 #[utoipa::path(get, path = "/v1/schedules", tag = "schedules", responses((status = 200, body = ScheduleList)))]
 pub(super) async fn list(State(app): State<Arc<App>>, Invoker(caller): Invoker) -> Json<ScheduleList> {
     let schedules = app.schedules.list(&caller.account).await;
-    Json(ScheduleList { schedules: schedules.iter().map(|schedule| ScheduleBody::new(schedule, 1)).collect() })
+    Json(ScheduleList { schedules: schedules.iter().map(|schedule| ScheduleBody::seen(&caller, schedule, 1)).collect() })
+}
+
+async fn input(app: &App, schedule: &Schedule) -> Result<Box<RawValue>, ApiError> {
+    let input = app.store.schedule_input(&schedule.id).await?;
+    serde_json::from_slice(&input).map_err(|error| ApiError::from(StoreError::damaged("schedule")(error)))
 }
 
 /// One schedule, by its name or its id.
@@ -225,7 +247,11 @@ pub(super) async fn inspect(
     Path(name): Path<String>,
 ) -> Result<Json<ScheduleBody>, ApiError> {
     let schedule = app.schedules.get(&caller.account, &name).await.ok_or_else(|| unknown(&name))?;
-    Ok(Json(ScheduleBody::new(&schedule, AHEAD)))
+    let mut body = ScheduleBody::seen(&caller, &schedule, AHEAD);
+    if caller.role >= Role::Owner {
+        body.input = Some(input(&app, &schedule).await?);
+    }
+    Ok(Json(body))
 }
 
 /// Remove a schedule. Its executions stay.

@@ -4,6 +4,7 @@ use super::error::ApiError;
 use crate::engine::TemplateState;
 use crate::logs::LogEntry;
 use crate::manifest::{self, Policy};
+use crate::notify::Told;
 use crate::schedule::estimates::Kind;
 use crate::state::machine::State;
 use crate::state::record::{Execution, Version};
@@ -58,7 +59,7 @@ pub struct SubmitParams {
     pub on_late: OnLate,
     /// Where its end is told, with a POST: a URL that the host's policy allows.
     pub notify: Option<String>,
-    /// The secret that what is told is signed with.
+    /// The secret that what is told is signed with; for owners.
     pub notify_secret: Option<String>,
 }
 
@@ -119,6 +120,8 @@ pub struct ListParams {
     pub task: Option<String>,
     /// In this state only; a state that ends an execution includes `all`.
     pub state: Option<State>,
+    /// Whose end is told so far only: `waiting`, `pending`, `delivered`, `failed`; all but the first include `all`.
+    pub notify: Option<Told>,
     /// At most so many, 1 to 1000; 100 where it is not given.
     pub limit: Option<u32>,
 }

@@ -10,7 +10,7 @@ use crate::schedule::tests::crash;
 use crate::state::machine::State;
 use crate::state::record::Execution;
 use crate::state::store::Filter;
-use crate::state::tests::version;
+use crate::state::tests::{change, version};
 use proptest::prelude::*;
 use std::path::Path;
 use std::time::Duration;
@@ -47,12 +47,30 @@ fn a_gap_is_jumped_and_a_time_that_is_there_twice_is_taken_once() {
         times(&often, "2026-10-25T00:15:00Z", 4),
         ["2026-10-25T00:30Z", "2026-10-25T01:00Z", "2026-10-25T01:30Z", "2026-10-25T02:00Z"]
     );
+    // Several times of the day are taken as each of them alone, as are those of a range.
+    let twice = rule("30 2,14 * * *", "Europe/Berlin");
+    assert_eq!(times(&twice, "2026-03-28T14:00:00Z", 3), ["2026-03-29T01:00Z", "2026-03-29T12:30Z", "2026-03-30T00:30Z"]);
+    assert_eq!(times(&twice, "2026-10-24T14:00:00Z", 3), ["2026-10-25T00:30Z", "2026-10-25T13:30Z", "2026-10-26T01:30Z"]);
+    assert_eq!(twice.last(at("2026-10-25T01:45:00Z")), Some(at("2026-10-25T00:30:00Z")), "shown for the second time");
+    let night = rule("0,30 1-3 * * *", "Europe/Berlin");
+    let spring = ["2026-03-29T00:00Z", "2026-03-29T00:30Z", "2026-03-29T01:00Z", "2026-03-29T01:30Z", "2026-03-29T23:00Z"];
+    assert_eq!(times(&night, "2026-03-28T12:00:00Z", 5), spring, "2:00 and 2:30 are not there, and 3:00 is their moment");
+    assert_eq!(
+        times(&night, "2026-10-24T22:00:00Z", 5).join(" ").replace("2026-10-", ""),
+        "24T23:00Z 24T23:30Z 25T00:00Z 25T00:30Z 25T02:00Z"
+    );
     // Half an hour, on an island.
     let island = rule("15 2 * * *", "Australia/Lord_Howe");
     assert_eq!(times(&island, "2026-10-03T00:00:00Z", 2), ["2026-10-03T15:30Z", "2026-10-04T15:15Z"]);
     // A day that was left out: 30 December 2011 in Apia.
     let apia = rule("0 12 * * *", "Pacific/Apia");
-    assert_eq!(times(&apia, "2011-12-29T12:00:00Z", 2), ["2011-12-29T22:00Z", "2011-12-30T22:00Z"]);
+    assert_eq!(times(&apia, "2011-12-29T12:00:00Z", 3), ["2011-12-29T22:00Z", "2011-12-30T10:00Z", "2011-12-30T22:00Z"]);
+}
+
+#[test]
+fn a_day_of_the_month_or_one_of_the_week_makes_a_day() {
+    let either = rule("0 0 12 * FRI", "UTC");
+    assert_eq!(times(&either, "2026-11-07T00:00:00Z", 3), ["2026-11-12T00:00Z", "2026-11-13T00:00Z", "2026-11-20T00:00Z"]);
 }
 
 #[test]
@@ -66,16 +84,34 @@ fn what_is_no_rule_is_refused() {
         ("0 3 * * *", ""),
         ("\u{661} * * * *", "UTC"),
         (&"0,".repeat(200), "UTC"),
+        // There is no such day.
+        ("0 0 30 2 *", "UTC"),
+        ("* * 31 2,4,6,9,11 *", "Europe/Berlin"),
     ] {
         assert!(Rule::parse(cron, zone).is_err(), "{cron:?} {zone:?}");
     }
     assert_eq!(rule(" @daily ", "UTC").text(), "@daily");
-    assert_eq!(rule("0 0 30 2 *", "UTC").next(at("2026-01-01T00:00:00Z")), None, "there is no such day");
+    assert!(Rule::parse("0 0 30 2 *", "UTC").unwrap_err().contains("there is no time"));
+    assert_eq!(
+        rule("0 0 * 2 MON#5", "UTC").next(at("2072-03-01T00:00:00Z")).unwrap().to_string(),
+        "2112-02-29T00:00:00.000000Z",
+        "40 years"
+    );
     assert_eq!(rule("0 0 29 2 *", "UTC").next(at("2026-01-01T00:00:00Z")), Some(at("2028-02-29T00:00:00Z")));
 }
 
-const RULES: [&str; 8] =
-    ["* * * * *", "*/7 * * * *", "30 2 * * *", "0 0 1 * *", "15,45 1-3 * * MON-FRI", "0 3 * * 0", "59 23 L * *", "0 */5 29 2 *"];
+const RULES: [&str; 10] = [
+    "30 2,14 * * *",
+    "0-59 1-3 * * *",
+    "* * * * *",
+    "*/7 * * * *",
+    "30 2 * * *",
+    "0 0 1 * *",
+    "15,45 1-3 * * MON-FRI",
+    "0 3 * * 0",
+    "59 23 L * *",
+    "0 */5 29 2 *",
+];
 const ZONES: [&str; 5] = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu"];
 
 proptest! {
@@ -101,7 +137,7 @@ proptest! {
 
     /// Whatever was missed, and however the clock goes: no time twice, and none that was decided.
     #[test]
-    fn no_time_is_run_twice(steps in prop::collection::vec(-7_200i64..7_200, 1..60), missed in 0..3usize, which in 0..3usize) {
+    fn no_time_is_run_twice(steps in prop::collection::vec(-7_200i64..7_200, 1..60), missed in 0..3usize, which in 0..RULES.len()) {
         let (rule, missed) = (rule(RULES[which], "Europe/Berlin"), [Missed::Skip, Missed::Once, Missed::All][missed]);
         let mut now = at("2026-03-29T00:00:00Z");
         let (mut fired_to, mut ran) = (now, std::collections::BTreeSet::new());
@@ -237,7 +273,8 @@ async fn times_that_overlap_are_left_out_or_run() {
         schedules.fire(Timestamp(from.0 + minute * MINUTE)).await;
     }
     let one = schedules.get(&AccountName::default(), "one").await.unwrap();
-    assert!(one.skipped.unwrap().message.contains("had not ended"));
+    let message = one.skipped.unwrap().message;
+    assert!(message.contains("was missed") && message.contains("had not ended"), "4 and 5, and then 6: {message}");
     daemon.dispatcher.cancel(&one.last.unwrap()).await.unwrap().unwrap();
     schedules.fire(Timestamp(from.0 + 7 * MINUTE)).await;
     let one = schedules.get(&AccountName::default(), "one").await.unwrap();
@@ -293,6 +330,26 @@ async fn a_pause_misses_nothing_and_a_resume_repeats_nothing() {
     schedules.fire(Timestamp(last.0 + MINUTE)).await;
     assert_eq!(fired(&daemon).await, [last.0, last.0 + MINUTE]);
     assert!(schedules.pause(&AccountName::default(), "nobody", true).await.unwrap().is_none());
+}
+
+/// As a library that knows fewer zones would find it.
+#[tokio::test]
+async fn a_schedule_that_can_not_be_read_holds_up_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let (daemon, schedules) = start(folder.path()).await;
+    let from = at("2026-05-01T00:00:00Z");
+    for name in ["gone", "good"] {
+        schedules.add(schedule(name, "* * * * *", from), b"{}"[..].into()).await.unwrap();
+    }
+    change(folder.path(), "UPDATE schedules SET timezone = 'Mars/Olympus' WHERE name = 'gone'").await;
+    let schedules = daemon.schedules().await;
+    schedules.fire(Timestamp(from.0 + MINUTE)).await;
+    assert_eq!(fired(&daemon).await, [from.0 + MINUTE]);
+    let add = || schedules.add(schedule("gone", "* * * * *", from), b"{}"[..].into());
+    assert!(matches!(add().await, Err(ScheduleError::Known(_))));
+    assert!(schedules.remove(&AccountName::default(), "gone").await.unwrap());
+    assert!(!schedules.remove(&AccountName::default(), "gone").await.unwrap());
+    add().await.unwrap();
 }
 
 /// The process that dies.

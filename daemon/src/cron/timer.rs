@@ -9,7 +9,7 @@ use crate::manifest::flow::Denied;
 use crate::schedule::dispatch::{Dispatcher, SubmitError};
 use crate::schedule::extras::Extras;
 use crate::state::id::ExecutionId;
-use crate::state::store::{Store, StoreError};
+use crate::state::store::{Store, StoreError, Unreadable};
 use crate::state::time::Timestamp;
 use crate::state::writer::Change;
 use std::collections::BTreeMap;
@@ -87,6 +87,8 @@ pub struct Schedules {
     catalog: Arc<Catalog>,
     dispatcher: Arc<Dispatcher>,
     all: Mutex<BTreeMap<Key, Entry>>,
+    /// What can't be read, and so is not run: it can only be removed.
+    unreadable: Mutex<Vec<Unreadable>>,
     changed: Notify,
 }
 
@@ -103,8 +105,18 @@ fn key(schedule: &Schedule) -> Key {
 impl Schedules {
     /// As the database has them.
     pub async fn open(store: Store, catalog: Arc<Catalog>, dispatcher: Arc<Dispatcher>) -> Result<Self, StoreError> {
-        let all = store.schedules().await?.into_iter().map(|schedule| (key(&schedule), Entry::new(schedule))).collect();
-        Ok(Self { store, catalog, dispatcher, all: Mutex::new(all), changed: Notify::new() })
+        let (mut all, mut unreadable) = (BTreeMap::new(), Vec::new());
+        for schedule in store.schedules().await? {
+            match schedule {
+                Ok(schedule) => drop(all.insert(key(&schedule), Entry::new(schedule))),
+                Err(one) => {
+                    let (account, schedule, error) = (&one.account, &one.name, &one.why);
+                    tracing::error!(account, schedule, %error, "this schedule can't be read and is not run; remove it with `torpor schedule rm`, and add it anew");
+                    unreadable.push(one);
+                }
+            }
+        }
+        Ok(Self { store, catalog, dispatcher, all: Mutex::new(all), unreadable: Mutex::new(unreadable), changed: Notify::new() })
     }
 
     /// All of an account, by name.
@@ -129,7 +141,8 @@ impl Schedules {
     pub async fn add(&self, schedule: Schedule, input: Arc<[u8]>) -> Result<(), ScheduleError> {
         let mut all = self.all.lock().await;
         let key = key(&schedule);
-        if all.contains_key(&key) {
+        let unreadable = self.unreadable.lock().await;
+        if all.contains_key(&key) || unreadable.iter().any(|one| one.account == key.0.as_str() && one.name == key.1) {
             return Err(ScheduleError::Known(key.1));
         }
         if all.values().filter(|entry| entry.schedule.account == schedule.account).count() >= MAX_SCHEDULES {
@@ -144,11 +157,20 @@ impl Schedules {
     /// Removes one; false where there is none. Nothing of it is run after that.
     pub async fn remove(&self, account: &AccountName, name: &str) -> Result<bool, StoreError> {
         let mut all = self.all.lock().await;
-        let Some(key) = find(&all, account, name) else { return Ok(false) };
+        let Some(key) = find(&all, account, name) else { return self.remove_unreadable(account, name).await };
         if let Some(entry) = all.get(&key) {
             self.store.commit(Change::RemoveSchedule(Arc::clone(&entry.schedule.id))).await?;
         }
         all.remove(&key);
+        Ok(true)
+    }
+
+    async fn remove_unreadable(&self, account: &AccountName, name: &str) -> Result<bool, StoreError> {
+        let mut unreadable = self.unreadable.lock().await;
+        let wanted = |one: &Unreadable| one.account == account.as_str() && (one.name == name || *one.id == *name);
+        let Some(id) = unreadable.iter().find(|one| wanted(one)).map(|one| Arc::clone(&one.id)) else { return Ok(false) };
+        self.store.commit(Change::RemoveSchedule(Arc::clone(&id))).await?;
+        unreadable.retain(|one| one.id != id);
         Ok(true)
     }
 
@@ -201,8 +223,11 @@ impl Schedules {
         let Some(entry) = all.get_mut(key).filter(|entry| entry.next.is_some_and(|next| next <= now)) else { return false };
         let schedule = &entry.schedule;
         let plan = plan(&schedule.rule, schedule.fired_to, now, schedule.missed);
-        let skip =
-            |time: Timestamp, message: String| Schedule { fired_to: time, skipped: Some(Skipped { at: now, message }), ..schedule.clone() };
+        // What was missed before is not forgotten over what became of this time.
+        let skip = |time: Timestamp, messages: [Option<String>; 2]| {
+            let message = messages.into_iter().flatten().collect::<Vec<_>>().join("; ");
+            Schedule { fired_to: time, skipped: Some(Skipped { at: now, message }), ..schedule.clone() }
+        };
         let after = match (plan.run.first(), plan.decided) {
             (Some(time), _) => match self.run_one(schedule, *time).await {
                 Ok(Ran::New(id)) => {
@@ -222,20 +247,22 @@ impl Schedules {
                     *entry = Entry::new(Schedule { fired_to: *time, ..schedule.clone() });
                     return true;
                 }
-                Ok(Ran::Overlaps) => skip(*time, format!("the time {time} was left out: the execution before it had not ended")),
+                Ok(Ran::Overlaps) => {
+                    skip(*time, [plan.skipped, Some(format!("the time {time} was left out: the execution before it had not ended"))])
+                }
                 Err(error) if error.passes() => {
                     tracing::warn!(schedule = %schedule.name, %error, "a schedule's time can't be run now; trying again");
                     return false;
                 }
                 Err(error) => {
                     tracing::warn!(schedule = %schedule.name, %error, "a schedule's time was not run");
-                    skip(*time, format!("the time {time} was not run: {error}"))
+                    skip(*time, [plan.skipped, Some(format!("the time {time} was not run: {error}"))])
                 }
             },
             (None, Some(decided)) => {
                 let message = plan.skipped.unwrap_or_default();
                 tracing::warn!(schedule = %schedule.name, message, "a schedule has missed some of its times");
-                skip(decided, message)
+                skip(decided, [Some(message), None])
             }
             // The clock was set back meanwhile.
             (None, None) => return false,

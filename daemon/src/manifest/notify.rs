@@ -10,7 +10,7 @@ use super::aux::host_and_port;
 use crate::aux::http::canonical;
 use serde::{Deserialize, Serialize};
 
-/// Longest URL, in bytes.
+/// Longest URL, in bytes of its one form.
 const MAX_URL: usize = 2048;
 /// Most URLs of a cap.
 pub const MAX_ALLOWED: usize = 64;
@@ -48,9 +48,6 @@ impl Destination {
     pub fn parse(text: &str) -> Result<Self, String> {
         let shown = || text.chars().take(100).collect::<String>();
         let wrong = |why: &str| format!("{:?} is no URL to call: {why}", shown());
-        if text.len() > MAX_URL {
-            return Err(wrong("it has more than 2048 bytes"));
-        }
         let ((tls, host, port), rest) =
             origin(text).ok_or_else(|| wrong("write it http://HOST/PATH or https://HOST/PATH, without user name and password"))?;
         let (path, query) = rest.split_at(rest.find('?').unwrap_or(rest.len()));
@@ -58,7 +55,12 @@ impl Destination {
         if path.contains('#') || !query.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
             return Err(wrong("it has a #, or a character that must be encoded"));
         }
-        Ok(Self { tls, host, port, path, query: query.to_owned() })
+        let parsed = Self { tls, host, port, path, query: query.to_owned() };
+        // As it is stored, and read again.
+        if parsed.to_string().len() > MAX_URL {
+            return Err(wrong("it has more than 2048 bytes"));
+        }
+        Ok(parsed)
     }
 
     /// Host and port, as a request names them.
@@ -176,6 +178,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_counted_is_the_form_that_is_stored() {
+        let with = |head: &str, len: usize| format!("{head}{}", "x".repeat(len - head.len()));
+        assert!(Destination::parse(&with("https://host?", MAX_URL)).is_err(), "with its / it has a byte more");
+        for url in [with("https://host?", MAX_URL - 1), with("https://host/?", MAX_URL), with("https://host:443/%41", MAX_URL + 6)] {
+            let parsed = Destination::parse(&url).unwrap();
+            assert_eq!((parsed.to_string().len(), Destination::parse(&parsed.to_string())), (MAX_URL, Ok(parsed.clone())));
+        }
+    }
+
+    #[test]
     fn what_is_allowed_is_a_server_or_a_part_of_it() {
         assert!(allows("https://a.example", "https://a.example/x?y"));
         assert!(allows("https://A.example:443/hooks/*", "https://a.example/hooks/1?x"));
@@ -213,6 +225,16 @@ mod tests {
                 prop_assert!(url.path.starts_with("/hooks/"), "{}", url);
                 prop_assert!(!url.path.split('/').any(|part| part == ".." || part == "."));
                 prop_assert_eq!(Destination::parse(&url.to_string()), Ok(url.clone()));
+            }
+        }
+
+        #[test]
+        fn the_longest_url_is_read_again(host in "https?://a(:80|:443|:8443)?", tail in "[?/]([a-z]|%[46][1-9]){0,4}", under in 0usize..8) {
+            let url = format!("{host}{tail}");
+            let url = format!("{url}{}", "x".repeat(MAX_URL - url.len() - under));
+            if let Ok(url) = Destination::parse(&url) {
+                prop_assert!(url.to_string().len() <= MAX_URL);
+                prop_assert_eq!(Destination::parse(&url.to_string()), Ok(url));
             }
         }
 

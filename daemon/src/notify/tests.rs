@@ -1,10 +1,11 @@
 //! Deliveries to a server of the test's own, from a real store with a scripted runner. The clock is an argument.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use super::outbox::{Outbox, after};
-use super::send::{MAX_RESULT, NotTold, body, signature};
+mod limits;
+
+use super::outbox::Outbox;
+use super::send::{MAX_RESULT, body, signature};
 use super::*;
-use crate::cron::Fired;
 use crate::manifest::AccountName;
 use crate::manifest::host::HostPolicy;
 use crate::schedule::extras::Extras;
@@ -12,9 +13,8 @@ use crate::schedule::live::Live;
 use crate::schedule::scripted::Daemon;
 use crate::schedule::tests::crash;
 use crate::state::id::ExecutionId;
-use crate::state::machine::State;
 use crate::state::record::Execution;
-use crate::state::tests::version;
+use crate::state::tests::{change, version};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -115,7 +115,7 @@ async fn round(outbox: &Outbox, now: Timestamp) -> usize {
     let due = outbox.take(now).await;
     let count = due.len();
     for due in due {
-        outbox.deliver(due, now).await;
+        outbox.deliver(due, || now).await;
     }
     count
 }
@@ -190,13 +190,13 @@ async fn a_failure_is_tried_again_later_with_the_same_id() {
     // The next daemon goes on.
     drop((daemon, outbox));
     let (daemon, outbox) = start(folder.path(), &other.url("")).await;
-    assert_eq!(daemon.store.ended_by(Timestamp(now.0 + HOUR)).await.unwrap(), [], "it is kept until that is told");
+    assert_eq!(daemon.store.ended_by(Timestamp(now.0 + HOUR), (None, None)).await.unwrap(), [], "it is kept until that is told");
     assert_eq!(round(&outbox, now).await, 1);
     assert_eq!(known(&daemon, &id).await.notify.unwrap().state, Told::Delivered);
     let ids: std::collections::BTreeSet<_> =
         other.came().iter().map(|(_, headers, _)| headers["torpor-delivery"].clone().to_str().unwrap().to_owned()).collect();
     assert_eq!((other.came().len(), ids.len()), (3, 1));
-    assert_eq!(daemon.store.ended_by(Timestamp(now.0 + HOUR)).await.unwrap(), [id]);
+    assert_eq!(daemon.store.ended_by(Timestamp(now.0 + HOUR), (None, None)).await.unwrap(), [id]);
 }
 
 #[tokio::test]
@@ -251,76 +251,28 @@ async fn a_server_with_tls_is_called_where_its_certificate_is_good() {
     assert_eq!(known(&daemon, &id).await.notify.unwrap().state, Told::Delivered);
 }
 
-#[tokio::test]
-async fn a_server_that_fails_holds_up_no_other() {
-    let folder = tempfile::tempdir().unwrap();
-    let (daemon, outbox) = start(folder.path(), "http://127.0.0.1:9").await;
-    for _ in 0..20 {
-        ended(&daemon, "{}", notify("http://127.0.0.1:9/")).await;
-    }
-    let last = ended(&daemon, "{}", notify("http://127.0.0.2:9/")).await.id;
-    let now = Timestamp::now();
-    let first = outbox.take(now).await;
-    assert_eq!(first.len(), 5, "four of one server, and the other");
-    assert!(first.iter().any(|due| due.execution == last));
-    assert!(outbox.take(now).await.is_empty(), "they are on their way");
-    for due in first {
-        outbox.deliver(due, now).await;
-    }
-    let second = outbox.take(now).await;
-    assert!(second.len() == 4 && second.iter().all(|due| due.delivery.attempts == 0), "those that were not tried come first");
-}
-
-#[tokio::test]
-async fn a_clock_that_was_set_back_holds_up_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let other = Other::start(&[500, 200]).await;
-    let (daemon, outbox) = start(folder.path(), &other.url("")).await;
-    let id = ended(&daemon, "{}", notify(&other.url("/"))).await.id;
-    let ahead = Timestamp(Timestamp::now().0 + 1000 * HOUR);
-    assert_eq!(round(&outbox, ahead).await, 1);
-    assert_eq!(round(&outbox, Timestamp::now()).await, 1);
-    assert_eq!(known(&daemon, &id).await.notify.unwrap().state, Told::Delivered);
-}
-
 #[test]
-fn it_is_tried_for_a_day_and_often_enough() {
-    let begin = Timestamp(1_800_000_000 * SECOND);
-    let fails = || Err(NotTold { why: "no".into(), gone: false });
-    let make = || {
-        let mut delivery = Delivery::new(notify("https://a.example/")).unwrap();
-        delivery.ended(begin);
-        delivery
-    };
-    // A clock that goes on, one that jumped a year ahead, one that jumped back.
-    for (jump, least, most) in [(0, 24, 60), (365 * 24 * HOUR, 12, 12), (-365 * 24 * HOUR, 60, 60)] {
-        let (mut delivery, mut now) = (make(), begin);
-        while delivery.state == Told::Pending {
-            delivery = after(delivery, fails(), begin, Timestamp(now.0 + jump));
-            if let Some(next) = delivery.next_at {
-                assert!(next.0 - now.0 - jump <= HOUR);
-                now = Timestamp(next.0 - jump);
-            }
-        }
-        assert_eq!((delivery.state, delivery.next_at), (Told::Failed, None));
-        assert!((least..=most).contains(&delivery.attempts), "{jump}: {}", delivery.attempts);
-        assert!(jump != 0 || now.0 - begin.0 >= 23 * HOUR);
-    }
-    let gone = after(make(), Err(NotTold { why: "410".into(), gone: true }), begin, begin);
-    assert_eq!((gone.state, gone.attempts), (Told::Failed, 1));
-}
-
-#[test]
-fn a_large_result_is_left_out() {
+fn lines_of_code_are_not_told() {
     let mut execution = Execution::new(ExecutionId::first_of(Timestamp(0)), &version("t", 'a'), Timestamp(0));
-    execution.state = State::Succeeded;
-    execution.schedule = Some(Fired { id: "sc_1".into(), at: Timestamp(0) });
-    for (bytes, told) in [(MAX_RESULT, true), (MAX_RESULT + 1, false)] {
+    let error = json!({"kind": "exception", "message": "no", "exception": "ValueError", "traceback": "secret_code()"});
+    execution.error = Some(serde_json::from_value(error).unwrap());
+    let said: Value = serde_json::from_slice(&body("dl_1", &execution, None).unwrap()).unwrap();
+    assert_eq!(said["execution"]["error"], json!({"kind": "exception", "message": "no", "exception": "ValueError"}));
+}
+
+#[tokio::test]
+async fn a_large_result_is_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let (daemon, _outbox) = start(folder.path(), "http://127.0.0.1:9").await;
+    let id = ended(&daemon, "{}", notify("http://127.0.0.1:9/")).await.id;
+    for (bytes, whole) in [(MAX_RESULT, true), (MAX_RESULT + 1, false)] {
         let text = format!("\"{}\"", "x".repeat(bytes - 2));
-        execution.result = Some(serde_json::value::RawValue::from_string(text).unwrap().into());
-        let said: Value = serde_json::from_slice(&body("dl_1", &execution).unwrap()).unwrap();
+        change(folder.path(), &format!("UPDATE executions SET result = CAST('{text}' AS BLOB), schedule = 'sc_1', fire_at = 0")).await;
+        let (execution, size) = daemon.store.told(&id, MAX_RESULT).await.unwrap().unwrap();
+        let said: Value = serde_json::from_slice(&body("dl_1", &execution, size).unwrap()).unwrap();
         let ended = &said["execution"];
-        assert_eq!((ended.get("result").is_some(), ended.get("result_bytes").is_some()), (told, !told));
+        assert_eq!((ended.get("result").is_some(), ended.get("result_bytes").is_some()), (whole, !whole));
+        assert!(whole || ended["result_bytes"] == json!(bytes));
         assert_eq!(ended["schedule"]["id"], "sc_1");
     }
 }

@@ -4,6 +4,7 @@
 use super::*;
 use crate::manifest::AccountName;
 use crate::schedule::scripted::Daemon;
+use crate::state::machine::State;
 use crate::state::record::Execution;
 use crate::state::tests::version;
 use std::path::Path;
@@ -98,9 +99,39 @@ async fn many_are_removed_in_small_commits() {
         live.ended().await;
     }
     let later = Timestamp(Timestamp::now().0 + 1);
-    assert_eq!(daemon.store.ended_by(later).await.unwrap().len(), 64, "the first of three commits");
+    assert_eq!(daemon.store.ended_by(later, (None, None)).await.unwrap().len(), 64, "the first of three commits");
     assert_eq!(retention(&daemon).remove_ended(later).await.unwrap(), 150);
     assert_eq!(rows(folder.path(), "timeline").await, 0);
+}
+
+/// The clock was far ahead once, and ids go on from there.
+#[tokio::test]
+async fn ids_that_are_ahead_of_the_clock_keep_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = start(folder.path()).await;
+    let now = Timestamp::now();
+    let ahead = ExecutionId::first_of(now.after(400 * DAY));
+    let execution = Execution::new(ahead.clone(), &version("t", 'a'), now);
+    daemon.store.commit(Change::Insert { execution: Arc::new(execution.clone()), input: b"0"[..].into(), key: None }).await.unwrap();
+    let cancelled = Execution { state: State::Cancelled, finished_at: Some(now), ..execution.clone() };
+    let end = Change::Update { execution: Arc::new(cancelled), stored: execution.state, timeline: execution.timeline.len() };
+    daemon.store.commit(end).await.unwrap();
+    drop(daemon);
+    let daemon = start(folder.path()).await;
+    assert!(ended(&daemon).await.id > ahead);
+    assert_eq!(retention(&daemon).remove_ended(Timestamp::now()).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn what_is_passed_over_is_not_looked_at_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = start(folder.path()).await;
+    let (first, second, third) = (ended(&daemon).await.id, ended(&daemon).await.id, ended(&daemon).await.id);
+    let now = Timestamp::now();
+    let between = |after, until| daemon.store.ended_by(now, (after, until));
+    assert_eq!(between(Some(&first), None).await.unwrap(), [second.clone(), third.clone()]);
+    assert_eq!(between(Some(&first), Some(&third)).await.unwrap(), [second]);
+    assert_eq!(between(Some(&third), None).await.unwrap(), []);
 }
 
 /// A crash between the two steps of a removal, or while an execution that nobody knows of ran.

@@ -395,7 +395,8 @@ impl Daemon {
     /// What tells ends of executions. Nothing runs it.
     pub(crate) fn outbox(&self) -> Outbox {
         let bell = Arc::clone(&self.dispatcher.bell);
-        Outbox::new(self.store.clone(), Arc::clone(&self.parts.caps), self.parts.secrets.clone(), bell)
+        let metrics = Arc::clone(&self.parts.metrics);
+        Outbox::new(self.store.clone(), Arc::clone(&self.parts.caps), self.parts.secrets.clone(), metrics, bell)
     }
 
     /// Stores a version as a push does.

@@ -6,11 +6,16 @@
 mod accounts;
 mod deliveries;
 mod durations;
+mod ended;
 mod keys;
 mod moving;
 mod schedules;
 mod secrets;
 mod waits;
+
+pub use accounts::Belongings;
+pub use ended::Filter;
+pub use schedules::Unreadable;
 
 use super::id::ExecutionId;
 use super::machine::State;
@@ -38,9 +43,6 @@ const TIMELINES: usize = 500;
 
 /// What is read of executions whose results, which may be large, are not wanted.
 const WITHOUT_RESULT: &str = "id, account, task, version, portion, state, attempts, created_at, started_at, finished_at, error, parent, depth, due, need_by, not_before, schedule, fire_at, parks, parked_ms";
-
-/// Most executions, and bytes of their results, that are removed at once: while they are, other commits wait.
-const REMOVED_AT_ONCE: (u32, u64) = (64, 16 << 20);
 
 /// How long another process that writes is waited for.
 const BUSY: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 5000 });
@@ -83,7 +85,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    pub(super) fn damaged<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> Self {
+    pub(crate) fn damaged<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> Self {
         move |error| Self::Damaged { what, why: error.to_string() }
     }
 }
@@ -106,19 +108,6 @@ impl From<sqlx::Error> for StoreError {
 
 async fn regain(reserve: Arc<Reserve>) {
     reserve.regain().await;
-}
-
-/// Which executions to list, newest first.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// Of this account.
-    pub account: AccountName,
-    /// Of this task only.
-    pub task: Option<String>,
-    /// In this state only.
-    pub state: Option<State>,
-    /// At most so many.
-    pub limit: u32,
 }
 
 /// The database.
@@ -368,51 +357,6 @@ impl Store {
             }
         }
         Ok(())
-    }
-
-    /// Executions of an account that ended, newest first, without their results.
-    pub async fn ended(&self, filter: &Filter) -> Result<Vec<Execution>, StoreError> {
-        let rows = sqlx::query(&format!(
-            "SELECT {WITHOUT_RESULT} FROM executions \
-             WHERE account = $4 AND finished_at IS NOT NULL AND ($1 IS NULL OR task = $1) AND ($2 IS NULL OR state = $2) \
-             ORDER BY id DESC LIMIT $3"
-        ))
-        .bind(filter.task.as_deref())
-        .bind(filter.state.map(State::name))
-        .bind(i64::from(filter.limit))
-        .bind(filter.account.as_str())
-        .fetch_all(&self.reads)
-        .await?;
-        let mut executions = rows.iter().map(execution).collect::<Result<Vec<_>, _>>()?;
-        self.add_timelines(&mut executions).await?;
-        Ok(executions)
-    }
-
-    /// Some executions that ended at or before this moment, that no idempotency key names, that need not be told any more, and whose parent has ended; none if there are none. What has an id that is ahead of the clock (which went back)
-    /// waits until the clock is there.
-    pub async fn ended_by(&self, moment: Timestamp) -> Result<Vec<ExecutionId>, StoreError> {
-        let (most, most_bytes) = REMOVED_AT_ONCE;
-        // What ended by then was accepted by then: the ids bound what is looked at, without an index that every end would have to write.
-        let rows = sqlx::query(
-            "SELECT id, coalesce(length(result), 0) AS bytes FROM executions WHERE id < $1 AND finished_at <= $2 \
-             AND NOT EXISTS (SELECT 1 FROM idempotency WHERE execution = executions.id) \
-             AND NOT EXISTS (SELECT 1 FROM executions AS parents WHERE parents.id = executions.parent AND parents.finished_at IS NULL) \
-             AND NOT EXISTS (SELECT 1 FROM deliveries WHERE execution = executions.id AND state = 'pending') ORDER BY id LIMIT $3",
-        )
-        .bind(ExecutionId::first_of(Timestamp(moment.0.saturating_add(1000))).as_str().to_owned())
-        .bind(moment.0)
-        .bind(i64::from(most))
-        .fetch_all(&self.reads)
-        .await?;
-        let (mut ids, mut bytes) = (Vec::with_capacity(rows.len()), 0);
-        for row in rows {
-            bytes += uint(row.try_get("bytes")?, "result")?;
-            if bytes > most_bytes && !ids.is_empty() {
-                break;
-            }
-            ids.push(id_of(&row, "id")?);
-        }
-        Ok(ids)
     }
 
     /// Those of `ids` (a few hundred at most) that no execution has.

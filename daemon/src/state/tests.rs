@@ -37,6 +37,13 @@ pub(crate) fn version(name: &str, hash: char) -> Arc<Version> {
     })
 }
 
+/// Changes the database behind the daemon's back.
+pub(crate) async fn change(folder: &Path, sql: &str) {
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.join("torpor.db"));
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    assert!(sqlx::query(sql).execute(&pool).await.unwrap().rows_affected() > 0, "{sql}");
+}
+
 async fn open(folder: &Path) -> Store {
     Store::open(&folder.join("torpor.db"), |_, _| ()).await.unwrap()
 }

@@ -65,6 +65,15 @@ pub enum Change {
         /// The delivery as it is now.
         delivery: Arc<Delivery>,
     },
+    /// Ends that will not be told.
+    GiveUp {
+        /// Whose ends.
+        executions: Arc<[String]>,
+        /// Why, for people; it is added to what the last attempt said.
+        why: Arc<str>,
+        /// When that was decided.
+        at: Timestamp,
+    },
     /// A new schedule.
     PutSchedule {
         /// The schedule.
@@ -101,7 +110,7 @@ pub enum Change {
     },
     /// A parked execution that came from another host.
     Import(Arc<Import>),
-    /// Executions that ended, with all that is stored of them. Others are left as they are.
+    /// Executions that ended, with all that is stored of them and the keys that name them. Others are left as they are.
     RemoveEnded(Arc<[ExecutionId]>),
     /// How long things took.
     PutDurations(Arc<[Seen]>),
@@ -391,6 +400,7 @@ fn add<'a>(batch: &mut Batch<'a>, change: &'a Change) -> Result<(), StoreError> 
             key.as_ref().map_or(Ok(()), |key| durable::put_key(batch, key, &execution.id))
         }
         Change::MarkDelivery { execution, delivery } => durable::mark_delivery(batch, execution, delivery),
+        Change::GiveUp { executions, why, at } => durable::give_up(batch, executions, why, *at),
         Change::PutSchedule { schedule, input } => durable::put_schedule(batch, schedule, input),
         Change::MarkSchedule(schedule) => durable::mark_schedule(batch, schedule),
         Change::RemoveSchedule(id) => batch.add("DELETE FROM schedules WHERE id = ?", [(&**id).into()]),
@@ -399,7 +409,7 @@ fn add<'a>(batch: &mut Batch<'a>, change: &'a Change) -> Result<(), StoreError> 
         Change::PutEvent { token, execution } => put_event(batch, token, execution),
         Change::Signal { token, data } => signal(batch, token, data),
         Change::Import(import) => take_in(batch, import),
-        Change::RemoveEnded(ids) => remove_ended(batch, ids),
+        Change::RemoveEnded(ids) => durable::remove_keys_of(batch, ids).and_then(|()| remove_ended(batch, ids)),
         Change::PutSecret(secret) => put_secret(batch, secret),
         Change::PutAccount(account) => accounts::put(batch, account),
         Change::RemoveAccount(name) => accounts::remove(batch, name),

@@ -506,10 +506,21 @@ async fn an_account_goes_when_it_is_empty() {
     assert_eq!(server.by(&theirs.owner, "POST", &format!("/v1/executions/{}/cancel", theirs.live), "").await.0, 200);
     assert_eq!(server.by(&theirs.owner, "DELETE", "/v1/schedules/rota", "").await.0, 204);
     assert_eq!(server.by(&theirs.owner, "DELETE", "/v1/tasks/theirs", "").await.0, 204);
+    let busy = server.refused("DELETE", "/v1/accounts/rivals?history=true", "", 409, "account_busy").await;
+    assert!(busy["message"].as_str().unwrap().ends_with("is not empty: 1 secrets"), "{busy}");
+    assert_eq!(server.by(&theirs.owner, "GET", "/v1/executions?all=true", "").await.1["executions"].as_array().unwrap().len(), 2);
     assert_eq!(server.by(&theirs.owner, "DELETE", "/v1/secrets/theirs", "").await.0, 204);
     let busy = server.refused("DELETE", "/v1/accounts/rivals", "", 409, "account_busy").await;
     assert!(busy["message"].as_str().unwrap().contains("2 executions that ended"), "{busy}");
-    server.ok("DELETE", "/v1/accounts/rivals?history=true", "").await;
+    // A push of somebody else takes its time, and the history does not wait for it.
+    let pushing = server.app.tasks.lock().await;
+    let gone = async {
+        while server.app.store.belongs_to(&"rivals".to_owned().try_into().unwrap()).await.unwrap().ended > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        drop(pushing);
+    };
+    tokio::join!(server.ok("DELETE", "/v1/accounts/rivals?history=true", ""), gone);
     assert_eq!(server.by(&theirs.owner, "GET", "/v1/tasks", "").await.0, 401, "its tokens are gone with it");
     assert_eq!(server.app.logs.all().unwrap().count(), 0, "and so are its logs");
     server.refused("DELETE", "/v1/accounts/rivals", "", 404, "unknown_account").await;

@@ -58,6 +58,17 @@ async fn another_request_with_the_same_key_is_refused() {
     assert_eq!(executions(&server).await, 1);
 }
 
+#[tokio::test]
+async fn a_key_goes_with_its_execution() {
+    let server = Server::start().await;
+    server.push("t", "").await;
+    let (_, first) = submit(&server, "a", "?wait=20", "{}").await;
+    let id = crate::state::id::ExecutionId::parse(first["id"].as_str().unwrap()).unwrap();
+    server.app.store.commit(crate::state::writer::Change::RemoveEnded([id].into())).await.unwrap();
+    let (status, again) = submit(&server, "a", "?wait=20", "{}").await;
+    assert!(status == 201 && again["id"] != first["id"], "{again}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn duplicates_at_once_are_one_execution() {
     let server = Server::start().await;
@@ -118,10 +129,10 @@ async fn a_key_lasts_a_day_and_its_execution_as_long() {
     assert!(store.key(ACCOUNT, &key, later(-60)).await.unwrap().is_some());
     assert!(store.key(ACCOUNT, &key, later(60)).await.unwrap().is_none(), "it is too old, swept or not");
     assert!(store.key("other", &key, now).await.unwrap().is_none());
-    assert!(store.ended_by(later(0)).await.unwrap().is_empty(), "an execution is kept as long as its key");
+    assert!(store.ended_by(later(0), (None, None)).await.unwrap().is_empty(), "an execution is kept as long as its key");
     assert_eq!(keys.sweep(store, later(-60).before(KEPT)).await.unwrap(), 0);
     assert_eq!(keys.sweep(store, later(60).before(KEPT)).await.unwrap(), 1);
-    assert_eq!(store.ended_by(later(0)).await.unwrap().len(), 1);
+    assert_eq!(store.ended_by(later(0), (None, None)).await.unwrap().len(), 1);
     let (status, anew) = submit(&server, "a", "?wait=20", "{}").await;
     assert!(status == 201 && anew["id"] != first["id"]);
 }

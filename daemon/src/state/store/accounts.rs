@@ -1,6 +1,7 @@
 //! Accounts, and who has one.
 
-use super::{Store, StoreError, account, id_of, small, uint};
+use super::ended::{REMOVED_AT_ONCE, removable};
+use super::{Store, StoreError, account, small, uint};
 use crate::accounts::token::{Token, TokenId};
 use crate::accounts::{Account, Known, Role, Uid};
 use crate::manifest::AccountName;
@@ -102,13 +103,10 @@ impl Store {
         })
     }
 
-    /// Some executions of an account that have ended, `most` at most; none if there are none.
-    pub async fn history(&self, account: &AccountName, most: u32) -> Result<Vec<ExecutionId>, StoreError> {
-        let rows = sqlx::query("SELECT id FROM executions WHERE account = $1 AND finished_at IS NOT NULL ORDER BY id LIMIT $2")
-            .bind(account.as_str())
-            .bind(i64::from(most))
-            .fetch_all(&self.reads)
-            .await?;
-        rows.iter().map(|row| id_of(row, "id")).collect()
+    /// Some executions of an account that have ended, as many as may be removed at once; none if there are none.
+    pub async fn history(&self, account: &AccountName) -> Result<Vec<ExecutionId>, StoreError> {
+        let sql = "SELECT id, coalesce(length(result), 0) AS bytes FROM executions WHERE account = $1 AND finished_at IS NOT NULL ORDER BY id LIMIT $2";
+        let rows = sqlx::query(sql).bind(account.as_str().to_owned()).bind(i64::from(REMOVED_AT_ONCE.0)).fetch_all(&self.reads).await?;
+        removable(&rows)
     }
 }

@@ -8,6 +8,7 @@ use crate::state::id::ExecutionId;
 use crate::state::time::Timestamp;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use std::sync::Arc;
 
 /// The schedule that made an execution.
 pub(super) fn fired(row: &SqliteRow) -> Result<Option<Fired>, StoreError> {
@@ -39,16 +40,34 @@ fn schedule(row: &SqliteRow) -> Result<Schedule, StoreError> {
     })
 }
 
+/// A schedule that can't be read: written by another version, whose zones or expressions this one does not know, or damaged.
+#[derive(Debug)]
+pub struct Unreadable {
+    /// Whose it is.
+    pub account: String,
+    /// What people call it.
+    pub name: String,
+    /// Its id.
+    pub id: Arc<str>,
+    /// Why.
+    pub why: StoreError,
+}
+
+fn readable(row: &SqliteRow) -> Result<Result<Schedule, Unreadable>, StoreError> {
+    let (account, name, id) = (row.try_get("account")?, row.try_get("name")?, row.try_get::<String, _>("id")?.into());
+    Ok(schedule(row).map_err(|why| Unreadable { account, name, id, why }))
+}
+
 impl Store {
     /// All of them.
-    pub async fn schedules(&self) -> Result<Vec<Schedule>, StoreError> {
+    pub async fn schedules(&self) -> Result<Vec<Result<Schedule, Unreadable>>, StoreError> {
         let rows = sqlx::query(
             "SELECT account, name, id, task, cron, timezone, missed, overlap, notify, paused, created_at, fired_to, last, skipped, skipped_at \
              FROM schedules ORDER BY account, name",
         )
         .fetch_all(&self.reads)
         .await?;
-        rows.iter().map(schedule).collect()
+        rows.iter().map(readable).collect()
     }
 
     /// What the executions of a schedule get.

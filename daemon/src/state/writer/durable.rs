@@ -21,6 +21,14 @@ pub(super) fn remove_keys(batch: &mut Batch<'_>, moment: Timestamp, most: u32) -
     )
 }
 
+/// Those that name executions that have ended and are removed: they would stand for nothing.
+pub(super) fn remove_keys_of<'a>(batch: &mut Batch<'a>, ids: &'a [ExecutionId]) -> Result<(), StoreError> {
+    let marks = vec!["?"; ids.len()].join(", ");
+    let sql =
+        format!("DELETE FROM idempotency WHERE execution IN (SELECT id FROM executions WHERE id IN ({marks}) AND finished_at IS NOT NULL)");
+    batch.add_all(&sql, ids.iter().map(|id| id.as_str().into()))
+}
+
 pub(super) fn put_schedule<'a>(batch: &mut Batch<'a>, schedule: &'a Schedule, input: &'a [u8]) -> Result<(), StoreError> {
     let notify = schedule.notify.as_ref().map(serde_json::to_string).transpose().map_err(StoreError::damaged("schedule"))?;
     batch.add(
@@ -114,5 +122,17 @@ pub(super) fn mark_delivery<'a>(batch: &mut Batch<'a>, execution: &'a ExecutionI
             delivery.settled_at.map(|at| at.0).into(),
             execution.as_str().into(),
         ],
+    )
+}
+
+pub(super) fn give_up<'a>(batch: &mut Batch<'a>, executions: &'a [String], why: &'a str, at: Timestamp) -> Result<(), StoreError> {
+    let marks = vec!["?"; executions.len()].join(", ");
+    let values = [at.0.into(), why.into()].into_iter().chain(executions.iter().map(|id| id.as_str().into()));
+    batch.add_all(
+        &format!(
+            "UPDATE deliveries SET state = 'failed', next_at = NULL, settled_at = ?, last = coalesce(last || '; ', '') || ? \
+             WHERE execution IN ({marks}) AND state = 'pending'"
+        ),
+        values,
     )
 }

@@ -91,9 +91,15 @@ fn need_by(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     let units = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86_400.0)];
-    let found = units.into_iter().find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?.parse::<u32>().ok()?, seconds)));
-    let seconds = found.map(|(number, seconds)| f64::from(number) * seconds);
-    let wrong = || format!("{text:?} is neither a whole number and a unit (500ms, 30s, 5m, 12h, 7d) nor a moment (2027-01-01T12:00:00Z)");
+    let (number, unit) = units.into_iter().find_map(|(unit, of)| Some((text.strip_suffix(unit)?, of))).unwrap_or((text, 1.0));
+    // Plain decimals: what else Rust reads as a number, such as 1e3, inf or -1, is more likely a mistake.
+    let plain = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let seconds = number.parse().ok().filter(|number: &f64| plain && number.is_finite()).map(|number| number * unit);
+    let wrong = || {
+        format!(
+            "{text:?} is neither a number of seconds (30, 1.5), nor a number and a unit (500ms, 30s, 5m, 12h, 7d), nor a moment (2027-01-01T12:00:00Z)"
+        )
+    };
     seconds.map(|seconds| seconds.to_string()).ok_or_else(wrong)
 }
 
@@ -137,7 +143,7 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// List executions that have not ended
     Ps(PsArgs),
-    /// Show who has what of the host and who waits, as it changes; one picture where the output is piped
+    /// Show who has what of the host and who waits, as it changes; once, as JSON, where the output is no terminal
     Top(TopArgs),
     /// Show one execution: state, figures, result or error
     Inspect {
@@ -344,7 +350,7 @@ pub(crate) struct RunArgs {
     /// Do not wait: print the execution's id
     #[arg(long = "async")]
     pub(crate) detach: bool,
-    /// When its result is needed: in a time (30s, 5m, 12h) or at a moment (2027-01-01T12:00:00Z). A busy host may put it off, and has it done by then
+    /// When its result is needed: in a time (seconds, or 500ms, 30s, 5m, 12h, 7d) or at a moment (2027-01-01T12:00:00Z). A busy host may put it off, and has it done by then
     #[arg(long, value_name = "TIME", value_parser = need_by)]
     pub(crate) need_by: Option<String>,
     /// What to do where that is already certain to be missed: run it all the same, or refuse it
@@ -483,6 +489,51 @@ mod tests {
         }
         for wrong in [String::new(), "x".repeat(256), "\u{e9}".into()] {
             assert_eq!(said(&["torpor", "run", "t", "--idempotency-key", &wrong]).exit_code(), 2);
+        }
+    }
+
+    #[test]
+    fn times_are_sent_in_seconds_and_moments_as_they_are() {
+        for (given, sent) in [
+            ("30", "30"),
+            ("1.5", "1.5"),
+            ("0", "0"),
+            (".5", "0.5"),
+            ("500ms", "0.5"),
+            ("30s", "30"),
+            ("1.5s", "1.5"),
+            ("5m", "300"),
+            ("0.5h", "1800"),
+            ("7d", "604800"),
+            ("2027-01-01T12:00:00Z", "2027-01-01T12:00:00Z"),
+            ("2027-01-01T12:00:00.5+02:00", "2027-01-01T12:00:00.5+02:00"),
+        ] {
+            let args = Args::try_parse_from(["torpor", "run", "t", "--need-by", given]).unwrap();
+            let Command::Run(run) = args.command else { unreachable!() };
+            assert_eq!(run.need_by.as_deref(), Some(sent), "{given}");
+        }
+        let wrong = [
+            "",
+            "s",
+            ".",
+            "-1",
+            "-1s",
+            "+1",
+            "1e3",
+            "1e3s",
+            "inf",
+            "nan",
+            "1.2.3",
+            "5 m",
+            "5M",
+            "5w",
+            "soon",
+            "2027-01-01",
+            "2027-01-01T12:00:00",
+        ];
+        for wrong in wrong {
+            let error = said(&["torpor", "run", "t", &format!("--need-by={wrong}")]);
+            assert!(error.exit_code() == 2 && error.to_string().contains("neither a number of seconds"), "{wrong}: {error}");
         }
     }
 

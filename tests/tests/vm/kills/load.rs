@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use torpor_tests::http;
@@ -20,6 +20,8 @@ pub(super) struct Plan {
     pub(super) task: &'static str,
     pub(super) input: Value,
     pub(super) result: u64,
+    /// What it starts, in this order.
+    pub(super) children: Vec<Plan>,
 }
 
 fn mix(total: u64, more: u64) -> u64 {
@@ -27,13 +29,14 @@ fn mix(total: u64, more: u64) -> u64 {
 }
 
 fn twig(number: u64) -> Plan {
-    let helped = if number.is_multiple_of(2) { twig(number + 1).result } else { 1 };
-    Plan { task: "twig", input: json!(number), result: (number * 17 + helped * 7 + 3) % MODULUS }
+    let children = if number.is_multiple_of(2) { vec![twig(number + 1)] } else { Vec::new() };
+    let helped = children.first().map_or(1, |child| child.result);
+    Plan { task: "twig", input: json!(number), result: (number * 17 + helped * 7 + 3) % MODULUS, children }
 }
 
 fn tree(random: &mut Random, depth: u64) -> Plan {
     let value = random.below(MODULUS);
-    let (mut steps, mut total, mut spawned) = (Vec::new(), value, Vec::new());
+    let (mut steps, mut total, mut spawned, mut children) = (Vec::new(), value, Vec::new(), Vec::new());
     for _ in 0..1 + random.below(2) {
         let below = |random: &mut Random| {
             if depth < DEPTH && random.below(3) == 0 { tree(random, depth + 1) } else { twig(random.below(10_000)) }
@@ -43,12 +46,14 @@ fn tree(random: &mut Random, depth: u64) -> Plan {
                 let child = below(random);
                 steps.push(json!(["call", child.task, child.input]));
                 total = mix(total, child.result);
+                children.push(child);
             }
             1 => {
                 for _ in 0..2 {
                     let child = below(random);
                     steps.push(json!(["spawn", child.task, child.input]));
                     spawned.push(child.result);
+                    children.push(child);
                 }
             }
             2 => steps.push(json!(["sleep", 0.05 * (1 + random.below(10)) as f64])),
@@ -60,12 +65,17 @@ fn tree(random: &mut Random, depth: u64) -> Plan {
         total = spawned.into_iter().fold(total, mix);
     }
     let task = if random.below(2) == 0 { "tree" } else { "tree-auto" };
-    Plan { task, input: json!({"value": value, "do": steps}), result: total }
+    Plan { task, input: json!({"value": value, "do": steps}), result: total, children }
 }
 
 /// Any of them.
 pub(super) fn plan(random: &mut Random) -> Plan {
     if random.below(2) == 0 { twig(random.below(10_000)) } else { tree(random, 0) }
+}
+
+/// The shortest of them.
+pub(super) fn short(random: &mut Random) -> Plan {
+    twig(random.below(5000) * 2 + 1)
 }
 
 /// What a client saw of an execution: the end that it was told first.
@@ -101,11 +111,11 @@ impl Book {
         self.lock().values().filter(|seen| seen.end.is_none()).count()
     }
 
-    /// Submits one under a key, as often as it takes until that is acknowledged.
-    pub(super) fn submit(&self, socket: &Path, plan: Plan, over: &AtomicBool) {
+    /// Submits one under a key, as often as it takes until that is acknowledged; whether it was.
+    pub(super) fn submit(&self, socket: &Path, plan: Plan, over: impl Fn() -> bool) -> bool {
         let key = format!("Idempotency-Key: {}\r\n", self.keys.fetch_add(1, Ordering::Relaxed));
         let (path, body) = (format!("/v1/tasks/{}/executions", plan.task), plan.input.to_string());
-        while !over.load(Ordering::Relaxed) {
+        while !over() {
             match http::try_request_with(socket, "POST", &path, &key, body.as_bytes()) {
                 Ok(answer) if [200, 201].contains(&answer.status) => {
                     if answer.status == 200 {
@@ -114,12 +124,13 @@ impl Book {
                     let id = answer.json()["id"].as_str().expect("an id").to_owned();
                     let before = self.lock().insert(id.clone(), Seen { plan, end: None });
                     assert!(before.is_none(), "two submissions are {id}");
-                    return;
+                    return true;
                 }
                 Ok(answer) => panic!("refused: {} {}", answer.status, answer.body),
                 Err(_) => std::thread::sleep(Duration::from_millis(10)),
             }
         }
+        false
     }
 
     /// Asks after all that have not ended, one after the other: as it is now, or for a moment until it ends.

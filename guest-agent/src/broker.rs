@@ -31,7 +31,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use torpor_protocol::agent::{AuxPlace, GuestMessage, HostMessage};
 use torpor_protocol::ask::{AGENT_SEQ, Answers, Ask, Blocked, MAX_ASKS, Refusal, What};
 
@@ -87,6 +87,8 @@ pub(crate) struct Broker {
     parks: u64,
     idle: Idle,
     delay: u16,
+    /// How long the last look took.
+    looked: Duration,
     aux: Aux,
 }
 
@@ -120,6 +122,7 @@ impl Broker {
             parks: 0,
             idle,
             delay: FIRST_LOOK,
+            looked: Duration::ZERO,
             aux: Aux::default(),
         })
     }
@@ -169,8 +172,10 @@ impl Broker {
         }
         let start = Instant::now();
         let blocked = self.idle.look();
-        // Where there is a lot to look at it is looked at less often.
-        let cost = u16::try_from(start.elapsed().as_millis()).unwrap_or(u16::MAX).saturating_mul(SHARE).min(LONGEST);
+        // Where there is a lot to look at it is looked at less often. One look may take long since the host was busy: two in a row count.
+        let took = start.elapsed();
+        let cost = std::mem::replace(&mut self.looked, took).min(took);
+        let cost = u16::try_from(cost.as_millis()).unwrap_or(u16::MAX).saturating_mul(SHARE).min(LONGEST);
         self.delay = if blocked { FIRST_LOOK } else { self.delay.saturating_mul(2).clamp(FIRST_LOOK, LAST_LOOK).max(cost) };
         blocked
     }

@@ -7,6 +7,8 @@
 mod accounts;
 mod durable;
 
+pub(super) use durable::{REFUSE, RUN};
+
 use super::batch::{Batch, Value};
 use super::id::ExecutionId;
 use super::machine::State;

@@ -119,7 +119,7 @@ pub(super) fn end_delivery<'a>(batch: &mut Batch<'a>, execution: &'a Execution, 
 
 pub(super) fn mark_delivery<'a>(batch: &mut Batch<'a>, execution: &'a ExecutionId, delivery: &'a Delivery) -> Result<(), StoreError> {
     batch.add(
-        "UPDATE deliveries SET state = ?, attempts = ?, next_at = ?, last = ?, settled_at = ? WHERE execution = ? AND state = 'pending'",
+        "UPDATE deliveries SET state = ?, attempts = ?, next_at = ?, last = ?, settled_at = ? WHERE execution = ? AND id = ? AND state = 'pending'",
         [
             delivery.state.name().into(),
             i64::from(delivery.attempts).into(),
@@ -127,6 +127,7 @@ pub(super) fn mark_delivery<'a>(batch: &mut Batch<'a>, execution: &'a ExecutionI
             delivery.last.clone().into(),
             delivery.settled_at.map(|at| at.0).into(),
             execution.as_str().into(),
+            (&*delivery.id).into(),
         ],
     )
 }

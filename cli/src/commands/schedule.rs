@@ -17,7 +17,7 @@ const MAX_INPUT: u64 = 64 << 10;
 
 pub(super) async fn schedule(client: &Client, output: Output, command: ScheduleCommand) -> Result<(), CliError> {
     match command {
-        ScheduleCommand::Add(args) => add(client, output, args).await,
+        ScheduleCommand::Add(args) => add(client, output, *args).await,
         ScheduleCommand::Ls => ls(client, output).await,
         ScheduleCommand::Inspect { name } => {
             show(client, output, Method::GET, &format!("/v1/schedules/{}", escape(&name)), Payload::None).await

@@ -68,6 +68,20 @@ fn a_gap_is_jumped_and_a_time_that_is_there_twice_is_taken_once() {
 }
 
 #[test]
+fn there_are_times_at_no_end_of_time() {
+    let ends =
+        [chrono::DateTime::<chrono::Utc>::MIN_UTC, chrono::DateTime::<chrono::Utc>::MAX_UTC].map(|end| Timestamp(end.timestamp_micros()));
+    for zone in ["Pacific/Apia", "America/New_York"] {
+        for moment in ends.into_iter().chain([i64::MIN, i64::MAX].map(Timestamp)) {
+            for cron in ["30 2 * * *", "30 * * * *"] {
+                assert!(rule(cron, zone).next(moment).is_none_or(|next| next > moment));
+                assert!(rule(cron, zone).last(moment).is_none_or(|last| last <= moment));
+            }
+        }
+    }
+}
+
+#[test]
 fn a_day_of_the_month_or_one_of_the_week_makes_a_day() {
     let either = rule("0 0 12 * FRI", "UTC");
     assert_eq!(times(&either, "2026-11-07T00:00:00Z", 3), ["2026-11-12T00:00Z", "2026-11-13T00:00Z", "2026-11-20T00:00Z"]);

@@ -160,6 +160,9 @@ pub(crate) struct Schedule {
     pub(crate) timezone: String,
     pub(crate) missed: String,
     pub(crate) overlap: String,
+    pub(crate) need_by_s: Option<u64>,
+    pub(crate) on_late: Option<String>,
+    pub(crate) input: Option<Box<RawValue>>,
     pub(crate) paused: bool,
     pub(crate) created_at: String,
     #[serde(default)]

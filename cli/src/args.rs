@@ -103,6 +103,13 @@ fn need_by(text: &str) -> Result<String, String> {
     seconds.map(|seconds| seconds.to_string()).ok_or_else(wrong)
 }
 
+/// In whole seconds, as the daemon takes it.
+fn within(text: &str) -> Result<u64, String> {
+    let units = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400), ("", 1)];
+    let found = units.into_iter().find_map(|(unit, seconds)| text.strip_suffix(unit)?.parse::<u32>().ok().map(|n| u64::from(n) * seconds));
+    found.ok_or_else(|| format!("{text:?} is no whole number and a unit (30s, 5m, 12h, 7d), or of seconds"))
+}
+
 fn secret(name: &str) -> Result<String, String> {
     if name.is_empty() { Err("a secret's name is wanted; `torpor secret ls` lists them".into()) } else { Ok(name.to_owned()) }
 }
@@ -256,7 +263,7 @@ pub(crate) enum SecretCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ScheduleCommand {
     /// Add a schedule
-    Add(ScheduleArgs),
+    Add(Box<ScheduleArgs>),
     /// List schedules
     Ls,
     /// Show one schedule: its next times, its last execution, what it left out
@@ -305,6 +312,12 @@ pub(crate) struct ScheduleArgs {
     /// A time at which the execution before has not ended: leave it out, or run it all the same [default: skip; with --missed all: allow]
     #[arg(long, value_parser = ["skip", "allow"], value_name = "skip|allow")]
     pub(crate) overlap: Option<String>,
+    /// When a result is needed, after the time that it is for (30s, 5m, 12h). A busy host may put it off, and has it done by then
+    #[arg(long, value_name = "TIME", value_parser = within)]
+    pub(crate) need_by: Option<u64>,
+    /// What to do where that is already certain to be missed: run it all the same, or leave it out
+    #[arg(long, value_name = "run|refuse", value_parser = ["run", "refuse"], default_value = "run", requires = "need_by")]
+    pub(crate) on_late: String,
     /// Name of the schedule [default: the task's]
     #[arg(long)]
     pub(crate) name: Option<String>,
@@ -401,6 +414,9 @@ pub(crate) struct PsArgs {
     /// Only executions in this state
     #[arg(long)]
     pub(crate) state: Option<String>,
+    /// Only executions whose end is told so far; all but the first stand for ended ones
+    #[arg(long, value_name = "WHAT", value_parser = ["waiting", "pending", "delivered", "failed"])]
+    pub(crate) notify: Option<String>,
     /// At most this many, newest first
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<u32>,
@@ -552,6 +568,19 @@ mod tests {
             let Command::Signal(signal) = args.command else { unreachable!() };
             assert_eq!(signal.data, input);
         }
+    }
+
+    #[test]
+    fn a_schedules_results_are_needed_after_whole_seconds() {
+        let add = |time| Args::try_parse_from(["torpor", "schedule", "add", "t", "--cron", "@daily", "--need-by", time]);
+        for (given, seconds) in [("30", 30), ("30s", 30), ("10m", 600), ("12h", 43_200), ("7d", 604_800)] {
+            let Command::Schedule(ScheduleCommand::Add(args)) = add(given).unwrap().command else { unreachable!() };
+            assert_eq!(args.need_by, Some(seconds));
+        }
+        for wrong in ["1.5", "500ms", "-1s", "2027-01-01T12:00:00Z", ""] {
+            assert!(add(wrong).is_err(), "{wrong}");
+        }
+        assert!(Args::try_parse_from(["torpor", "schedule", "add", "t", "--cron", "@daily", "--on-late", "refuse"]).is_err());
     }
 
     /// The scripts in packaging/ are what `torpor completions` prints. `TORPOR_BLESS=1 cargo test -p torpor-cli` writes them anew.

@@ -28,6 +28,7 @@ use crate::state::time::Timestamp;
 use rule::Rule;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use torpor_protocol::ask::OnLate;
 
 /// Most schedules of an account.
 pub const MAX_SCHEDULES: usize = 1000;
@@ -93,6 +94,15 @@ impl Overlap {
     }
 }
 
+/// When the result of an execution is needed, after the time that it is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Need {
+    /// So many seconds.
+    pub by_s: u32,
+    /// What to do where that is certain to be missed.
+    pub on_late: OnLate,
+}
+
 /// What made an execution.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Fired {
@@ -129,6 +139,8 @@ pub struct Schedule {
     pub missed: Missed,
     /// What becomes of times at which the execution before has not ended.
     pub overlap: Overlap,
+    /// When the results of its executions are needed; at once where there is nothing.
+    pub need: Option<Need>,
     /// Where the ends of its executions are told.
     pub notify: Option<Notify>,
     /// Nothing is run.

@@ -1838,7 +1838,7 @@ _torpor() {
             return 0
             ;;
         torpor__subcmd__ps)
-            opts="-a -h --all --task --state --limit --socket --host --ca --token-file --account --json --help"
+            opts="-a -h --all --task --state --notify --limit --socket --host --ca --token-file --account --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1850,6 +1850,10 @@ _torpor() {
                     ;;
                 --state)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --notify)
+                    COMPREPLY=($(compgen -W "waiting pending delivered failed" -- "${cur}"))
                     return 0
                     ;;
                 --limit)
@@ -2014,7 +2018,7 @@ _torpor() {
             return 0
             ;;
         torpor__subcmd__schedule__subcmd__add)
-            opts="-i -h --cron --timezone --input --missed --overlap --name --notify --notify-secret --socket --host --ca --token-file --account --json --help"
+            opts="-i -h --cron --timezone --input --missed --overlap --need-by --on-late --name --notify --notify-secret --socket --host --ca --token-file --account --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -2042,6 +2046,14 @@ _torpor() {
                     ;;
                 --overlap)
                     COMPREPLY=($(compgen -W "skip allow" -- "${cur}"))
+                    return 0
+                    ;;
+                --need-by)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --on-late)
+                    COMPREPLY=($(compgen -W "run refuse" -- "${cur}"))
                     return 0
                     ;;
                 --name)

@@ -270,6 +270,9 @@ once\t''
 all\t''"
 complete -c torpor -n "__fish_torpor_using_subcommand schedule; and __fish_seen_subcommand_from add" -l overlap -d 'A time at which the execution before has not ended: leave it out, or run it all the same [default: skip; with --missed all: allow]' -r -f -a "skip\t''
 allow\t''"
+complete -c torpor -n "__fish_torpor_using_subcommand schedule; and __fish_seen_subcommand_from add" -l need-by -d 'When a result is needed, after the time that it is for (30s, 5m, 12h). A busy host may put it off, and has it done by then' -r
+complete -c torpor -n "__fish_torpor_using_subcommand schedule; and __fish_seen_subcommand_from add" -l on-late -d 'What to do where that is already certain to be missed: run it all the same, or leave it out' -r -f -a "run\t''
+refuse\t''"
 complete -c torpor -n "__fish_torpor_using_subcommand schedule; and __fish_seen_subcommand_from add" -l name -d 'Name of the schedule [default: the task\'s]' -r
 complete -c torpor -n "__fish_torpor_using_subcommand schedule; and __fish_seen_subcommand_from add" -l notify -d 'Where to tell the end of it, with a POST: a URL that the host\'s policy allows' -r
 complete -c torpor -n "__fish_torpor_using_subcommand schedule; and __fish_seen_subcommand_from add" -l notify-secret -d 'Secret that what is told is signed with' -r
@@ -358,6 +361,10 @@ complete -c torpor -n "__fish_torpor_using_subcommand run" -l json -d 'JSON inst
 complete -c torpor -n "__fish_torpor_using_subcommand run" -s h -l help -d 'Print help'
 complete -c torpor -n "__fish_torpor_using_subcommand ps" -l task -d 'Only executions of this task' -r
 complete -c torpor -n "__fish_torpor_using_subcommand ps" -l state -d 'Only executions in this state' -r
+complete -c torpor -n "__fish_torpor_using_subcommand ps" -l notify -d 'Only executions whose end is told so far; all but the first stand for ended ones' -r -f -a "waiting\t''
+pending\t''
+delivered\t''
+failed\t''"
 complete -c torpor -n "__fish_torpor_using_subcommand ps" -l limit -d 'At most this many, newest first' -r
 complete -c torpor -n "__fish_torpor_using_subcommand ps" -l socket -d 'Socket of torpord' -r -F
 complete -c torpor -n "__fish_torpor_using_subcommand ps" -l host -d 'Another host\'s torpord, https://HOST:PORT, in place of the socket; needs a token' -r

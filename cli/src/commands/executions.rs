@@ -17,6 +17,7 @@ pub(super) async fn ps(client: &Client, output: Output, args: PsArgs) -> Result<
     }
     query.extend(args.task.map(|task| format!("task={}", escape(&task))));
     query.extend(args.state.map(|state| format!("state={}", escape(&state))));
+    query.extend(args.notify.map(|notify| format!("notify={}", escape(&notify))));
     query.extend(args.limit.map(|limit| format!("limit={limit}")));
     let path = if query.is_empty() { "/v1/executions".to_owned() } else { format!("/v1/executions?{}", query.join("&")) };
     let reply = client.get::<Executions>(&path).await?;

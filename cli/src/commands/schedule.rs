@@ -6,7 +6,7 @@ use crate::args::{ScheduleArgs, ScheduleCommand};
 use crate::client::{Client, Payload, escape};
 use crate::error::CliError;
 use crate::input;
-use crate::output::{Output, ago, table, until};
+use crate::output::{Output, ago, table, until, visible_json};
 use hyper::Method;
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -17,7 +17,7 @@ const MAX_INPUT: u64 = 64 << 10;
 
 pub(super) async fn schedule(client: &Client, output: Output, command: ScheduleCommand) -> Result<(), CliError> {
     match command {
-        ScheduleCommand::Add(args) => add(client, output, args).await,
+        ScheduleCommand::Add(args) => add(client, output, *args).await,
         ScheduleCommand::Ls => ls(client, output).await,
         ScheduleCommand::Inspect { name } => {
             show(client, output, Method::GET, &format!("/v1/schedules/{}", escape(&name)), Payload::None).await
@@ -41,10 +41,15 @@ async fn add(client: &Client, output: Output, args: ScheduleArgs) -> Result<(), 
     let input = input::read(args.input, "input", MAX_INPUT).await?;
     let input: Box<RawValue> =
         serde_json::from_slice(&input).map_err(|error| CliError::Usage(format!("the input is not JSON: {error}")))?;
-    let wanted = json!({
+    let mut wanted = json!({
         "name": args.name, "task": args.task, "cron": args.cron, "timezone": args.timezone, "missed": args.missed, "overlap": args.overlap,
         "notify": args.notify, "notify_secret": args.notify_secret,
     });
+    // A torpord that does not know of it takes what is without it.
+    if let Some(seconds) = args.need_by {
+        wanted["need_by_s"] = seconds.into();
+        wanted["on_late"] = args.on_late.into();
+    }
     // Numbers of the input stay as they were written.
     let wanted = wanted.to_string();
     let body = format!("{},\"input\":{}}}", wanted.trim_end_matches('}'), input.get());
@@ -85,6 +90,9 @@ fn describe(schedule: &Schedule) -> String {
         ("overlap", schedule.overlap.clone()),
         ("added", format!("{}  ({})", schedule.created_at, ago(&schedule.created_at))),
     ];
+    let late = schedule.on_late.as_deref().filter(|on_late| *on_late != "run").map(|_| ", or left out").unwrap_or_default();
+    rows.extend(schedule.need_by_s.map(|seconds| ("needed", format!("{seconds} s after its time{late}"))));
+    rows.extend(schedule.input.as_ref().map(|input| ("input", visible_json(input.get()).into_owned())));
     rows.extend(schedule.notify.as_ref().map(|notify| ("notify", notify.url.clone())));
     if schedule.paused {
         rows.push(("paused", "`torpor schedule resume` lets it go on".into()));

@@ -3,11 +3,12 @@
 use super::caller::{Caller, Invoker, Owner};
 use super::error::{ApiError, ErrorBody, ErrorCode};
 use super::executions::check;
+use super::types::MAX_NEED_BY;
 use super::{App, BODY_TIMEOUT, notify, whole};
 use crate::accounts::Role;
 use crate::cron::rule::Rule;
 use crate::cron::timer::fits;
-use crate::cron::{self, MAX_INPUT, Missed, Overlap, Schedule, Skipped};
+use crate::cron::{self, MAX_INPUT, Missed, Need, Overlap, Schedule, Skipped};
 use crate::manifest::{AccountName, TaskName, format_bytes};
 use crate::notify::Notify;
 use crate::state::id::ExecutionId;
@@ -21,6 +22,7 @@ use http_body_util::{BodyExt, Limited};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::sync::Arc;
+use torpor_protocol::ask::OnLate;
 use utoipa::ToSchema;
 
 /// Most bytes of a request: an input, and what is said beside it.
@@ -45,6 +47,11 @@ pub(super) struct NewSchedule {
     /// Input of its executions: any JSON, at most 64 KiB; null where it is not given.
     #[schema(value_type = Option<Object>)]
     input: Option<Box<RawValue>>,
+    /// When the result of an execution is needed, in seconds after its time, at most a year. While the host is busy it may be put off, and is done by then.
+    need_by_s: Option<u32>,
+    /// What to do where that is already certain to be missed: `run` it all the same (the default), or leave it out (`refuse`).
+    #[schema(value_type = Option<String>)]
+    on_late: Option<OnLate>,
     /// Where the ends of its executions are told, with a POST: a URL that the host's policy allows.
     notify: Option<String>,
     /// The secret that what is told is signed with.
@@ -74,6 +81,13 @@ pub(super) struct ScheduleBody {
     missed: Missed,
     /// What becomes of times at which the execution before has not ended.
     overlap: Overlap,
+    /// When the result of an execution is needed, in seconds after its time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    need_by_s: Option<u32>,
+    /// What to do where that is already certain to be missed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    on_late: Option<OnLate>,
     /// Where the ends of its executions are told, and with which secret that is signed; of that and of the URL's query an invoker sees nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
@@ -125,6 +139,8 @@ impl ScheduleBody {
             timezone: schedule.rule.zone(),
             missed: schedule.missed,
             overlap: schedule.overlap,
+            need_by_s: schedule.need.map(|need| need.by_s),
+            on_late: schedule.need.map(|need| need.on_late),
             notify: schedule.notify.clone(),
             input: None,
             paused: schedule.paused,
@@ -158,6 +174,16 @@ async fn wanted(body: Body) -> Result<NewSchedule, ApiError> {
 }
 
 impl NewSchedule {
+    fn need(&self) -> Result<Option<Need>, ApiError> {
+        let Some(by_s) = self.need_by_s else {
+            return if self.on_late.is_some() { Err(wrong("on_late is for who gives need_by_s")) } else { Ok(None) };
+        };
+        if f64::from(by_s) > MAX_NEED_BY {
+            return Err(wrong("need_by_s is a number of seconds from 0 to 31622400"));
+        }
+        Ok(Some(Need { by_s, on_late: self.on_late.unwrap_or_default() }))
+    }
+
     fn schedule(&self, account: AccountName, notify: Option<Notify>) -> Result<Schedule, ApiError> {
         let name = self.name.as_deref().unwrap_or_else(|| self.task.split('@').next().unwrap_or_default());
         let name = TaskName::try_from(name.to_owned()).map_err(|why| wrong(format!("{name:?} is no name of a schedule: {why}")))?;
@@ -180,6 +206,7 @@ impl NewSchedule {
             rule,
             missed: self.missed,
             overlap,
+            need: self.need()?,
             notify,
             paused: false,
             created_at: now,

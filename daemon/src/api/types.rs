@@ -64,7 +64,7 @@ pub struct SubmitParams {
 }
 
 /// Longest time from now on at which a result may be needed, in seconds: a year.
-const MAX_NEED_BY: f64 = 366.0 * 86_400.0;
+pub(super) const MAX_NEED_BY: f64 = 366.0 * 86_400.0;
 
 impl SubmitParams {
     pub(super) fn duration(&self) -> Result<Option<Duration>, ApiError> {

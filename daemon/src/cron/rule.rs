@@ -6,7 +6,7 @@
 
 use super::clock;
 use crate::state::time::Timestamp;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use chrono_tz::Tz;
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
@@ -35,8 +35,9 @@ fn is_distance(text: &str) -> bool {
     text.eq_ignore_ascii_case("@hourly") || text.split_whitespace().take(2).any(|field| field.contains(['*', '/', '?']))
 }
 
+/// None where there are no times: expressions know these years, and further out a zone's time can't be told at all.
 fn second(moment: Timestamp) -> Option<DateTime<Utc>> {
-    DateTime::from_timestamp(moment.0.div_euclid(1_000_000), 0)
+    DateTime::from_timestamp(moment.0.div_euclid(1_000_000), 0).filter(|at| (1..=5000).contains(&at.year()))
 }
 
 impl Rule {

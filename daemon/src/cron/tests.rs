@@ -68,6 +68,20 @@ fn a_gap_is_jumped_and_a_time_that_is_there_twice_is_taken_once() {
 }
 
 #[test]
+fn there_are_times_at_no_end_of_time() {
+    let ends =
+        [chrono::DateTime::<chrono::Utc>::MIN_UTC, chrono::DateTime::<chrono::Utc>::MAX_UTC].map(|end| Timestamp(end.timestamp_micros()));
+    for zone in ["Pacific/Apia", "America/New_York"] {
+        for moment in ends.into_iter().chain([i64::MIN, i64::MAX].map(Timestamp)) {
+            for cron in ["30 2 * * *", "30 * * * *"] {
+                assert!(rule(cron, zone).next(moment).is_none_or(|next| next > moment));
+                assert!(rule(cron, zone).last(moment).is_none_or(|last| last <= moment));
+            }
+        }
+    }
+}
+
+#[test]
 fn a_day_of_the_month_or_one_of_the_week_makes_a_day() {
     let either = rule("0 0 12 * FRI", "UTC");
     assert_eq!(times(&either, "2026-11-07T00:00:00Z", 3), ["2026-11-12T00:00Z", "2026-11-13T00:00Z", "2026-11-20T00:00Z"]);
@@ -188,6 +202,7 @@ fn schedule(name: &str, cron: &str, from: Timestamp) -> Schedule {
         rule: rule(cron, "UTC"),
         missed: Missed::Once,
         overlap: Overlap::Skip,
+        need: None,
         notify: None,
         paused: false,
         created_at: from,
@@ -330,6 +345,34 @@ async fn a_pause_misses_nothing_and_a_resume_repeats_nothing() {
     schedules.fire(Timestamp(last.0 + MINUTE)).await;
     assert_eq!(fired(&daemon).await, [last.0, last.0 + MINUTE]);
     assert!(schedules.pause(&AccountName::default(), "nobody", true).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_result_is_needed_after_the_time_that_it_is_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_daemon, schedules) = start(folder.path()).await;
+    let from = Timestamp(Timestamp::now().0 / MINUTE * MINUTE);
+    let need = |on_late| Some(Need { by_s: 90, on_late });
+    for (name, on_late) in [("run", OnLate::Run), ("refuse", OnLate::Refuse)] {
+        schedules.add(Schedule { need: need(on_late), ..schedule(name, "* * * * *", from) }, b"{}"[..].into()).await.unwrap();
+    }
+    drop((_daemon, schedules));
+    let (daemon, schedules) = start(folder.path()).await;
+    assert_eq!(schedules.get(&AccountName::default(), "refuse").await.unwrap().need, need(OnLate::Refuse));
+    let time = Timestamp(from.0 + MINUTE);
+    schedules.fire(time).await;
+    let all = executions(&daemon).await;
+    assert_eq!(all.iter().map(|execution| execution.need_by).collect::<Vec<_>>(), [Some(time.later(90_000)); 2]);
+    // One that was due an hour ago is late.
+    let past = Timestamp(from.0 - 60 * MINUTE);
+    for (name, on_late) in [("run-late", OnLate::Run), ("refuse-late", OnLate::Refuse)] {
+        let late = Schedule { need: need(on_late), ..schedule(name, "* * * * *", Timestamp(past.0 - MINUTE)) };
+        schedules.add(late, b"{}"[..].into()).await.unwrap();
+    }
+    schedules.fire(past).await;
+    assert_eq!(executions(&daemon).await.len(), 3);
+    let skipped = schedules.get(&AccountName::default(), "refuse-late").await.unwrap().skipped.unwrap();
+    assert!(skipped.message.contains("was not run"), "{skipped:?}");
 }
 
 /// As a library that knows fewer zones would find it.

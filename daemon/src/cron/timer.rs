@@ -291,13 +291,15 @@ impl Schedules {
         self.store.check_room()?;
         let input: Arc<[u8]> = self.store.schedule_input(&schedule.id).await?.into();
         let _ = fault::at("cron.due").await;
-        let fired = Fired { id: Arc::clone(&schedule.id), at: time };
+        let extras = Extras {
+            need_by: schedule.need.map(|need| time.later(u64::from(need.by_s) * 1000)),
+            on_late: schedule.need.map(|need| need.on_late).unwrap_or_default(),
+            fired: Some(Fired { id: Arc::clone(&schedule.id), at: time }),
+            notify: schedule.notify.clone(),
+            ..Extras::default()
+        };
         let live = self.catalog.with_version_for_client(&schedule.account, &schedule.task, |version| {
-            Ok::<_, NotRun>(self.dispatcher.submit_with(
-                version,
-                input,
-                Extras { fired: Some(fired), notify: schedule.notify.clone(), ..Extras::default() },
-            )?)
+            Ok::<_, NotRun>(self.dispatcher.submit_with(version, input, extras)?)
         })??;
         match live.stored().await {
             Ok(()) => {

@@ -46,14 +46,14 @@ mod tests {
 
     #[test]
     fn a_day_counts_that_the_daemon_ran_with_a_good_clock() {
-        let day = |days: f64| Timestamp(((20_000.0 + days) * 86_400e6) as i64);
-        let mut age = Age::running(day(0.0), day(0.9));
-        assert_eq!(age.limit(day(0.9)), None);
-        let mut age = Age::running(day(0.0), day(1.5));
-        assert_eq!(age.limit(day(1.5)), Some(day(0.5)));
+        let day = |tenths: i64| Timestamp((200_000 + tenths) * 8_640_000_000);
+        let mut age = Age::running(day(0), day(9));
+        assert_eq!(age.limit(day(9)), None);
+        let mut age = Age::running(day(0), day(15));
+        assert_eq!(age.limit(day(15)), Some(day(5)));
         // It jumps, either way: then a day goes by until anything is too old.
-        for to in [300.0, -300.0] {
-            let mut age = Age::running(day(0.0), day(1.5));
+        for to in [3000, -3000] {
+            let mut age = Age::running(day(0), day(15));
             assert_eq!((age.limit(day(to)), age.limit(day(to))), (None, None));
             assert_eq!(age.since, day(to));
         }

@@ -7,6 +7,8 @@
 mod accounts;
 mod durable;
 
+pub(super) use durable::{REFUSE, RUN};
+
 use super::batch::{Batch, Value};
 use super::id::ExecutionId;
 use super::machine::State;
@@ -348,6 +350,7 @@ fn take_in<'a>(batch: &mut Batch<'a>, import: &'a Import) -> Result<(), StoreErr
     )?;
     put_version(batch, version)?;
     insert(batch, execution, input)?;
+    execution.notify.as_ref().map_or(Ok(()), |delivery| durable::put_delivery(batch, execution, delivery))?;
     update(batch, execution, execution.state, execution.timeline.len())?;
     for (token, data) in events {
         put_event(batch, token, &execution.id)?;

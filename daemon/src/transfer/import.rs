@@ -7,6 +7,7 @@ use crate::code::check::{Checked, check};
 use crate::code::{CodeError, erofs, image};
 use crate::engine::{Base, Engine, ErrorKind, TaskVersion};
 use crate::manifest::AccountName;
+use crate::notify::{Delivery, Notify};
 use crate::parked::{Draft, ParkError};
 use crate::schedule::dispatch::{Dispatcher, SubmitError};
 use crate::schedule::live::task_version;
@@ -185,16 +186,25 @@ fn imports(timeline: &[TimelineEntry]) -> usize {
     timeline.iter().filter(|entry| entry.what == Happening::Imported).count()
 }
 
-/// Refuses what is known, unless it has moved away and been on another host since. True: it comes back.
-async fn known(d: &Dispatcher, account: &AccountName, contents: &Contents) -> Result<bool, ImportError> {
+/// An execution that was here before.
+struct Before {
+    /// Where its end is told: that it moved is not its end any more.
+    notify: Option<Notify>,
+}
+
+/// Refuses what is known, unless it has moved away and been on another host since: then it comes back.
+async fn known(d: &Dispatcher, account: &AccountName, contents: &Contents) -> Result<Option<Before>, ImportError> {
     let record = &contents.record;
     if d.live(&record.id).is_some() {
         return Err(ImportError::Known(record.id.clone()));
     }
-    let Some(before) = d.store.execution(&record.id).await? else { return Ok(false) };
+    let Some(before) = d.store.execution(&record.id).await? else { return Ok(None) };
     let own = before.account == *account;
     let moved = own && before.error.as_ref().is_some_and(|error| error.kind == ErrorKind::Moved);
-    if moved && imports(&record.timeline) > imports(&before.timeline) { Ok(true) } else { Err(ImportError::Known(record.id.clone())) }
+    if !moved || imports(&record.timeline) <= imports(&before.timeline) {
+        return Err(ImportError::Known(record.id.clone()));
+    }
+    Ok(Some(Before { notify: before.notify.map(|delivery| delivery.notify) }))
 }
 
 /// Takes an execution in, for an account. One at a time; `tasks` is held while tasks are changed.
@@ -251,7 +261,7 @@ pub async fn take(d: &Arc<Dispatcher>, tasks: &Mutex<()>, account: &AccountName,
     }
     let base = Base { template: template.unwrap_or_else(|| content.clone()), content: content.clone() };
     let (from, all, this) = (Arc::clone(&file), Arc::clone(&contents), Arc::clone(d));
-    placed.log = contents.log.is_some() && !returns;
+    placed.log = contents.log.is_some() && returns.is_none();
     let name = blocking(move || {
         if let Some(at) = all.log.clone() {
             this.logs.take_in(&all.record.id, Place { file: &from, at }).map_err(io("can't keep its log"))?;
@@ -280,7 +290,7 @@ async fn commit(
     tasks: &Mutex<()>,
     (contents, file): (&Contents, &Arc<File>),
     (code, main, code_hash): (Checked, Arc<Version>, String),
-    (parked, returns): (Parked, bool),
+    (parked, returns): (Parked, Option<Before>),
     placed: &mut Placed<'_>,
 ) -> Result<Arc<Execution>, ImportError> {
     let _one = tasks.lock().await;
@@ -308,6 +318,9 @@ async fn commit(
         .and_then(|ms| i64::try_from(ms).ok())
         .map(|ms| Timestamp(execution.created_at.0.min(Timestamp::now().0).saturating_add(ms.saturating_mul(1000))));
     execution.due = execution.due.into_iter().chain(own).min_by_key(|due| due.0);
+    let notify = returns.as_ref().and_then(|before| before.notify.clone());
+    // Under another id: the old one may have told that it moved.
+    execution.notify = notify.map(Delivery::new).transpose().map_err(|error| io("no randomness")(error.into()))?;
     let imported = execution.apply(Timestamp::now(), Happening::Imported);
     imported.map_err(|error| TransferError::malformed(error.to_string()))?;
     let parked = execution.parked.clone().ok_or_else(|| TransferError::malformed("it is not parked"))?;
@@ -317,7 +330,7 @@ async fn commit(
         input: contents.input.clone(),
         events: contents.events.clone(),
         ended: contents.ended.clone(),
-        returns: returns.then(|| execution.id.clone()),
+        returns: returns.is_some().then(|| execution.id.clone()),
     };
     match d.store.commit(Change::Import(Arc::new(import))).await {
         Err(StoreError::Constraint) => return Err(ImportError::Known(execution.id)),

@@ -17,8 +17,10 @@ async fn a_schedule_is_added_listed_paused_and_removed() {
     assert_eq!(added["next"].as_array().unwrap().len(), 5);
     let id = added["id"].as_str().unwrap();
     assert_eq!(server.app.store.schedule_input(id).await.unwrap(), b"[1.50]", "as it was written");
-    let other = json!({"name": "other", "task": format!("t@{hash}"), "cron": "@hourly", "missed": "all"}).to_string();
-    assert_eq!(server.ok("POST", "/v1/schedules", other).await["overlap"], "allow");
+    let other =
+        json!({"name": "other", "task": format!("t@{hash}"), "cron": "@hourly", "missed": "all", "need_by_s": 600, "on_late": "refuse"});
+    let other = server.ok("POST", "/v1/schedules", other.to_string()).await;
+    assert_eq!((&other["overlap"], &other["need_by_s"], &other["on_late"]), (&json!("allow"), &json!(600), &json!("refuse")));
     let list = server.ok("GET", "/v1/schedules", Body::empty()).await;
     let names: Vec<_> = list["schedules"].as_array().unwrap().iter().map(|schedule| schedule["name"].clone()).collect();
     assert_eq!(names, ["other", "t"]);
@@ -55,6 +57,9 @@ async fn what_is_no_schedule_is_refused() {
         r#"{"task":"t","cron":"@daily","timezone":"Nowhere"}"#,
         r#"{"task":"t","cron":"@daily","missed":"sometimes"}"#,
         r#"{"task":"t","cron":"@daily","missed":"all","overlap":"skip"}"#,
+        r#"{"task":"t","cron":"@daily","on_late":"refuse"}"#,
+        r#"{"task":"t","cron":"@daily","need_by_s":31622401}"#,
+        r#"{"task":"t","cron":"@daily","need_by_s":60,"on_late":"wait"}"#,
         r#"{"task":"t","cron":"@daily","colour":1}"#,
         r#"{"task":"t","cron":"@daily","name":"Not a name"}"#,
         r#"{"task":"t","cron":"@daily","input":{]}"#,

@@ -3,6 +3,8 @@
 use super::super::outbox::after;
 use super::super::send::NotTold;
 use super::*;
+use crate::state::machine::State;
+use crate::state::writer::{Change, Import};
 use std::sync::atomic::{AtomicI64, Ordering};
 
 #[tokio::test]
@@ -76,6 +78,38 @@ async fn the_wait_begins_when_the_call_is_over() {
     let asked = AtomicI64::new(0);
     outbox.deliver(due, || Timestamp(now.0 + 20 * SECOND * asked.fetch_add(1, Ordering::Relaxed))).await;
     assert!(known(&daemon, &id).await.notify.unwrap().next_at.unwrap().0 >= now.0 + 22 * SECOND);
+}
+
+/// It moved, and comes back while that is told: its own end is told then, and what became of the other call is of no matter.
+#[tokio::test]
+async fn what_comes_back_is_told_when_it_ends_here() {
+    let folder = tempfile::tempdir().unwrap();
+    let (daemon, outbox) = start(folder.path(), "http://127.0.0.1:9").await;
+    let moved = ended(&daemon, "{}", notify("http://127.0.0.1:9/")).await;
+    let under_way = outbox.take(Timestamp::now()).await.remove(0);
+    let back = Execution {
+        state: State::Queued,
+        finished_at: None,
+        notify: Some(Delivery::new(notify("http://127.0.0.1:9/")).unwrap()),
+        ..moved.clone()
+    };
+    let import = Import {
+        execution: Arc::new(back.clone()),
+        version: version("t", 'a'),
+        input: b"{}".to_vec(),
+        events: Vec::new(),
+        ended: Vec::new(),
+        returns: Some(moved.id.clone()),
+    };
+    daemon.store.commit(Change::Import(Arc::new(import))).await.unwrap();
+    assert_eq!(known(&daemon, &moved.id).await.notify, back.notify, "it waits for the end again");
+    let mut end = Execution { state: State::Cancelled, finished_at: Some(Timestamp::now()), ..back.clone() };
+    end.notify.as_mut().unwrap().ended(end.finished_at.unwrap());
+    let end = Change::Update { execution: Arc::new(end), stored: State::Queued, timeline: back.timeline.len() };
+    daemon.store.commit(end).await.unwrap();
+    outbox.deliver(under_way, Timestamp::now).await;
+    let told = known(&daemon, &moved.id).await.notify.unwrap();
+    assert_eq!((told.id, told.state, told.attempts), (back.notify.unwrap().id, Told::Pending, 0));
 }
 
 #[tokio::test]

@@ -1,14 +1,16 @@
 //! Schedules.
 
-use super::{Store, StoreError, name};
+use super::{Store, StoreError, name, small};
 use crate::cron::rule::Rule;
-use crate::cron::{Fired, Missed, Overlap, Schedule, Skipped};
+use crate::cron::{Fired, Missed, Need, Overlap, Schedule, Skipped};
 use crate::manifest::AccountName;
 use crate::state::id::ExecutionId;
 use crate::state::time::Timestamp;
+use crate::state::writer::{REFUSE, RUN};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use std::sync::Arc;
+use torpor_protocol::ask::OnLate;
 
 /// The schedule that made an execution.
 pub(super) fn fired(row: &SqliteRow) -> Result<Option<Fired>, StoreError> {
@@ -16,8 +18,20 @@ pub(super) fn fired(row: &SqliteRow) -> Result<Option<Fired>, StoreError> {
     Ok(id.zip(at).map(|(id, at)| Fired { id: id.into(), at: Timestamp(at) }))
 }
 
+const WHAT: &str = "schedule";
+
+fn need(row: &SqliteRow) -> Result<Option<Need>, StoreError> {
+    let (by_s, on_late): (Option<i64>, Option<String>) = (row.try_get("need_by_s")?, row.try_get("on_late")?);
+    let Some(by_s) = by_s else { return Ok(None) };
+    let on_late = match on_late.as_deref() {
+        None | Some(RUN) => OnLate::Run,
+        Some(REFUSE) => OnLate::Refuse,
+        Some(other) => return Err(StoreError::damaged(WHAT)(other)),
+    };
+    Ok(Some(Need { by_s: small(by_s, WHAT)?, on_late }))
+}
+
 fn schedule(row: &SqliteRow) -> Result<Schedule, StoreError> {
-    const WHAT: &str = "schedule";
     let (missed, overlap): (String, String) = (row.try_get("missed")?, row.try_get("overlap")?);
     let rule = Rule::parse(row.try_get("cron")?, row.try_get("timezone")?).map_err(StoreError::damaged(WHAT))?;
     let notify: Option<String> = row.try_get("notify")?;
@@ -31,6 +45,7 @@ fn schedule(row: &SqliteRow) -> Result<Schedule, StoreError> {
         rule,
         missed: Missed::from_name(&missed).ok_or_else(|| StoreError::damaged(WHAT)(&missed))?,
         overlap: Overlap::from_name(&overlap).ok_or_else(|| StoreError::damaged(WHAT)(&overlap))?,
+        need: need(row)?,
         notify: notify.map(|text| serde_json::from_str(&text)).transpose().map_err(StoreError::damaged(WHAT))?,
         paused: row.try_get::<i64, _>("paused")? != 0,
         created_at: Timestamp(row.try_get("created_at")?),
@@ -62,7 +77,7 @@ impl Store {
     /// All of them.
     pub async fn schedules(&self) -> Result<Vec<Result<Schedule, Unreadable>>, StoreError> {
         let rows = sqlx::query(
-            "SELECT account, name, id, task, cron, timezone, missed, overlap, notify, paused, created_at, fired_to, last, skipped, skipped_at \
+            "SELECT account, name, id, task, cron, timezone, missed, overlap, need_by_s, on_late, notify, paused, created_at, fired_to, last, skipped, skipped_at \
              FROM schedules ORDER BY account, name",
         )
         .fetch_all(&self.reads)

@@ -6,6 +6,10 @@ use crate::cron::{Fired, Schedule};
 use crate::idempotency::{KEPT, NewKey};
 use crate::notify::Delivery;
 
+/// Words for what to do with what is late.
+pub(in crate::state) const RUN: &str = "run";
+pub(in crate::state) const REFUSE: &str = "refuse";
+
 pub(super) fn put_key<'a>(batch: &mut Batch<'a>, key: &'a NewKey, execution: &'a ExecutionId) -> Result<(), StoreError> {
     let (account, name) = (&*key.account, key.key.as_str());
     let values = [account.into(), name.into(), key.at.before(KEPT).0.into()];
@@ -32,8 +36,8 @@ pub(super) fn remove_keys_of<'a>(batch: &mut Batch<'a>, ids: &'a [ExecutionId]) 
 pub(super) fn put_schedule<'a>(batch: &mut Batch<'a>, schedule: &'a Schedule, input: &'a [u8]) -> Result<(), StoreError> {
     let notify = schedule.notify.as_ref().map(serde_json::to_string).transpose().map_err(StoreError::damaged("schedule"))?;
     batch.add(
-        "INSERT INTO schedules (account, name, id, task, cron, timezone, missed, overlap, input, paused, created_at, fired_to, notify) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO schedules (account, name, id, task, cron, timezone, missed, overlap, input, paused, created_at, fired_to, notify, need_by_s, on_late) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             schedule.account.as_str().into(),
             schedule.name.as_str().into(),
@@ -48,6 +52,8 @@ pub(super) fn put_schedule<'a>(batch: &mut Batch<'a>, schedule: &'a Schedule, in
             schedule.created_at.0.into(),
             schedule.fired_to.0.into(),
             notify.into(),
+            schedule.need.map(|need| i64::from(need.by_s)).into(),
+            schedule.need.map(|need| if need.on_late.is_run() { RUN } else { REFUSE }.to_owned()).into(),
         ],
     )
 }
@@ -113,7 +119,7 @@ pub(super) fn end_delivery<'a>(batch: &mut Batch<'a>, execution: &'a Execution, 
 
 pub(super) fn mark_delivery<'a>(batch: &mut Batch<'a>, execution: &'a ExecutionId, delivery: &'a Delivery) -> Result<(), StoreError> {
     batch.add(
-        "UPDATE deliveries SET state = ?, attempts = ?, next_at = ?, last = ?, settled_at = ? WHERE execution = ? AND state = 'pending'",
+        "UPDATE deliveries SET state = ?, attempts = ?, next_at = ?, last = ?, settled_at = ? WHERE execution = ? AND id = ? AND state = 'pending'",
         [
             delivery.state.name().into(),
             i64::from(delivery.attempts).into(),
@@ -121,6 +127,7 @@ pub(super) fn mark_delivery<'a>(batch: &mut Batch<'a>, execution: &'a ExecutionI
             delivery.last.clone().into(),
             delivery.settled_at.map(|at| at.0).into(),
             execution.as_str().into(),
+            (&*delivery.id).into(),
         ],
     )
 }

@@ -1,12 +1,16 @@
 //! What may be said on the command line.
 
 mod accounts;
+mod kept;
+mod values;
 
 pub(crate) use accounts::{AccountCommand, TokenArgs, TokenCommand};
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args as ClapArgs, Command as Definition, CommandFactory, FromArgMatches, Parser, Subcommand};
+pub(crate) use kept::{ScheduleArgs, ScheduleCommand, SecretCommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use values::{every, execution, key, need_by, secret, task, task_name, token};
 
 /// Runs programs in microVMs of their own.
 #[derive(Debug, Parser)]
@@ -58,72 +62,6 @@ fn matches(mut definition: Definition, words: Vec<OsString>) -> Result<clap::Arg
         }
         error
     })
-}
-
-fn execution(id: &str) -> Result<String, String> {
-    if id.is_empty() { Err("an execution's id is wanted; `torpor ps -a` lists them".into()) } else { Ok(id.to_owned()) }
-}
-
-/// In quotes on its way, so that a key that has some itself stays as it is.
-fn key(key: &str) -> Result<String, String> {
-    if (1..=255).contains(&key.len()) && key.bytes().all(|byte| (0x20..0x7f).contains(&byte)) {
-        Ok(format!("\"{}\"", key.replace('\\', "\\\\").replace('"', "\\\"")))
-    } else {
-        Err("a key is 1 to 255 printable ASCII characters".into())
-    }
-}
-
-fn token(token: &str) -> Result<String, String> {
-    if token.is_empty() {
-        Err("an event's token is wanted; `torpor ps` shows what executions wait for".into())
-    } else {
-        Ok(token.to_owned())
-    }
-}
-
-fn task(name: &str) -> Result<String, String> {
-    if name.is_empty() { Err("a task's name is wanted; `torpor task ls` lists them".into()) } else { Ok(name.to_owned()) }
-}
-
-/// As the daemon takes it: seconds, or a moment.
-fn need_by(text: &str) -> Result<String, String> {
-    if chrono::DateTime::parse_from_rfc3339(text).is_ok() {
-        return Ok(text.to_owned());
-    }
-    let units = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86_400.0)];
-    let (number, unit) = units.into_iter().find_map(|(unit, of)| Some((text.strip_suffix(unit)?, of))).unwrap_or((text, 1.0));
-    // Plain decimals: what else Rust reads as a number, such as 1e3, inf or -1, is more likely a mistake.
-    let plain = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    let seconds = number.parse().ok().filter(|number: &f64| plain && number.is_finite()).map(|number| number * unit);
-    let wrong = || {
-        format!(
-            "{text:?} is neither a number of seconds (30, 1.5), nor a number and a unit (500ms, 30s, 5m, 12h, 7d), nor a moment (2027-01-01T12:00:00Z)"
-        )
-    };
-    seconds.map(|seconds| seconds.to_string()).ok_or_else(wrong)
-}
-
-/// In whole seconds, as the daemon takes it.
-fn within(text: &str) -> Result<u64, String> {
-    let units = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400), ("", 1)];
-    let found = units.into_iter().find_map(|(unit, seconds)| text.strip_suffix(unit)?.parse::<u32>().ok().map(|n| u64::from(n) * seconds));
-    found.ok_or_else(|| format!("{text:?} is no whole number and a unit (30s, 5m, 12h, 7d), or of seconds"))
-}
-
-fn secret(name: &str) -> Result<String, String> {
-    if name.is_empty() { Err("a secret's name is wanted; `torpor secret ls` lists them".into()) } else { Ok(name.to_owned()) }
-}
-
-fn schedule(name: &str) -> Result<String, String> {
-    if name.is_empty() { Err("a schedule's name is wanted; `torpor schedule ls` lists them".into()) } else { Ok(name.to_owned()) }
-}
-
-/// A task where its versions can't be told apart.
-fn task_name(name: &str) -> Result<String, String> {
-    match name.split_once('@') {
-        Some((name, _)) => Err(format!("a task's name without @ is wanted here, which stands for all its versions: {name:?}")),
-        None => task(name),
-    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -239,96 +177,6 @@ pub(crate) enum TaskCommand {
     },
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum SecretCommand {
-    /// Set a secret to what is typed, or to what comes on standard input: text of at most 16 KiB, without the line end at its end
-    Set {
-        /// Secret
-        #[arg(value_parser = secret)]
-        name: String,
-        /// Keep the line end at the end of standard input
-        #[arg(long)]
-        keep_line_end: bool,
-    },
-    /// List secrets: their names, and when they were set; nobody can read their values
-    Ls,
-    /// Remove a secret: tasks that declare it can't be run until it is set again
-    Rm {
-        /// Secret
-        #[arg(value_parser = secret)]
-        name: String,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ScheduleCommand {
-    /// Add a schedule
-    Add(Box<ScheduleArgs>),
-    /// List schedules
-    Ls,
-    /// Show one schedule: its next times, its last execution, what it left out
-    Inspect {
-        /// Schedule: its name or its id
-        #[arg(value_parser = schedule)]
-        name: String,
-    },
-    /// Run nothing until it is resumed
-    Pause {
-        /// Schedule: its name or its id
-        #[arg(value_parser = schedule)]
-        name: String,
-    },
-    /// Go on, from now on: what would have been meanwhile is not missed
-    Resume {
-        /// Schedule: its name or its id
-        #[arg(value_parser = schedule)]
-        name: String,
-    },
-    /// Remove a schedule; its executions stay
-    Rm {
-        /// Schedule: its name or its id
-        #[arg(value_parser = schedule)]
-        name: String,
-    },
-}
-
-#[derive(Debug, ClapArgs)]
-pub(crate) struct ScheduleArgs {
-    /// Task: NAME for the version that is its newest at the time, NAME@HASH for a given one
-    #[arg(value_parser = task)]
-    pub(crate) task: String,
-    /// When: minute, hour, day of the month, month, day of the week, such as "0 3 * * *"; or @hourly, @daily, @weekly, @monthly, @yearly
-    #[arg(long, value_name = "CRON")]
-    pub(crate) cron: String,
-    /// Time zone of these times, such as Europe/Berlin
-    #[arg(long, default_value = "UTC", value_name = "ZONE")]
-    pub(crate) timezone: String,
-    /// Input: JSON text, @FILE with JSON, or - for standard input
-    #[arg(long, short, default_value = "null", value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
-    pub(crate) input: String,
-    /// Times that passed while torpord was away: leave them out, run one execution for all of them, or one for each (the newest 100)
-    #[arg(long, default_value = "once", value_parser = ["skip", "once", "all"], value_name = "skip|once|all")]
-    pub(crate) missed: String,
-    /// A time at which the execution before has not ended: leave it out, or run it all the same [default: skip; with --missed all: allow]
-    #[arg(long, value_parser = ["skip", "allow"], value_name = "skip|allow")]
-    pub(crate) overlap: Option<String>,
-    /// When a result is needed, after the time that it is for (30s, 5m, 12h). A busy host may put it off, and has it done by then
-    #[arg(long, value_name = "TIME", value_parser = within)]
-    pub(crate) need_by: Option<u64>,
-    /// What to do where that is already certain to be missed: run it all the same, or leave it out
-    #[arg(long, value_name = "run|refuse", value_parser = ["run", "refuse"], default_value = "run", requires = "need_by")]
-    pub(crate) on_late: String,
-    /// Name of the schedule [default: the task's]
-    #[arg(long)]
-    pub(crate) name: Option<String>,
-    /// Where to tell the end of it, with a POST: a URL that the host's policy allows
-    #[arg(long, value_name = "URL")]
-    pub(crate) notify: Option<String>,
-    /// Secret that what is told is signed with
-    #[arg(long, value_name = "SECRET", requires = "notify", value_parser = secret)]
-    pub(crate) notify_secret: Option<String>,
-}
-
 #[derive(Debug, ClapArgs)]
 pub(crate) struct GraphArgs {
     /// Task: NAME for its newest version, NAME@HASH for a given one
@@ -430,10 +278,6 @@ pub(crate) struct TopArgs {
     /// One picture, then end
     #[arg(short = '1', long)]
     pub(crate) once: bool,
-}
-
-fn every(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|seconds| (0.1..=3600.0).contains(seconds)).ok_or_else(|| "a number of seconds from 0.1 to 3600".into())
 }
 
 #[derive(Debug, ClapArgs)]

@@ -10,12 +10,14 @@ mod checkout;
 mod clients;
 mod clock;
 mod crashes;
+mod durable;
 mod failures;
 mod host;
 mod input;
 mod isolation;
 mod kills;
 mod needed;
+mod network;
 mod park;
 mod park_faults;
 mod portions;
@@ -39,6 +41,8 @@ fn main() -> ExitCode {
         clock::TESTS,
         kills::TESTS,
         needed::TESTS,
+        network::TESTS,
+        durable::TESTS,
         user_mode::TESTS,
         park::TESTS,
         park_faults::TESTS,

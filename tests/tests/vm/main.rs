@@ -12,6 +12,7 @@ mod clock;
 mod crashes;
 mod durable;
 mod failures;
+mod flood;
 mod host;
 mod input;
 mod isolation;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         needed::TESTS,
         network::TESTS,
         durable::TESTS,
+        flood::TESTS,
         user_mode::TESTS,
         park::TESTS,
         park_faults::TESTS,

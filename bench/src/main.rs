@@ -1,4 +1,4 @@
-//! Measures Torpor: `scripts/bench` builds what this needs and starts it. Nothing here judges; it prints a table, or JSON.
+//! Measures Torpor: `scripts/bench` builds what this needs and starts it. Nothing here judges but `--check`; it prints a table, or JSON.
 #![forbid(unsafe_code)]
 
 mod api;
@@ -53,9 +53,13 @@ struct Cli {
     /// Only parks and resumes.
     #[arg(long)]
     park: bool,
-    /// Only requests beside many queued executions.
+    /// Only requests beside many queued executions: of one account and wanted now; and of two accounts, with moments by which they are needed.
     #[arg(long)]
     queue: bool,
+    /// With --queue: fail where a submission, a list or a cancellation by one client takes more than 50 ms at the 99th percentile, or a queued
+    /// execution more than 16 KiB of torpord's memory.
+    #[arg(long, requires = "queue")]
+    check: bool,
     /// How many those are.
     #[arg(long, default_value_t = 10_000)]
     queued: usize,
@@ -96,8 +100,9 @@ fn run(cli: &Cli) -> Result<(), Failed> {
         return Ok(table.finish()?);
     }
     if cli.queue {
-        queue::run(&cli.bin, &paths, cli.queued, &mut table)?;
-        return Ok(table.finish()?);
+        let exceeded = queue::run(&cli.bin, &paths, cli.queued, &mut table)?;
+        table.finish()?;
+        return if cli.check && !exceeded.is_empty() { Err(exceeded.join("\n").into()) } else { Ok(()) };
     }
     let parks = park::machines(&paths, cli.runs, &mut table)?;
     park::executions(&cli.bin, &paths, &mut table)?;

@@ -19,6 +19,12 @@ enum Move {
     /// One that holds is parked.
     Park(Index),
     End(Index),
+    /// The attempt of one that holds has failed; with `true` all that is known of it is forgotten before the next one.
+    Fail(Index, bool),
+    /// The wait before the next attempt of one that failed is over.
+    Retry(Index, Claim),
+    /// One that failed has no other attempt.
+    GiveUp(Index),
     Keep(Index),
     Idle(Index),
     Busy(Index),
@@ -64,6 +70,9 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         2 => index().prop_map(Move::Withdraw),
         4 => index().prop_map(Move::Park),
         4 => index().prop_map(Move::End),
+        3 => (index(), prop::bool::weighted(0.2)).prop_map(|(which, forgotten)| Move::Fail(which, forgotten)),
+        3 => (index(), claims()).prop_map(|(which, claim)| Move::Retry(which, claim)),
+        1 => index().prop_map(Move::GiveUp),
         1 => index().prop_map(Move::Keep),
         1 => index().prop_map(Move::Idle),
         1 => index().prop_map(Move::Busy),
@@ -92,6 +101,8 @@ struct Model {
     waiting: BTreeSet<u64>,
     holding: BTreeSet<u64>,
     parked: BTreeSet<u64>,
+    /// Those that wait for their next attempt, in no queue.
+    failed: BTreeSet<u64>,
     idle: BTreeSet<u64>,
     late: BTreeSet<u64>,
     draining: bool,
@@ -108,6 +119,7 @@ impl Model {
             waiting: BTreeSet::new(),
             holding: BTreeSet::new(),
             parked: BTreeSet::new(),
+            failed: BTreeSet::new(),
             idle: BTreeSet::new(),
             late: BTreeSet::new(),
             draining: false,
@@ -166,6 +178,7 @@ impl Model {
         let s = &self.scheduler;
         assert!(self.waiting.iter().all(|key| s.waits(key) && !s.holds(key)));
         assert!(self.holding.iter().all(|key| s.holds(key) && !s.waits(key)));
+        assert!(self.parked.iter().chain(&self.failed).all(|key| !s.holds(key) && !s.waits(key)));
         assert_eq!(s.waiting().executions + s.waiting().others, self.waiting.len());
         assert_eq!(s.holding().executions + s.holding().others, self.holding.len());
         let background = self.waiting.iter().filter(|key| self.claims[*key].kind == Kind::Background).count();
@@ -187,6 +200,31 @@ impl Model {
         self.idle.remove(&key);
         self.step(Event::Release(key));
         self.step(Event::Ended(key));
+    }
+
+    /// Its machine and its waits are gone; whoever waits for it still does.
+    fn fail(&mut self, key: u64, forgotten: bool) {
+        self.holding.remove(&key);
+        self.idle.remove(&key);
+        self.failed.insert(key);
+        self.step(Event::Release(key));
+        self.step(Event::Unwait(key));
+        if forgotten {
+            self.step(Event::Ended(key));
+            self.late.remove(&key);
+        }
+    }
+
+    /// It waits like any other that is new, and is told to be late at most once over all its attempts.
+    fn retry(&mut self, key: u64, claim: Claim) {
+        self.failed.remove(&key);
+        self.claims.insert(key, claim.clone());
+        self.waiting.insert(key);
+        self.step(Event::Submit(key, claim));
+    }
+
+    fn known(&self) -> BTreeSet<u64> {
+        [&self.waiting, &self.holding, &self.parked, &self.failed].into_iter().flatten().copied().collect()
     }
 
     fn play(&mut self, step: Move) {
@@ -238,6 +276,22 @@ impl Model {
                     self.end(key);
                 }
             }
+            Move::Fail(which, forgotten) => {
+                if let Some(key) = of(&self.holding, which).filter(|key| self.claims[key].kind != Kind::Background) {
+                    self.fail(key, forgotten);
+                }
+            }
+            Move::Retry(which, claim) => {
+                if let Some(key) = of(&self.failed, which).filter(|_| self.scheduler.fits(claim.bytes, claim.cpu)) {
+                    self.retry(key, claim);
+                }
+            }
+            Move::GiveUp(which) => {
+                if let Some(key) = of(&self.failed, which) {
+                    self.failed.remove(&key);
+                    self.step(Event::Ended(key));
+                }
+            }
             Move::Keep(which) => {
                 if let Some(key) = of(&self.holding, which) {
                     let kept = key + 100_000;
@@ -262,13 +316,13 @@ impl Model {
                 }
             }
             Move::Wait(waiter, on) => {
-                let known: BTreeSet<u64> = [&self.waiting, &self.holding, &self.parked].into_iter().flatten().copied().collect();
+                let known = self.known();
                 if let (Some(waiter), Some(on)) = (of(&known, waiter), of(&known, on)) {
                     self.step(Event::Wait { waiter, on: vec![on] });
                 }
             }
             Move::Answered(waiter, on) => {
-                let known: BTreeSet<u64> = [&self.waiting, &self.holding, &self.parked].into_iter().flatten().copied().collect();
+                let known = self.known();
                 if let (Some(waiter), Some(on)) = (of(&known, waiter), of(&known, on)) {
                     self.step(Event::Answered { waiter, on: vec![on] });
                 }
@@ -296,8 +350,11 @@ impl Model {
         }
     }
 
-    /// Everything that holds is released, over and over: all end, and nothing is left.
+    /// What failed is tried again, and everything that holds is released, over and over: all end, and nothing is left.
     fn finish(&mut self) {
+        while let Some(key) = self.failed.first().copied() {
+            self.retry(key, Claim { kind: Kind::New, ..self.claims[&key].clone() });
+        }
         while let Some(key) = self.holding.first().copied() {
             self.now += 1_000;
             self.end(key);

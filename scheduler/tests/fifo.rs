@@ -10,9 +10,15 @@ use torpor_scheduler::{Action, Budget, Claim, Event, Kind, Order, Scheduler, Tim
 
 #[derive(Debug, Clone)]
 enum Move {
-    Submit { bytes: u64, group: Option<usize>, resume: bool },
+    Submit {
+        bytes: u64,
+        group: Option<usize>,
+        resume: bool,
+    },
     Release(Index),
     Withdraw(Index),
+    /// One that held and failed has its next attempt: it stands where a new one would.
+    Retry(Index),
 }
 
 fn moves() -> impl Strategy<Value = Vec<Move>> {
@@ -21,6 +27,7 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         5 => submit.prop_map(|(bytes, group, resume)| Move::Submit { bytes, group, resume }),
         4 => any::<Index>().prop_map(Move::Release),
         1 => any::<Index>().prop_map(Move::Withdraw),
+        2 => any::<Index>().prop_map(Move::Retry),
     ];
     prop::collection::vec(one, 0..200)
 }
@@ -31,6 +38,11 @@ struct Listed {
     bytes: u64,
     group: Option<usize>,
     resume: bool,
+}
+
+fn submission(limits: &[u32; 3], Listed { key, bytes, group, resume }: Listed) -> Event<u64> {
+    let claim = group.map_or_else(|| claim(bytes), |group| grouped(bytes, &group.to_string(), limits[group]));
+    Event::Submit(key, Claim { kind: if resume { Kind::Resume } else { Kind::New }, ..claim })
 }
 
 proptest! {
@@ -48,15 +60,22 @@ proptest! {
         let mut scheduler = Scheduler::with_order(Budget { bytes: budget, vms, cpu: None }, order);
         let mut waiting: Vec<Listed> = Vec::new();
         let mut holding: Vec<Listed> = Vec::new();
+        let mut released: Vec<Listed> = Vec::new();
         for (key, step) in (0u64..).zip(moves) {
             let event = match step {
                 Move::Submit { bytes, group, resume } => {
                     let place = if resume { waiting.partition_point(|listed| listed.resume) } else { waiting.len() };
                     waiting.insert(place, Listed { key, bytes, group, resume });
-                    let claim = group.map_or_else(|| claim(bytes), |group| grouped(bytes, &group.to_string(), limits[group]));
-                    Event::Submit(key, Claim { kind: if resume { Kind::Resume } else { Kind::New }, ..claim })
+                    submission(&limits, waiting[place])
                 }
-                Move::Release(which) if !holding.is_empty() => Event::Release(holding.remove(which.index(holding.len())).key),
+                Move::Release(which) if !holding.is_empty() => {
+                    released.push(holding.remove(which.index(holding.len())));
+                    Event::Release(released[released.len() - 1].key)
+                }
+                Move::Retry(which) if !released.is_empty() => {
+                    waiting.push(Listed { resume: false, ..released.remove(which.index(released.len())) });
+                    submission(&limits, waiting[waiting.len() - 1])
+                }
                 Move::Withdraw(which) if !waiting.is_empty() => Event::Withdraw(waiting.remove(which.index(waiting.len())).key),
                 _ => continue,
             };

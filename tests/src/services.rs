@@ -192,18 +192,26 @@ impl HttpServer {
     }
 }
 
-fn certificate(folder: &Path) -> PathBuf {
-    let (both, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
+/// Makes a certificate that signs itself, for the name `localhost`, in this folder; its file and that of its key.
+#[must_use]
+pub fn self_signed(folder: &Path) -> (PathBuf, PathBuf) {
+    let (certificate, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"])
         .args(["-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=critical,CA:FALSE"])
         .arg("-keyout")
         .arg(&key)
         .arg("-out")
-        .arg(&both)
+        .arg(&certificate)
         .output()
         .expect("openssl can be started");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    (certificate, key)
+}
+
+/// The same with both in one file.
+fn certificate(folder: &Path) -> PathBuf {
+    let (both, key) = self_signed(folder);
     let text = fs::read_to_string(&both).expect("a certificate") + &fs::read_to_string(&key).expect("a key");
     fs::write(&both, text).expect("a file");
     both

@@ -10,12 +10,15 @@ mod checkout;
 mod clients;
 mod clock;
 mod crashes;
+mod durable;
 mod failures;
+mod flood;
 mod host;
 mod input;
 mod isolation;
 mod kills;
 mod needed;
+mod network;
 mod park;
 mod park_faults;
 mod portions;
@@ -39,6 +42,9 @@ fn main() -> ExitCode {
         clock::TESTS,
         kills::TESTS,
         needed::TESTS,
+        network::TESTS,
+        durable::TESTS,
+        flood::TESTS,
         user_mode::TESTS,
         park::TESTS,
         park_faults::TESTS,

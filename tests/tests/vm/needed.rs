@@ -101,7 +101,8 @@ fn clients_say_when_they_need_it() {
     assert_eq!(daemon.cli(&["run", "probe", "--input", "7", "--need-by", "5m"]).expect(0).json(), 7);
     assert_eq!(daemon.cli(&["run", "probe", "--input", "8", "--need-by", "90.5"]).expect(0).json(), 8);
     // A moment to come, by each way in which a client says it.
-    let moment = chrono::DateTime::from_timestamp(now() as i64 + 3600, 0).unwrap().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+    let moment = chrono::DateTime::<chrono::Utc>::from(SystemTime::now() + Duration::from_secs(3600));
+    let moment = moment.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
     let id = daemon.cli(&["run", "probe", "--async", "--need-by", &moment]).expect(0).stdout;
     let by_command = daemon.wait_for_end(id.trim().trim_matches('"'));
     let by_http = daemon.post(&format!("/v1/tasks/probe/executions?wait=30&need_by={moment}"), b"1").expect(201);

@@ -103,6 +103,8 @@ impl Before {
         assert!(!groups.is_empty() && groups.iter().all(|group| vms(group) > 0), "no control groups to look at: {groups:?}");
         let own = daemon.pid().as_raw();
         assert!(stat(own).is_some_and(|(_, _, session)| session == own), "torpord has no session of its own");
+        assert!(!marked(temporary.to_str().expect("UTF-8")).is_empty(), "torpord does not have its environment");
+        assert!(!mounts(" /proc ").is_empty(), "no mounts to look at");
         let code = names(&daemon.state().join("code"));
         let templates = names(&daemon.state().join("templates"));
         let this = Self { temporary: temporary.to_owned(), groups, code, templates, shared: shared() };

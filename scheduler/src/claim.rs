@@ -91,8 +91,8 @@ pub struct Budget {
 /// What happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event<K> {
-    /// A job wants a VM. Again after [`Event::Release`]: it is resumed, or tried again, and has come when it came first. Of one that waits already it replaces the
-    /// claim; of one that holds it changes nothing.
+    /// A job wants a VM. Again after [`Event::Release`]: it is resumed, and has come when it came first, or tried again, and comes now. Of one that waits already it
+    /// replaces the claim; of one that holds it changes nothing.
     Submit(K, Claim),
     /// The same of several, of which none starts before all wait.
     SubmitAll(Vec<(K, Claim)>),

@@ -137,8 +137,8 @@ impl<K: Key> Scheduler<K> {
         let before = self.keys.get(&key).copied().and_then(|number| self.take(number));
         self.numbers += 1;
         let (number, since) = before.as_ref().map_or((self.numbers, self.now), |old| (old.place.number, old.place.since));
-        // Who was here before, and was parked or failed meanwhile, has come when it came first.
-        let arrival = self.graph.arrival(&key).unwrap_or(number);
+        // Who was parked meanwhile, or is known since before the start, has come when it came first.
+        let arrival = self.graph.arrival(&key, claim.kind).unwrap_or(number);
         let changed = self.graph.set(&key, Urgency::own(&claim, arrival));
         let blocked = claim.group.as_ref().is_some_and(|group| self.holding.full(group));
         let place = Place { number, since, rank: None, aim: None, lapses: None };
@@ -243,6 +243,7 @@ impl<K: Key> Scheduler<K> {
                 load.cpu += u64::from(cpu);
             });
             let payer = Payer { account: Arc::clone(&claim.account), turns, charge };
+            self.graph.begun(&key);
             self.holding.start(key.clone(), claim, payer, self.now);
             actions.push(Action::Start(key));
         }

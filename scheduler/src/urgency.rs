@@ -4,7 +4,7 @@
 //! that is not known (any more) is harmless, and cycles are: urgencies only rise while they spread, to values that some job of its own has.
 //! Rising costs the edges that are new and those of whoever rises by it. Falling costs the jobs that are waited for, directly or not, by who let go.
 
-use crate::claim::{Claim, Key, Time};
+use crate::claim::{Claim, Key, Kind, Time};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How urgent a job is.
@@ -53,11 +53,13 @@ struct Node<K> {
     counts: Urgency,
     on: BTreeSet<K>,
     waiters: BTreeSet<K>,
+    /// It has held a VM.
+    begun: bool,
 }
 
 impl<K> Default for Node<K> {
     fn default() -> Self {
-        Self { own: None, counts: UNKNOWN, on: BTreeSet::new(), waiters: BTreeSet::new() }
+        Self { own: None, counts: UNKNOWN, on: BTreeSet::new(), waiters: BTreeSet::new(), begun: false }
     }
 }
 
@@ -86,9 +88,17 @@ impl<K: Key> Graph<K> {
         self.nodes.get(key).map(|node| node.counts)
     }
 
-    /// When a job that is known came, by its number.
-    pub(crate) fn arrival(&self, key: &K) -> Option<u64> {
-        self.nodes.get(key)?.own.map(|own| own.arrival)
+    /// When a job came that comes again, by its number: one that begins anew comes now.
+    pub(crate) fn arrival(&self, key: &K, kind: Kind) -> Option<u64> {
+        let node = self.nodes.get(key).filter(|node| kind == Kind::Resume || !node.begun)?;
+        node.own.map(|own| own.arrival)
+    }
+
+    /// A job holds a VM.
+    pub(crate) fn begun(&mut self, key: &K) {
+        if let Some(node) = self.nodes.get_mut(key) {
+            node.begun = true;
+        }
     }
 
     /// A job's own urgency is this; returns whose changed by it.

@@ -357,3 +357,14 @@ fn of_several_none_starts_before_all_are_there() {
     assert_eq!(step(&mut s, Event::SubmitAll(wanted)), [Action::Start(4)]);
     assert_eq!(step(&mut s, Event::Release(4)), [Action::Start(2)]);
 }
+
+#[test]
+fn who_is_known_since_before_the_start_has_come_in_that_order() {
+    let mut s = slots(1);
+    (1..5).for_each(|key| assert_eq!(step(&mut s, Event::Known(key, claim(1))), []));
+    // 3 is parked and waits for 4, and came after 1 and 2.
+    wait(&mut s, 3, 4);
+    assert_eq!(step(&mut s, Event::SubmitAll(vec![(4, claim(1)), (1, claim(1)), (2, claim(1))])), [Action::Start(1)]);
+    assert_eq!(step(&mut s, Event::Release(1)), [Action::Start(2)]);
+    assert_eq!(step(&mut s, Event::Release(2)), [Action::Start(4)]);
+}

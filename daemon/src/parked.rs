@@ -99,6 +99,8 @@ pub fn mark(file: &File) -> Result<String, ParkError> {
 struct Used {
     all: u64,
     of: HashMap<AccountName, u64>,
+    /// Files that have their names, whose they are, and their bytes.
+    files: HashMap<String, (AccountName, u64)>,
 }
 
 impl Used {
@@ -169,7 +171,10 @@ impl ParkedFiles {
             }
         }
         let mut used = Used::default();
-        needed.iter().for_each(|(account, _, bytes)| used.add(account, *bytes));
+        for (account, name, bytes) in needed {
+            used.add(account, *bytes);
+            used.files.insert(name.clone(), (account.clone(), *bytes));
+        }
         let inner = Inner { folder, quota, used: Mutex::new(used), number: AtomicU64::new(0) };
         Ok(Self(Arc::new(inner)))
     }
@@ -217,14 +222,21 @@ impl ParkedFiles {
         Ok(Draft { file: file.map_err(failed("making the file"))?, path, committed: false })
     }
 
-    /// Gives a draft its name; durable when it returns.
-    pub fn commit(&self, mut draft: Draft, id: &ExecutionId) -> Result<String, ParkError> {
-        let name = format!("{id}{SUFFIX}");
+    /// The name of an execution's file.
+    #[must_use]
+    pub fn name(id: &ExecutionId) -> String {
+        format!("{id}{SUFFIX}")
+    }
+
+    /// Gives a draft its name, and what was taken of the quota for it to the file; durable when it returns.
+    pub fn commit(&self, mut draft: Draft, id: &ExecutionId, account: &AccountName, bytes: u64) -> Result<String, ParkError> {
+        let name = Self::name(id);
         let path = self.0.folder.join(&name);
         fs::rename(&draft.path, &path).map_err(failed("naming the file"))?;
         draft.path = path;
         File::open(&self.0.folder).and_then(|folder| folder.sync_all()).map_err(failed("syncing the folder"))?;
         draft.committed = true;
+        self.sums().files.insert(name.clone(), (account.clone(), bytes));
         Ok(name)
     }
 
@@ -244,9 +256,14 @@ impl ParkedFiles {
         self.0.folder.join(Path::new(name).file_name().unwrap_or_default())
     }
 
-    /// A machine of an account is needed no more. `bytes`: its part of the quota.
-    pub fn remove(&self, account: &AccountName, name: &str, bytes: u64) {
-        self.unreserve(account, bytes);
+    /// A machine is needed no more. Again of the same, or of one that is not there: nothing.
+    pub fn remove(&self, name: &str) {
+        {
+            let mut used = self.sums();
+            if let Some((account, bytes)) = used.files.remove(name) {
+                used.take(&account, bytes);
+            }
+        }
         remove(&self.path(name));
     }
 }
@@ -283,10 +300,13 @@ mod tests {
         assert!(names(folder.path()).is_empty(), "a draft that was dropped is gone");
         let mut draft = files.begin().unwrap();
         draft.file.write_all(b"machine").unwrap();
-        let name = files.commit(draft, &id).unwrap();
+        files.reserve(&AccountName::default(), 7, 100).unwrap();
+        let name = files.commit(draft, &id, &AccountName::default(), 7).unwrap();
         assert_eq!(names(folder.path()), std::slice::from_ref(&name));
         assert!(files.file(&name).is_ok());
-        files.remove(&AccountName::default(), &name, 0);
+        files.remove(&name);
+        files.remove(&name);
+        assert_eq!(files.used(), 0);
         assert!(files.file(&name).is_err());
         assert!(names(folder.path()).is_empty());
     }
@@ -330,7 +350,7 @@ mod tests {
         files.unreserve(&a, 60);
         files.reserve(&a, 100, 100).unwrap();
         let id = ExecutionId::first_of(Timestamp::now());
-        let name = files.commit(files.begin().unwrap(), &id).unwrap();
+        let name = files.commit(files.begin().unwrap(), &id, &a, 100).unwrap();
         let draft = files.begin().unwrap();
         std::mem::forget(draft);
         let files = ParkedFiles::open(folder.path(), 100, &[(a, name.clone(), 30)]).unwrap();

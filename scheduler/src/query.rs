@@ -1,8 +1,8 @@
 //! What may be asked of the state.
 
-use crate::claim::{AccountLoad, Budget, Count, Key, Time};
+use crate::claim::{AccountLoad, Budget, Count, Key, Kind, Time};
 use crate::loads::Load;
-use crate::scheduler::Scheduler;
+use crate::scheduler::{Scheduler, Wanting};
 use std::sync::Arc;
 
 impl<K: Key> Scheduler<K> {
@@ -44,6 +44,16 @@ impl<K: Key> Scheduler<K> {
     #[must_use]
     pub fn short_of_memory(&self) -> bool {
         self.pressed() && !self.holding.room(self.sizes.most(), 0)
+    }
+
+    /// One that is wanted now waits for memory or for a place among the VMs: not for its group, and neither in the background nor put off.
+    #[must_use]
+    pub fn holds_up(&self) -> bool {
+        let held_up = |wanting: &Wanting<K>| {
+            let wanted = wanting.claim.kind != Kind::Background && wanting.place.rank.is_some() && !wanting.blocked;
+            wanted && !self.holding.room(wanting.claim.bytes, 0)
+        };
+        self.short_of_memory() && self.wanting.values().any(held_up)
     }
 
     /// How many wait.

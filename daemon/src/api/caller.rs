@@ -110,7 +110,7 @@ pub(super) async fn identify(State(app): State<Arc<App>>, mut request: Request, 
             next.run(request).await
         }
         Err(error) => {
-            let remote = request.extensions().get() == Some(&Peer::Remote);
+            let leaves = request.extensions().get() == Some(&Peer::Remote) || error.code() == ErrorCode::Busy;
             let mut response = if request.uri().path() == OPEN {
                 next.run(request).await
             } else {
@@ -118,8 +118,8 @@ pub(super) async fn identify(State(app): State<Arc<App>>, mut request: Request, 
                 super::discard(request.into_body().into_data_stream()).await;
                 error.into_response()
             };
-            if remote {
-                // Whoever is nobody does not stay.
+            if leaves {
+                // Whoever is nobody, or is one too many, does not stay.
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             response

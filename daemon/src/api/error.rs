@@ -178,7 +178,7 @@ impl ApiError {
         self
     }
 
-    #[cfg(test)]
+    /// For programs.
     pub(super) const fn code(&self) -> ErrorCode {
         self.detail.code
     }

@@ -61,7 +61,10 @@ enum Ran {
 impl NotRun {
     /// It may be run a little later.
     const fn passes(&self) -> bool {
-        matches!(self, Self::Store(_) | Self::Stored(_) | Self::Submit(SubmitError::Draining | SubmitError::Entropy(_)))
+        matches!(
+            self,
+            Self::Store(_) | Self::Stored(_) | Self::Submit(SubmitError::Draining | SubmitError::TooMuch { .. } | SubmitError::Entropy(_))
+        )
     }
 }
 

@@ -46,8 +46,10 @@ struct Standing {
     park_at: Option<Instant>,
     /// It is parked at once when others come to wait for memory.
     waits_longer: bool,
-    /// Since when there is no room to park it.
-    no_room: Option<Instant>,
+    /// Bytes that its machine took the last time that it was written.
+    needs: u64,
+    /// When there was no room to park it the last time, and for how long others have waited for its VM meanwhile.
+    no_room: Option<(Instant, Duration)>,
     /// Somebody wants it to keep its VM while it waits.
     kept: bool,
     /// Who asked for it to be parked.
@@ -102,7 +104,7 @@ pub(super) async fn attempt(
     let (outcome, ran) = tokio::join!(running, watch.watch(happened, started));
     let outcome = outcome.unwrap_or_else(Outcome::Failed);
     if let Some(parked) = resumed.filter(|_| !ran && !matches!(outcome, Outcome::NotResumed { passing: true, .. })) {
-        d.parked.remove(&live.account, &parked.file, parked.stored_bytes);
+        d.parked.remove(&parked.file);
     }
     outcome
 }
@@ -207,7 +209,7 @@ impl Watch<'_> {
                     self.live.happened(Happening::Resumed { micros, monitor });
                     self.d.estimates.note(&self.live.version, Kind::Resume, Duration::from_micros(micros));
                     let _ = fault::at("resume.running").await;
-                    self.d.parked.remove(&self.live.account, &parked.file, parked.stored_bytes);
+                    self.d.parked.remove(&parked.file);
                     let _ = fault::at("resume.freed").await;
                     self.look().await;
                 } else {
@@ -282,7 +284,6 @@ impl Watch<'_> {
         self.standing.waits_longer = false;
         self.standing.stands = false;
         self.standing.park_at = None;
-        self.standing.no_room = None;
     }
 
     /// Answers what can be answered, unless the machine is being written down: then it is looked at afterwards.

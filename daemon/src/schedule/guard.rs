@@ -9,6 +9,7 @@ use super::live::Live;
 use super::run;
 use crate::caught::caught;
 use crate::engine::ExecutionError;
+use crate::parked::ParkedFiles;
 use std::sync::Arc;
 
 /// Does the work of an execution's own task.
@@ -33,7 +34,7 @@ async fn over(d: &Arc<Dispatcher>, live: &Arc<Live>, error: ExecutionError) {
         return d.forget(&live.id);
     }
     run::finish(d, live, Ending::failed(error)).await;
-    if let Some(parked) = left.parked.as_ref().filter(|_| live.view().state.ended()) {
-        d.parked.remove(&live.account, &parked.file, parked.stored_bytes);
+    if live.view().state.ended() {
+        d.parked.remove(&ParkedFiles::name(&live.id));
     }
 }

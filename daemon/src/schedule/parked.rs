@@ -159,7 +159,7 @@ async fn admission(d: &Arc<Dispatcher>, live: &Arc<Live>, asks: &mut Asks, parke
         };
         d.release(job.clone());
         if !passing || tries >= AGAIN.1 {
-            return Err(fail(d, live, parked, error));
+            return Err(fail(d, parked, error));
         }
         tries += 1;
         tracing::warn!(execution = %live.id, %error, "not brought back; it is tried again");
@@ -237,24 +237,24 @@ fn stopped(d: &Dispatcher, live: &Live, parked: &Parked) -> Woken {
     if live.cause() == Some(Cause::Daemon) {
         return Woken::Lost;
     }
-    d.parked.remove(&live.account, &parked.file, parked.stored_bytes);
+    d.parked.remove(&parked.file);
     Woken::End(Ending::of(live.cause(), &live.version.policy))
 }
 
-fn fail(d: &Dispatcher, live: &Live, parked: &Parked, error: ExecutionError) -> Woken {
-    d.parked.remove(&live.account, &parked.file, parked.stored_bytes);
+fn fail(d: &Dispatcher, parked: &Parked, error: ExecutionError) -> Woken {
+    d.parked.remove(&parked.file);
     Woken::End(Ending::failed(error))
 }
 
 /// It was not brought back, and has not run: parked again for a while, or failed.
 pub(super) async fn again(d: &Arc<Dispatcher>, live: &Live, parked: &Arc<Parked>, error: ExecutionError, tries: u32) -> Result<(), Woken> {
     if tries >= AGAIN.1 {
-        return Err(fail(d, live, parked, error));
+        return Err(fail(d, parked, error));
     }
     let mut execution = (*live.view()).clone();
     if let Err(refused) = execution.apply(live.clock.now(), Happening::NotResumed { reason: error.message }) {
         tracing::error!(execution = %live.id, error = %refused, "its machine was not brought back, and that is refused");
-        return Err(fail(d, live, parked, ExecutionError::new(ErrorKind::Host, format!("a fault in torpord: {refused}"))));
+        return Err(fail(d, parked, ExecutionError::new(ErrorKind::Host, format!("a fault in torpord: {refused}"))));
     }
     execution.parked = Some(Arc::clone(parked));
     if !persist(d, live, Arc::new(execution)).await {

@@ -43,7 +43,7 @@ pub async fn recover(d: &Arc<Dispatcher>) -> Result<Recovered, StoreError> {
         match (ending, machine) {
             (Some(ending), machine) => {
                 if let Some(machine) = machine {
-                    d.parked.remove(&live.account, &machine.file, machine.stored_bytes);
+                    d.parked.remove(&machine.file);
                 }
                 // Nobody takes it for one that goes on.
                 live.stop(Cause::Daemon);

@@ -149,7 +149,7 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
                     live.stop(Cause::Moved);
                     end(d, live, Ending::of(Some(Cause::Moved), &policy), log).await;
                     if live.view().state.ended() {
-                        d.parked.remove(&live.account, &parked.file, parked.stored_bytes);
+                        d.parked.remove(&parked.file);
                     }
                     return;
                 }

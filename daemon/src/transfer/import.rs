@@ -168,7 +168,7 @@ impl Drop for Placed<'_> {
             return;
         }
         match &self.file {
-            Some(file) => self.d.parked.remove(self.account, file, self.bytes),
+            Some(file) => self.d.parked.remove(file),
             None => self.d.parked.unreserve(self.account, self.bytes),
         }
         if let Some((engine, content)) = &self.template {
@@ -262,12 +262,13 @@ pub async fn take(d: &Arc<Dispatcher>, tasks: &Mutex<()>, account: &AccountName,
     let base = Base { template: template.unwrap_or_else(|| content.clone()), content: content.clone() };
     let (from, all, this) = (Arc::clone(&file), Arc::clone(&contents), Arc::clone(d));
     placed.log = contents.log.is_some() && returns.is_none();
+    let owner = account.clone();
     let name = blocking(move || {
         if let Some(at) = all.log.clone() {
             this.logs.take_in(&all.record.id, Place { file: &from, at }).map_err(io("can't keep its log"))?;
         }
         let mark = crate::parked::mark(&draft.file)?;
-        Ok((this.parked.commit(draft, &all.record.id)?, mark))
+        Ok((this.parked.commit(draft, &all.record.id, &owner, bytes)?, mark))
     });
     let (name, mark) = name.await?;
     let parked = Parked { file: name, mark, base, ..record.parked.clone() };

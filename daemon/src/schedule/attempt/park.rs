@@ -4,6 +4,7 @@ use super::Watch;
 use crate::engine::{Order, Parked};
 use crate::fault;
 use crate::hex;
+use crate::manifest::Park;
 use crate::parked::{Draft, ParkError, mark};
 use crate::schedule::estimates::Kind;
 use crate::schedule::live::Cause;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 
 /// After a failure to park.
 const PARK_AGAIN: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 10_000 });
-/// How long one may keep a VM that others wait for where there is no room to park it.
+/// How long one may stand in a VM that others wait for where there is no room to park it.
 const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 60_000 });
 
 /// A machine that is being written down.
@@ -29,7 +30,8 @@ pub(super) struct Parking {
 impl Watch<'_> {
     pub(super) fn not_parked(&mut self, reason: String) {
         self.standing.parking = None;
-        self.standing.park_at = self.standing.stands.then(|| Instant::now() + PARK_AGAIN);
+        let again = self.standing.stands && !self.standing.kept && self.live.version.policy.park != Park::Never;
+        self.standing.park_at = again.then(|| Instant::now() + PARK_AGAIN);
         self.granted(&Err(reason.clone()));
         // One entry for all tries that fail alike: they may go on for days.
         let told = matches!(self.live.view().timeline.last(), Some(TimelineEntry { what: Happening::NotParked { reason: last }, .. }) if *last == reason);
@@ -51,7 +53,7 @@ impl Watch<'_> {
         let since = Instant::now();
         let begun = async {
             step("park.decided").await?;
-            self.d.room_to_park(&self.live.account, 0)?;
+            self.d.has_room_to_park(&self.live.account, self.standing.needs.max(1))?;
             let files = self.d.parked.clone();
             let draft = blocking(move || files.begin()).await?;
             step("park.file").await?;
@@ -72,11 +74,15 @@ impl Watch<'_> {
     /// It can't be parked. Where that is for want of room, and stays so while others wait for its VM, it ends: those that it waits for may be among them.
     fn no_room(&mut self, error: &ParkError) {
         self.not_parked(error.to_string());
-        if !error.is_full() {
+        if !error.is_full() || !self.d.holds_up() {
+            self.standing.no_room = None;
             return;
         }
-        let since = *self.standing.no_room.get_or_insert_with(Instant::now);
-        if since.elapsed() >= PATIENCE && self.d.pressed() && self.d.gives_way() {
+        // It may go on between two tries: what counts is the time up to the next one.
+        let (last, held) = self.standing.no_room.unwrap_or_else(|| (Instant::now(), Duration::ZERO));
+        let held = held + last.elapsed().min(PARK_AGAIN * 2);
+        self.standing.no_room = Some((Instant::now(), held));
+        if held >= PATIENCE && self.d.gives_way() {
             tracing::warn!(execution = %self.live.id, %error, "it waits, can't be parked, and others wait for its VM; it ends");
             self.live.stop(Cause::Unparked);
         }
@@ -117,9 +123,11 @@ impl Watch<'_> {
         draft.holds(parked.stored_bytes)?;
         let mark = mark(&draft.file)?;
         let (files, id, bytes) = (self.d.parked.clone(), self.live.id.clone(), parked.stored_bytes);
+        // Its machine is not written again before there is as much.
+        self.standing.needs = bytes;
         self.d.room_to_park(&self.live.account, bytes)?;
-        let naming = files.clone();
-        let file = match blocking(move || naming.commit(draft, &id)).await {
+        let (naming, account) = (files.clone(), self.live.account.clone());
+        let file = match blocking(move || naming.commit(draft, &id, &account, bytes)).await {
             Ok(file) => file,
             Err(error) => {
                 files.unreserve(&self.live.account, bytes);
@@ -130,7 +138,7 @@ impl Watch<'_> {
             Ok(()) => self.record((&file, mark, key), parked, since).await,
             Err(error) => Err(error),
         };
-        recorded.inspect_err(|_| files.remove(&self.live.account, &file, bytes))
+        recorded.inspect_err(|_| files.remove(&file))
     }
 
     /// The commit point.

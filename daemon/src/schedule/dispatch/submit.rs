@@ -65,7 +65,7 @@ pub enum SubmitError {
     /// Too much is kept of what its account has run.
     #[error(
         "{} of results and logs are kept of executions of account {account} that have ended, and no more may be; they go after torpord's --keep, or the administrator raises `history` in the [limits] of the host's policy",
-        format_bytes(*kept >> 20 << 20)
+        about(*kept)
     )]
     History {
         /// Whose.
@@ -76,6 +76,14 @@ pub enum SubmitError {
     /// No ids without entropy.
     #[error("the host gives no random bytes: {0}")]
     Entropy(getrandom::Error),
+}
+
+/// So many times of what an account may have may be where the last ones are started by executions.
+const BELOW: usize = 4;
+
+/// In whole MiB where there are some.
+fn about(bytes: u64) -> String {
+    format_bytes(if bytes < 1 << 20 { bytes } else { bytes >> 20 << 20 })
 }
 
 /// What a child is to its parent.
@@ -99,21 +107,23 @@ impl Dispatcher {
         if shared.core.fits(needs, 0) { Ok(needs) } else { Err(SubmitError::OverCapacity { task: version.task.clone(), needs, budget }) }
     }
 
-    /// Refuses what an account has too many of. `input`: bytes of one more.
+    /// Refuses a client what its account has too many of. `input`: bytes of one more.
     pub fn check_open(&self, account: &AccountName, input: u64) -> Result<(), SubmitError> {
-        self.may_open(&self.lock(), account, input)
+        self.may_open(&self.lock(), account, input, false)
     }
 
-    fn may_open(&self, shared: &Shared, account: &AccountName, input: u64) -> Result<(), SubmitError> {
+    /// `below`: an execution starts it. What was accepted may start others where nothing more is accepted: it could not go on otherwise.
+    fn may_open(&self, shared: &Shared, account: &AccountName, input: u64, below: bool) -> Result<(), SubmitError> {
         let (open, limits) = (shared.live.open(account), self.caps.limits(account));
+        let times = if below { BELOW } else { 1 };
         let kept = self.history.read().unwrap_or_else(PoisonError::into_inner).get(account).copied().unwrap_or_default();
-        if kept > limits.history.unwrap_or_else(|| self.part_of(self.disk_bytes)) {
+        if !below && kept > limits.history.unwrap_or_else(|| self.part_of(self.disk_bytes)) {
             return Err(SubmitError::History { account: account.clone(), kept });
         }
-        let (what, key) = if open.executions >= limits.executions {
+        let (what, key) = if open.executions >= limits.executions.saturating_mul(times) {
             (format!("{} executions", open.executions), "executions")
-        } else if open.bytes.saturating_add(input) > limits.inputs {
-            (format!("{} of inputs of executions", format_bytes(open.bytes >> 20 << 20)), "inputs")
+        } else if open.bytes.saturating_add(input) > limits.inputs.saturating_mul(times as u64) {
+            (format!("{} of inputs of executions", about(open.bytes)), "inputs")
         } else {
             return Ok(());
         };
@@ -174,7 +184,7 @@ impl Dispatcher {
             if shared.core.draining() {
                 return Err(SubmitError::Draining);
             }
-            self.may_open(&shared, &version.account, input_bytes)?;
+            self.may_open(&shared, &version.account, input_bytes, caller.is_some())?;
             let id = shared.ids.next(Timestamp::now(), random);
             let mut execution = Execution::new(id.clone(), &version, now);
             execution.parent = caller.map(|parent| parent.id.clone());

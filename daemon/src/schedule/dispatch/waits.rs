@@ -35,12 +35,25 @@ impl Dispatcher {
         self.parked.reserve(account, bytes, part)
     }
 
+    /// Whether there is so much room.
+    pub(in crate::schedule) fn has_room_to_park(&self, account: &AccountName, bytes: u64) -> Result<(), ParkError> {
+        self.room_to_park(account, bytes)?;
+        self.parked.unreserve(account, bytes);
+        Ok(())
+    }
+
     /// What an account may have of something of which nothing else is said.
     pub(super) fn part_of(&self, all: u64) -> u64 {
         if self.accounts.one() { all } else { all / 2 }
     }
 
-    /// Whether one that keeps a VM that others wait for, since it can't be parked, is to end now: one at a time, as each may be enough.
+    /// Whether others, who are wanted now, wait for the VMs of those that wait themselves.
+    pub(in crate::schedule) fn holds_up(&self) -> bool {
+        let shared = self.lock();
+        shared.core.holds_up() && !shared.core.draining()
+    }
+
+    /// Whether one that keeps a VM that others wait for is to end now: one at a time, as each may be enough.
     pub(in crate::schedule) fn gives_way(&self) -> bool {
         let mut shared = self.lock();
         let now = shared.clock.now();
@@ -48,7 +61,7 @@ impl Dispatcher {
         if again {
             shared.gave_way = Some(now);
         }
-        again && self.pressed()
+        again
     }
 
     /// Who waits for whom.

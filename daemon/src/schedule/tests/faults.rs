@@ -37,6 +37,7 @@ async fn ended(live: &Live) -> Arc<Execution> {
 }
 
 async fn left_nothing(daemon: &Daemon) {
+    assert_eq!(daemon.parts.parked.used(), 0);
     let since = std::time::Instant::now();
     while daemon.dispatcher.load().used > 0 || !daemon.dispatcher.all_live().is_empty() {
         assert!(since.elapsed() < Duration::from_secs(20), "{:?}", daemon.dispatcher.load());

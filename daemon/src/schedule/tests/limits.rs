@@ -6,10 +6,13 @@ use crate::engine::ErrorKind;
 use crate::manifest::host::HostPolicy;
 use crate::manifest::{Park, Policy};
 use crate::schedule::dispatch::SubmitError;
+use crate::schedule::estimates::Kind;
+use crate::schedule::extras::Extras;
 use crate::schedule::live::Live;
 use crate::schedule::scripted::Daemon;
 use crate::state::machine::State;
 use crate::state::record::Version;
+use crate::state::time::Timestamp;
 use crate::state::writer::Change;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -107,14 +110,20 @@ async fn what_is_kept_of_ended_ones_has_its_part_too() {
     submit(&daemon, &theirs, json!({})).await.ended().await;
 }
 
+/// What was accepted goes on where clients are refused, up to four times as many.
 #[tokio::test]
-async fn a_program_learns_that_its_account_has_too_many() {
+async fn a_program_may_start_others_where_clients_may_not() {
     let folder = tempfile::tempdir().unwrap();
     let ours = of("us", "t", &with(Policy::default()));
-    let daemon = daemon(folder.path(), 1024, "[limits]\nexecutions = 1\n", &[&ours]).await;
-    let parent = submit(&daemon, &ours, json!({"asks": [{"ask": "spawn", "task": "t"}]})).await;
+    let daemon = daemon(folder.path(), 1024, "[limits]\nexecutions = 1\nhistory = \"1B\"\n", &[&ours]).await;
+    let spawn = json!({"ask": "spawn", "task": "t"});
+    let call = json!({"ask": "call", "task": "t"});
+    let parent = submit(&daemon, &ours, json!({"asks": [call, spawn, spawn, spawn, spawn], "payload": {"ms": 2000}})).await;
+    assert!(matches!(take(&daemon, &ours, &json!({})), Err(SubmitError::TooMuch { .. })));
     let told = parent.ended().await.result.clone().unwrap();
-    assert!(told.get().contains("too_many") && told.get().contains("[limits]"), "{told}");
+    let told: Vec<Value> = serde_json::from_str(told.get()).unwrap();
+    let refused = |answer: &Value| answer.to_string().contains("too_many") && answer.to_string().contains("[limits]");
+    assert_eq!(told.iter().map(refused).collect::<Vec<_>>(), [false, false, false, false, true], "{told:?}");
 }
 
 #[tokio::test]
@@ -136,6 +145,25 @@ async fn what_cannot_be_parked_ends_where_others_wait_for_its_vm() {
     assert!(error.message.contains("could not be parked"), "{}", error.message);
     assert!(ended.timeline.iter().any(|entry| format!("{entry:?}").contains("account rivals may take 1B")), "{ended:?}");
     assert_eq!(daemon.parts.parked.used(), 0);
+}
+
+/// Neither the end of the daemon nor what is put off or made ahead is a reason to end one that can't be parked.
+#[tokio::test]
+async fn what_cannot_be_parked_stays_where_nobody_wants_its_vm_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let parked = with(Policy { park: Park::Always, retries: 3, ..Policy::default() });
+    let ours = of("us", "t", &parked);
+    let daemon = daemon(folder.path(), 128, "[limits]\nparked = \"1B\"\n", &[&ours]).await;
+    (0..20).for_each(|_| daemon.dispatcher.estimates.note(&ours, Kind::Whole, Duration::from_millis(100)));
+    let waits = json!({"asks": [{"ask": "event"}, {"ask": "event_wait", "token": ""}]});
+    let holder = submit(&daemon, &ours, waits).await;
+    let put_off = Extras { need_by: Some(Timestamp::now().later(3_600_000)), ..Extras::default() };
+    let put_off = daemon.dispatcher.submit_with(Arc::clone(&ours), b"{}"[..].into(), put_off).unwrap();
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert_eq!((holder.view().state, put_off.view().state), (State::Running, State::Queued));
+    daemon.dispatcher.drain(Duration::from_millis(700)).await;
+    let left = daemon.store.execution(&holder.id).await.unwrap().unwrap();
+    assert_eq!((left.state, left.error), (State::Queued, None), "it is run again by the next daemon");
 }
 
 #[tokio::test]

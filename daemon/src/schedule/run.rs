@@ -174,7 +174,8 @@ async fn stages(d: &Arc<Dispatcher>, live: &Arc<Live>, mut stage: Stage, mut ask
         };
         let since = Instant::now();
         let outcome = match give(d, live, &mut request.begin, &mut input).await {
-            Ok(()) => attempt(d, live, request, resumed.clone(), (&mut asks, &mut aux), &mut log).await,
+            // Of its own: one that is parked holds no memory for it.
+            Ok(()) => Box::pin(attempt(d, live, request, resumed.clone(), (&mut asks, &mut aux), &mut log)).await,
             Err(error) => Outcome::Failed(error),
         };
         if live.stored().await.is_err() {

@@ -62,7 +62,7 @@ pub fn left(execution: &Execution, now: Timestamp) -> Duration {
 
 /// Waits, and has it queued; or ends it. It is recorded as it is, and holds nothing.
 pub(super) async fn wait(d: Arc<Dispatcher>, live: Arc<Live>, time: Duration) {
-    guarded(&d, &live, sleep(&d, &live, time)).await;
+    guarded(&d, &live, Box::pin(sleep(&d, &live, time))).await;
 }
 
 async fn sleep(d: &Arc<Dispatcher>, live: &Arc<Live>, time: Duration) {

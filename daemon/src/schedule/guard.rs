@@ -10,10 +10,11 @@ use super::run;
 use crate::caught::caught;
 use crate::engine::ExecutionError;
 use crate::parked::ParkedFiles;
+use std::pin::Pin;
 use std::sync::Arc;
 
-/// Does the work of an execution's own task.
-pub(super) async fn guarded(d: &Arc<Dispatcher>, live: &Arc<Live>, work: impl Future<Output = ()>) {
+/// Does the work of an execution's own task, which lies in a place of its own: what waits for days is held once, and not by each future around it.
+pub(super) async fn guarded(d: &Arc<Dispatcher>, live: &Arc<Live>, work: Pin<Box<impl Future<Output = ()>>>) {
     let Err(error) = caught(work).await else { return };
     tracing::error!(execution = %live.id, "a fault in torpord, in the task of an execution, which fails; report it");
     // What is half done may lead to another one.

@@ -95,7 +95,7 @@ impl Stage {
 
 /// Runs an execution that holds a VM's place. With its input: it was submitted as starting, and its insertion may still be on its way.
 pub(super) async fn run(d: Arc<Dispatcher>, live: Arc<Live>, input: Option<Arc<[u8]>>) {
-    guarded(&d, &live, begin(&d, &live, input)).await;
+    guarded(&d, &live, Box::pin(begin(&d, &live, input))).await;
 }
 
 async fn begin(d: &Arc<Dispatcher>, live: &Arc<Live>, input: Option<Arc<[u8]>>) {
@@ -112,10 +112,10 @@ async fn begin(d: &Arc<Dispatcher>, live: &Arc<Live>, input: Option<Arc<[u8]>>) 
 
 /// Goes on with an execution that is parked.
 pub(super) async fn go_on(d: Arc<Dispatcher>, live: Arc<Live>, parked: Arc<Parked>) {
-    let work = async {
+    let work = Box::pin(async {
         let asks = Asks::restore(&d, &live, &parked).await;
         stages(&d, &live, Stage::Parked(Arc::clone(&parked), 0), asks, None).await;
-    };
+    });
     guarded(&d, &live, work).await;
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 pub(super) async fn ps(client: &Client, output: Output, args: PsArgs) -> Result<(), CliError> {
     let mut query = Vec::new();
+    let selected = args.task.is_some() || args.state.is_some() || args.notify.is_some();
     if args.all {
         query.push("all=true".to_owned());
     }
@@ -25,7 +26,9 @@ pub(super) async fn ps(client: &Client, output: Output, args: PsArgs) -> Result<
         return output.json(&reply.text);
     }
     if reply.value.executions.is_empty() {
-        return output.line(if args.all {
+        return output.line(if selected {
+            "no such executions"
+        } else if args.all {
             "no executions"
         } else {
             "nothing queued, running or parked; `torpor ps -a` lists what has ended"

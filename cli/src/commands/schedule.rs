@@ -6,7 +6,7 @@ use crate::args::{ScheduleArgs, ScheduleCommand};
 use crate::client::{Client, Payload, escape};
 use crate::error::CliError;
 use crate::input;
-use crate::output::{Output, ago, table, until, visible_json};
+use crate::output::{Output, ago, span, table, until, visible_json};
 use hyper::Method;
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -91,7 +91,8 @@ fn describe(schedule: &Schedule) -> String {
         ("added", format!("{}  ({})", schedule.created_at, ago(&schedule.created_at))),
     ];
     let late = schedule.on_late.as_deref().filter(|on_late| *on_late != "run").map(|_| ", or left out").unwrap_or_default();
-    rows.extend(schedule.need_by_s.map(|seconds| ("needed", format!("{seconds} s after its time{late}"))));
+    let micros = |seconds: u64| i64::try_from(seconds.saturating_mul(1_000_000)).unwrap_or(i64::MAX);
+    rows.extend(schedule.need_by_s.map(|seconds| ("needed", format!("{} after its time{late}", span(micros(seconds))))));
     rows.extend(schedule.input.as_ref().map(|input| ("input", visible_json(input.get()).into_owned())));
     rows.extend(schedule.notify.as_ref().map(|notify| ("notify", notify.url.clone())));
     if schedule.paused {

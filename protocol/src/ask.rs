@@ -63,6 +63,21 @@ pub enum OnLate {
 }
 
 impl OnLate {
+    /// Its name, as in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Run => "run",
+            Self::Refuse => "refuse",
+        }
+    }
+
+    /// The one of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Run, Self::Refuse].into_iter().find(|on_late| on_late.name() == name)
+    }
+
     /// It is run.
     #[must_use]
     pub const fn is_run(&self) -> bool {

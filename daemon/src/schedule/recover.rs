@@ -75,14 +75,18 @@ pub async fn recover(d: &Arc<Dispatcher>) -> Result<Recovered, StoreError> {
         d.watch_deadline(&live);
         tokio::spawn(run::go_on(Arc::clone(d), live, machine));
     }
-    let (queued, delayed): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|live| backoff::left(&live.view(), live.clock.now()).is_zero());
-    d.requeue(&queued);
-    for live in &delayed {
+    let mut queued = Vec::new();
+    for live in &waiting {
         let left = backoff::left(&live.view(), live.clock.now());
-        tokio::spawn(backoff::wait(Arc::clone(d), Arc::clone(live), left));
+        if left.is_zero() {
+            queued.push(Arc::clone(live));
+        } else {
+            tokio::spawn(backoff::wait(Arc::clone(d), Arc::clone(live), left));
+        }
     }
+    d.requeue(&queued);
     // Only now: a deadline that has passed finds it in the queue.
-    queued.iter().chain(&delayed).for_each(|live| d.watch_deadline(live));
+    waiting.iter().for_each(|live| d.watch_deadline(live));
     left.iter().for_each(|id| d.abandon(id, Cause::Parent));
     join_all(over.into_iter().map(|(live, ending)| async move { run::finish(d, &live, ending).await })).await;
     Ok(recovered)

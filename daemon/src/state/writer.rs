@@ -8,8 +8,6 @@ mod accounts;
 mod durable;
 mod executions;
 
-pub(super) use durable::{REFUSE, RUN};
-
 use super::batch::Batch;
 use super::id::ExecutionId;
 use super::machine::State;

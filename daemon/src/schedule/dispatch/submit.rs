@@ -116,9 +116,11 @@ impl Dispatcher {
     fn may_open(&self, shared: &Shared, account: &AccountName, input: u64, below: bool) -> Result<(), SubmitError> {
         let (open, limits) = (shared.live.open(account), self.caps.limits(account));
         let times = if below { BELOW } else { 1 };
-        let kept = self.history.read().unwrap_or_else(PoisonError::into_inner).get(account).copied().unwrap_or_default();
-        if !below && kept > limits.history.unwrap_or_else(|| self.part_of(self.disk_bytes)) {
-            return Err(SubmitError::History { account: account.clone(), kept });
+        if !below {
+            let kept = self.history.read().unwrap_or_else(PoisonError::into_inner).get(account).copied().unwrap_or_default();
+            if kept > limits.history.unwrap_or_else(|| self.part_of(self.disk_bytes)) {
+                return Err(SubmitError::History { account: account.clone(), kept });
+            }
         }
         let (what, key) = if open.executions >= limits.executions.saturating_mul(times) {
             (format!("{} executions", open.executions), "executions")

@@ -6,7 +6,6 @@ use crate::cron::{Fired, Missed, Need, Overlap, Schedule, Skipped};
 use crate::manifest::AccountName;
 use crate::state::id::ExecutionId;
 use crate::state::time::Timestamp;
-use crate::state::writer::{REFUSE, RUN};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use std::sync::Arc;
@@ -23,11 +22,8 @@ const WHAT: &str = "schedule";
 fn need(row: &SqliteRow) -> Result<Option<Need>, StoreError> {
     let (by_s, on_late): (Option<i64>, Option<String>) = (row.try_get("need_by_s")?, row.try_get("on_late")?);
     let Some(by_s) = by_s else { return Ok(None) };
-    let on_late = match on_late.as_deref() {
-        None | Some(RUN) => OnLate::Run,
-        Some(REFUSE) => OnLate::Refuse,
-        Some(other) => return Err(StoreError::damaged(WHAT)(other)),
-    };
+    let known = |name: &str| OnLate::from_name(name).ok_or_else(|| StoreError::damaged(WHAT)(name));
+    let on_late = on_late.as_deref().map(known).transpose()?.unwrap_or_default();
     Ok(Some(Need { by_s: small(by_s, WHAT)?, on_late }))
 }
 

@@ -6,10 +6,6 @@ use crate::cron::{Fired, Schedule};
 use crate::idempotency::{KEPT, NewKey};
 use crate::notify::Delivery;
 
-/// Words for what to do with what is late.
-pub(in crate::state) const RUN: &str = "run";
-pub(in crate::state) const REFUSE: &str = "refuse";
-
 pub(super) fn put_key<'a>(batch: &mut Batch<'a>, key: &'a NewKey, execution: &'a ExecutionId) -> Result<(), StoreError> {
     let (account, name) = (&*key.account, key.key.as_str());
     let values = [account.into(), name.into(), key.at.before(KEPT).0.into()];
@@ -53,7 +49,7 @@ pub(super) fn put_schedule<'a>(batch: &mut Batch<'a>, schedule: &'a Schedule, in
             schedule.fired_to.0.into(),
             notify.into(),
             schedule.need.map(|need| i64::from(need.by_s)).into(),
-            schedule.need.map(|need| if need.on_late.is_run() { RUN } else { REFUSE }.to_owned()).into(),
+            schedule.need.map(|need| need.on_late.name().to_owned()).into(),
         ],
     )
 }

@@ -39,6 +39,10 @@ fn timeline<'a>(batch: &mut Batch<'a>, execution: &'a Execution, first: usize) -
     Ok(())
 }
 
+fn error(execution: &Execution) -> Result<Option<String>, StoreError> {
+    execution.error.as_ref().map(serde_json::to_string).transpose().map_err(StoreError::damaged("error"))
+}
+
 pub(super) fn insert<'a>(batch: &mut Batch<'a>, execution: &'a Execution, input: &'a [u8]) -> Result<(), StoreError> {
     batch.add(
         "INSERT INTO executions (id, account, task, version, portion, state, attempts, created_at, parent, depth, due, need_by, call_key) \
@@ -64,7 +68,7 @@ pub(super) fn insert<'a>(batch: &mut Batch<'a>, execution: &'a Execution, input:
 }
 
 pub(super) fn update<'a>(batch: &mut Batch<'a>, execution: &'a Execution, stored: State, known: usize) -> Result<(), StoreError> {
-    let error = execution.error.as_ref().map(serde_json::to_string).transpose().map_err(StoreError::damaged("error"))?;
+    let error = error(execution)?;
     let parked = execution.parked.as_deref().map(serde_json::to_string).transpose().map_err(StoreError::damaged("parked machine"))?;
     batch.add(
         "UPDATE executions SET state = ?, attempts = ?, started_at = ?, finished_at = ?, error = ?, result = ?, parks = ?, parked_ms = ?, \
@@ -138,7 +142,7 @@ pub(super) fn take_in<'a>(batch: &mut Batch<'a>, import: &'a Import) -> Result<(
 }
 
 fn ended_elsewhere<'a>(batch: &mut Batch<'a>, execution: &'a Execution) -> Result<(), StoreError> {
-    let error = execution.error.as_ref().map(serde_json::to_string).transpose().map_err(StoreError::damaged("error"))?;
+    let error = error(execution)?;
     batch.add(
         "INSERT INTO executions (id, account, task, version, portion, state, attempts, created_at, started_at, finished_at, error, result, \
          parent, depth, parks, parked_ms, call_key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
